@@ -1,0 +1,54 @@
+"""Everything that decides which images are read and how views are made of them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from semimae.types import Frozen
+
+Side = Annotated[int, Field(ge=4, le=4096)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PerChannel = Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=3)]
+
+
+class DataConfig(Frozen):
+    """The ``data`` section of params.yaml."""
+
+    root: str | None = Field(
+        description="Folder that holds the images; null: $SEMIMAE_DATA, else data/ beside dvc.yaml."
+    )
+    manifest: str = Field(min_length=1, description="File of dataset=csv, relative to the root.")
+    image_size: Side = Field(description="Height and width in pixels that the model sees.")
+    channels: Literal[1, 3] = Field(description="1: grey, 3: RGB; images are converted.")
+    on_bad_image: Literal["fail", "skip"] = Field(
+        description="What `prepare` does with files that cannot be decoded."
+    )
+    pack_max_side: int = Field(
+        ge=0,
+        le=4096,
+        description="If no image has a longer side than this, all are packed into one array.",
+    )
+    mean: PerChannel | None = Field(description="Per channel, in [0, 1]; null: measured by prepare.")
+    std: PerChannel | None = Field(description="Per channel; null: measured by prepare.")
+    test_fraction: Fraction = Field(
+        gt=0, description="Share of the images held out for testing where the dataset has no test set."
+    )
+    val_fraction: Fraction = Field(
+        gt=0, description="Share of the labelled training images held out for model selection."
+    )
+    include_labeled: bool = Field(
+        description="Whether labelled images also serve as unlabelled ones."
+    )
+    labeled_list: str | None = Field(
+        description="File with one image name per line that names the labelled images."
+    )
+    crop: Literal["pad", "resized"] = Field(
+        description="pad: shift by up to crop_padding pixels; resized: random resized crop."
+    )
+    crop_padding: int = Field(ge=0, le=64, description="Pixels, for crop=pad.")
+    crop_min_scale: float = Field(gt=0, le=1, description="Smallest share of the area, for crop=resized.")
+    hflip: bool = Field(description="Mirror half of the views left to right.")
+    randaugment_ops: int = Field(ge=0, le=8, description="Operations per strong view.")
+    randaugment_magnitude: int = Field(ge=0, le=30, description="Strength of each, 0 to 30.")
+    cutout: float = Field(ge=0, le=1, description="Largest side of the erased square, share of the image.")
+    workers: int = Field(ge=0, le=256, description="Threads that decode images which are not packed.")

@@ -1,0 +1,54 @@
+"""The few types that every layer shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:  # the stages that touch no tensors start without torch
+    from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line that says what arrived, what is allowed, what to do.
+
+    Commands print it without a traceback and exit with code 2.
+    """
+
+
+class Frozen(BaseModel):
+    """Base of all configuration: immutable, strict about types, refuses unknown keys and NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Batch(NamedTuple):
+    """One global step's images, normalised and on the device.
+
+    It carries no labels of the unlabelled images: a method cannot see them by construction.
+    """
+
+    labeled: Tensor  # [B, C, H, W], weak view
+    labels: Tensor  # [B], class indices
+    weak: Tensor  # [U, C, H, W], weak view of the unlabelled images
+    strong: Tensor  # [U, C, H, W], strong view of the same images
+    mask_noise: Tensor  # [U, L], uniform noise; its order decides which patches are hidden
+
+
+class PseudoLabels(NamedTuple):
+    """What a teacher says of the unlabelled images; used for training and for diagnostics."""
+
+    labels: Tensor  # [U], class indices
+    confidence: Tensor  # [U], probability of that class
+    weight: Tensor  # [U], 0 where the image is left out
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a method returns for one batch: unweighted loss terms and scalars to log."""
+
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    pseudo: PseudoLabels | None = None
