@@ -37,6 +37,13 @@ class Batch(NamedTuple):
     mask_noise: Tensor  # [U, L], uniform noise; its order decides which patches are hidden
 
 
+class Step(NamedTuple):
+    """A batch, and what diagnostics alone may know of it."""
+
+    batch: Batch
+    hidden_labels: Tensor  # [U], classes of the unlabelled images, -1 where unknown
+
+
 class PseudoLabels(NamedTuple):
     """What a teacher says of the unlabelled images; used for training and for diagnostics."""
 

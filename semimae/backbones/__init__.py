@@ -1,0 +1,1 @@
+"""Feature extractors with a classifier, all behind ``backbones.base.Backbone``."""

@@ -1,0 +1,1 @@
+"""Ways to learn from labelled and unlabelled images."""

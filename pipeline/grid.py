@@ -1,0 +1,84 @@
+"""``grid``: the whole pipeline, with several cells at a time."""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.workspace import HEADLINE, RUNS, dvc_root
+from semimae.cell import cell_id
+from semimae.params import Params
+
+# `dvc repro` runs one stage after the other. Single stages may run side by side if they wait for
+# each other's turn at DVC's lock; without the flag some fail after they have trained.
+_DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
+_STEPS = ("train", "linear_probe", "fine_tune")
+
+
+def grid(
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Cells at the same time.")] = 2,
+) -> None:
+    """Run everything that `dvc repro` would run, several cells at a time.
+
+    Cells that are the same run are trained once; the others take the result from DVC's cache.
+
+    Example: python -m pipeline grid --jobs 2
+    """
+    root = dvc_root()
+    Params.read(root / "params.yaml")
+    if not _changed(root):
+        typer.echo("Everything is up to date.")
+        return
+    _run(["repro", "-q", "split", "grid_split"], root)
+    groups = _pending_by_cell(root)
+    console = Console(stderr=True)
+    done = 0
+
+    def work(stages: list[str]) -> None:
+        nonlocal done
+        _run(["repro", "-q", "-s", *stages], root)
+        done += 1
+        console.print(f"[{done}/{len(groups)}] {stages[0]}", highlight=False)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in pool.map(work, groups):
+            pass
+    _run(["repro", "-q"], root)
+    console.print("The report is reports/index.html.", highlight=False)
+
+
+def _pending_by_cell(root: Path) -> list[list[str]]:
+    """Return the stages to run of each distinct cell, headline first."""
+    changed = _changed(root)
+    folders: dict[str, list[str]] = defaultdict(list)
+    names = [HEADLINE, *sorted(path.name for path in (root / RUNS).iterdir() if path.name != HEADLINE)]
+    for name in names:
+        folders[cell_id(root / RUNS / name)].append(name)
+    groups = []
+    for same in folders.values():
+        first = same[0]
+        stages = [_stage(first, step) for step in _STEPS]
+        groups.append([stage for stage in stages if stage in changed])
+    return [group for group in groups if group]
+
+
+def _stage(name: str, step: str) -> str:
+    return step if name == HEADLINE else f"grid_{step}@{name}"
+
+
+def _changed(root: Path) -> set[str]:
+    output = subprocess.run(
+        [*_DVC, "status", "--json"], cwd=root, check=True, capture_output=True, text=True
+    ).stdout
+    return set(json.loads(output))
+
+
+def _run(arguments: list[str], root: Path) -> None:
+    if subprocess.run([*_DVC, *arguments], cwd=root, check=False).returncode:
+        raise typer.Exit(1)

@@ -1,0 +1,32 @@
+"""Stage ``linear-probe``: score the trained weights without changing them."""
+
+from pathlib import Path
+
+from pipeline.tracking import publish
+from pipeline.train import PreparedFolder
+from pipeline.workspace import dvc_root, write_json
+from semimae.cell import Cell
+
+
+def linear_probe(
+    prepared_folder: PreparedFolder = Path("../../prepared"),
+    params_file: Path = Path("../../params.yaml"),
+) -> None:
+    """Score the current cell's EMA weights on the test set: classifier, linear probe, k-NN.
+
+    Example: cd runs/headline && python -m pipeline linear-probe
+    """
+    from semimae.data.split import Split
+    from semimae.data.store import Prepared, resolve_root
+    from semimae.engine.fit import load_model
+    from semimae.evaluation.probe import probe
+    from semimae.params import Params
+
+    folder, root = Path(), dvc_root()
+    cell = Cell.read(folder / "config.json")
+    prepared = Prepared.read(prepared_folder, resolve_root(cell.data.root, root))
+    split = Split.read(folder / "split.json", prepared)
+    model = load_model(folder / "train" / "model.safetensors", cell, prepared)
+    result = probe(model, cell, prepared, split, Params.read(params_file).linear_probe)
+    write_json(folder / "linear_probe.json", result)
+    publish(folder, root)

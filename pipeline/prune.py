@@ -1,0 +1,44 @@
+"""``prune``: remove what no setting asks for any more."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.workspace import HEADLINE, RUNS, dvc_root
+from semimae.cell import Cell
+from semimae.params import Params
+from semimae.types import UserError
+
+
+def prune(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
+) -> None:
+    """Remove folders of cells that are neither in the grid nor the headline, and old checkpoints.
+
+    Weights stay in DVC's cache until `dvc gc`.
+
+    Example: python -m pipeline prune --yes
+    """
+    root = dvc_root()
+    wanted = set(cell.model_dump_json() for cell in Params.read(root / "params.yaml").grid())
+    stale = [
+        folder
+        for folder in sorted((root / RUNS).glob("*/"))
+        if folder.name != HEADLINE and not _is_wanted(folder, wanted)
+    ]
+    stale += sorted((root / ".semimae" / "resume").glob("*/"))
+    for folder in stale:
+        typer.echo(folder.relative_to(root))
+        if yes:
+            shutil.rmtree(folder)
+    done = "removed" if yes else "to remove; add --yes"
+    typer.echo(f"{len(stale)} folders {done}.")
+
+
+def _is_wanted(folder: Path, wanted: set[str]) -> bool:
+    try:
+        return Cell.read(folder / "config.json").model_dump_json() in wanted
+    except UserError:
+        return False

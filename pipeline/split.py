@@ -1,0 +1,48 @@
+"""Stage ``split``: resolve a cell's configuration and choose its labelled images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.workspace import PREPARED, dvc_root
+from semimae.params import Params
+from semimae.types import UserError
+
+FromParams = "instead of the value in params.yaml"
+
+
+def split(
+    folder: Annotated[Path, typer.Argument(help="Folder of the cell, e.g. runs/headline.")],
+    method: Annotated[str | None, typer.Option(help=FromParams)] = None,
+    mask_ratio: Annotated[float | None, typer.Option(help=FromParams)] = None,
+    label_fraction: Annotated[float | None, typer.Option(help=FromParams)] = None,
+    seed: Annotated[int | None, typer.Option(help=FromParams)] = None,
+) -> None:
+    """Write the cell's resolved config.json and its split.json.
+
+    Example: python -m pipeline split runs/headline
+    """
+    from semimae.data.split import make_split
+    from semimae.data.store import Prepared
+
+    cell = Params.read().cell(method, mask_ratio, label_fraction, seed)
+    prepared = Prepared.read(PREPARED)
+    names = cell.data.labeled_list
+    made = make_split(
+        prepared,
+        seed=cell.seed,
+        label_fraction=cell.label_fraction,
+        num_labels=cell.num_labels,
+        labeled_list=None if names is None else dvc_root() / names,
+        val_fraction=cell.data.val_fraction,
+        include_labeled=cell.data.include_labeled,
+    )
+    if made.num_unlabeled == 0 and cell.num_unlabeled:
+        raise UserError(
+            f"method={cell.method} needs unlabelled images and the split leaves none; "
+            "lower label_fraction or set data.include_labeled: true."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    cell.write(folder / "config.json")
+    made.write(folder / "split.json")

@@ -1,0 +1,76 @@
+"""Stage ``train``: train the cell of the current folder."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.progress import Describe, progress
+from pipeline.tracking import LiveRun
+from pipeline.workspace import dvc_root, resume_folder, stop_requests, write_json
+from semimae.cell import Cell
+
+Row = dict[str, float]
+PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
+_CLOCK = ("time_ms", "seconds")
+
+
+def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
+    """Train the cell of the current folder; write EMA weights, curves and reconstructions.
+
+    Continues from the newest checkpoint if an earlier attempt was stopped.
+
+    Example: cd runs/headline && python -m pipeline train
+    """
+    import numpy as np
+    from filelock import FileLock
+
+    from semimae.data.files import replaced_folder
+    from semimae.data.split import Split
+    from semimae.data.store import Prepared, resolve_root
+    from semimae.engine.checkpoint import Checkpoints
+    from semimae.engine.fit import fit, save_model
+    from semimae.engine.reconstruct import reconstruct
+
+    folder, root = Path(), dvc_root()
+    cell = Cell.read(folder / "config.json")
+    prepared = Prepared.read(prepared_folder, resolve_root(cell.data.root, root))
+    split = Split.read(folder / "split.json", prepared)
+    resume = resume_folder(root, folder, "train")
+    with (
+        FileLock(f"{resume}.lock"),  # an orphan of a killed `dvc repro` may still be training it
+        stop_requests() as stopped,
+        progress(cell.name, cell.train.steps) as update,
+        LiveRun(folder, root) as live,
+    ):
+
+        describe = Describe(cell.images_per_step)
+
+        def on_row(kind: str, row: Row) -> None:
+            live.add(row)
+            update(int(row["step"]), describe(row))
+
+        state = fit(
+            cell,
+            prepared,
+            split,
+            checkpoints=Checkpoints(resume),
+            on_row=on_row,
+            should_stop=stopped.is_set,
+        )
+        with replaced_folder(folder / "train") as out:
+            save_model(state.ema, cell, out / "model.safetensors")
+            write_json(out / "history.json", _without_clock(state.history))
+            write_json(out / "validation.json", _without_clock(state.validation))
+            rows = state.history + state.validation
+            write_json(out / "timing.json", [{k: r[k] for k in ("step", *_CLOCK)} for r in rows])
+            pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))
+            if pictures is not None:
+                np.savez(out / "reconstructions.npz", **pictures._asdict())
+    shutil.rmtree(resume, ignore_errors=True)
+
+
+def _without_clock(rows: list[Row]) -> list[Row]:
+    """Drop wall time: what remains is the same for an interrupted and an uninterrupted run."""
+    return [{k: v for k, v in row.items() if k not in _CLOCK} for row in rows]

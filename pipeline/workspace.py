@@ -1,0 +1,76 @@
+"""Where things are: the workspace that a stage runs in, and the repository that it belongs to."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import semimae
+from semimae.cell import cell_id
+from semimae.data.files import write_text
+from semimae.types import UserError
+
+PREPARED = Path("prepared")
+RUNS = Path("runs")
+HEADLINE = "headline"
+
+
+def dvc_root() -> Path:
+    """Return the repository's root, also inside a queued experiment's temporary workspace.
+
+    DVC sets DVC_ROOT for every stage; by hand the nearest folder with a dvc.yaml counts.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise UserError(f"no dvc.yaml in {here} or above; run this inside the project.")
+
+
+def git_commit(root: Path) -> str | None:
+    """Return the commit that is checked out, if this is a git repository with one."""
+    result = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:
+    """Return where a stage of a cell keeps its checkpoints: outside DVC's outputs, which DVC deletes.
+
+    The name is the cell's identity and a hash of the stage's own options and of the code, so that
+    a checkpoint is never continued by anything else.
+    """
+    code = hashlib.sha256(options.encode())
+    package = Path(semimae.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        code.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    resume = root / ".semimae" / "resume"
+    resume.mkdir(parents=True, exist_ok=True)
+    return resume / f"{cell_id(folder)}-{stage}-{code.hexdigest()[:8]}"
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and Ctrl-C set, so that a stage can save before it ends."""
+    stopped = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,109 @@
+"""A cell: one training run, in full. Equal cells are the same run, wherever they were asked for."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from semimae.backbones.config import BackboneConfig
+from semimae.data.config import DataConfig
+from semimae.engine.config import OptimConfig, TrainConfig
+from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig
+from semimae.mim.config import MIMConfig, num_hidden
+from semimae.types import Frozen, UserError
+
+Dataset = Literal["digits", "cifar10", "cifar100", "stl10", "imagefolder", "csv"]
+
+
+class Cell(Frozen):
+    """All that decides the weights that come out of training, and nothing else.
+
+    Sections that the method does not read are ``None``. ``runs/<name>/config.json`` holds one.
+    """
+
+    dataset: Dataset
+    method: str
+    mask_ratio: float | None = Field(gt=0, lt=1)
+    label_fraction: float | None = Field(gt=0, le=1)
+    num_labels: int | None = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**31)
+    data: DataConfig
+    backbone: BackboneConfig
+    mim: MIMConfig | None
+    pseudo_label: PseudoLabelConfig | None
+    optim: OptimConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        wanted = METHOD_SECTIONS.get(self.method)
+        if wanted is None:
+            raise ValueError(f"method={self.method} is unknown; choose one of {', '.join(METHOD_SECTIONS)}")
+        for section in ("mim", "pseudo_label"):
+            assert (section in wanted) == (getattr(self, section) is not None), section
+        given = [
+            f"{name}={value}"
+            for name, value in (
+                ("label_fraction", self.label_fraction),
+                ("num_labels", self.num_labels),
+                ("data.labeled_list", self.data.labeled_list),
+            )
+            if value is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) or 'nothing'} says which images are labelled; set exactly one "
+                "of label_fraction, num_labels, data.labeled_list and the others to null"
+            )
+        if self.mask_ratio is not None:
+            num_hidden((self.data.image_size // self.backbone.patch_size) ** 2, self.mask_ratio)
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a config.json.
+
+        Raises:
+            UserError: If it is missing or of another version.
+        """
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; run `dvc repro`, which writes it.") from None
+        except ValidationError as error:
+            raise UserError(
+                f"{path} does not fit this version ({error.error_count()} fields); run `dvc repro`."
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write config.json; equal cells give equal bytes."""
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+    @property
+    def num_unlabeled(self) -> int:
+        """Unlabelled images per step; 0 if the method uses none."""
+        return self.train.batch_size * self.train.mu if METHOD_SECTIONS[self.method] else 0
+
+    @property
+    def images_per_step(self) -> int:
+        """Labelled and unlabelled images per step."""
+        return self.train.batch_size + self.num_unlabeled
+
+    @property
+    def name(self) -> str:
+        """A name for people: method, mask ratio, labels, seed."""
+        parts = [self.method]
+        if self.mask_ratio is not None:
+            parts.append(f"m{self.mask_ratio:g}")
+        if self.label_fraction is not None:
+            parts.append(f"f{self.label_fraction:g}")
+        elif self.num_labels is not None:
+            parts.append(f"n{self.num_labels}")
+        return " ".join([*parts, f"s{self.seed}"])
+
+
+def cell_id(folder: Path) -> str:
+    """Return the identity of the run in a folder: a hash of its config.json and split.json."""
+    files = (folder / "config.json", folder / "split.json")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

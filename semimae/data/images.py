@@ -1,0 +1,77 @@
+"""From an image file of any kind to one 8-bit grey or RGB image.
+
+`prepare` and training decode through this module, so both see the same pixels.
+"""
+
+import os
+from contextlib import suppress
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# Formats are listed, not taken from PIL's registry: that one would also hand PostScript to
+# Ghostscript and take .pdf, .h5 and .mpeg for images, and it differs between builds of PIL.
+FORMATS = {
+    "BMP": [".bmp"],
+    "GIF": [".gif"],
+    "JPEG": [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"],
+    "JPEG2000": [".jp2"],
+    "PNG": [".png"],
+    "PPM": [".ppm", ".pgm", ".pbm", ".pnm"],
+    "TIFF": [".tif", ".tiff"],
+    "WEBP": [".webp"],
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+
+def open_file(path: str | os.PathLike[str]) -> Image.Image:
+    """Open an image file lazily; what it is depends on its content, not on its name."""
+    return Image.open(path, formats=list(FORMATS))
+
+
+def convert(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
+    """Decode ``image`` in full and return it in mode "L" or "RGB", in its own size.
+
+    The first frame of an animation counts. EXIF orientation is applied; transparent pixels show
+    a white ground; 16-bit values are scaled by 255/65535, not clipped; ICC profiles are ignored.
+
+    Raises:
+        ValueError: If the values have no defined range: floats, or integers above 16 bits.
+        Exception: Whatever PIL raises on damaged data, an ``OSError`` as a rule.
+    """
+    image.load()
+    with suppress(Exception):  # a damaged EXIF block says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        image = _to_8_bit(image)
+    elif image.mode == "F":
+        raise ValueError("float pixels have no defined range; save it with 8 or 16 bits")
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        image = Image.alpha_composite(white, rgba)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Scale the central square of ``image`` (mode "L" or "RGB") to ``[size, size, C]``.
+
+    Bicubic with antialiasing, the same geometry as "resize the shorter side, crop the centre".
+    Cropping first never makes the long intermediate image that a 1 x 4000 strip would need.
+    """
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = image.resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
+    return np.asarray(square, dtype=np.uint8).reshape(size, size, -1)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)  # [H, W]; modes "I;16" and, for some files, "I"
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("integer pixels outside 0..65535; save it with 8 or 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -1,0 +1,230 @@
+"""From prepared images to batches on the device. The batch of a step is a function of (seed, step)."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from semimae.data.augment import num_draws, strong_view, to_float, weak_view
+from semimae.data.config import DataConfig
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.random import permutation, uniform
+from semimae.types import Batch, Step
+
+Rows = NDArray[np.int64]
+_CROP_DRAWS = 4  # area, aspect ratio, left, top
+_EVAL_CROP = 0.875  # centre share of the shorter side, the field's custom (224 of 256 pixels)
+
+
+class ImageReader:
+    """Reads rows as uint8 tensors ``[B, C, S, S]`` on a device.
+
+    Packed images live on the device. Others are decoded from their files by threads, since Pillow
+    releases the interpreter's lock while it decodes and scales.
+    """
+
+    def __init__(
+        self, prepared: Prepared, config: DataConfig, rows: Rows, device: torch.device
+    ) -> None:
+        self.prepared, self.config, self.device = prepared, config, device
+        self.pool = ThreadPoolExecutor(config.workers or os.cpu_count() or 1)
+        self.packed: Tensor | None = None
+        if prepared.images is not None:  # only the rows that were asked for, in their order
+            self.place = np.full(len(prepared.labels), -1)
+            self.place[rows] = np.arange(len(rows))
+            self.packed = self._to_device(prepared.images[rows])
+
+    def whole(self, rows: Rows) -> Tensor:
+        """Return whole images; where they are not packed, scaled and cropped at the centre."""
+        if self.packed is not None:
+            # index_select: many times faster than indexing for bytes on the CPU
+            return self.packed.index_select(0, torch.from_numpy(self.place[rows]).to(self.device))
+        size = self.config.image_size
+        arrays = self.pool.map(lambda row: centre_crop(self.prepared.open(row), size), rows)
+        return self._to_device(np.stack(list(arrays)))
+
+    def crops(self, rows: Rows, draws: list[Tensor]) -> list[Tensor]:
+        """Return one random resized crop per element of ``draws`` (``[B, 4]``) from one decoding."""
+        size, min_scale = self.config.image_size, self.config.crop_min_scale
+
+        def views(row: int, parameters: list[list[float]]) -> list[NDArray[np.uint8]]:
+            image = self.prepared.open(row)
+            return [resized_crop(image, size, min_scale, *p) for p in parameters]
+
+        made = list(self.pool.map(views, rows, torch.stack(draws, dim=1).tolist()))
+        return [self._to_device(np.stack(arrays)) for arrays in zip(*made, strict=True)]
+
+    def _to_device(self, images: NDArray[np.uint8]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+class TrainViews:
+    """Makes the ``Step`` of any step number.
+
+    Draws are made for the whole batch at once from (seed, purpose, step), so nothing depends on
+    which steps were made before.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        split: Split,
+        config: DataConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        num_unlabeled: int,
+        num_patches: int,
+        device: torch.device,
+    ) -> None:
+        """Set up.
+
+        Args:
+            prepared: The images.
+            split: Which of them are labelled and unlabelled.
+            config: How views are made.
+            seed: Key of all randomness.
+            batch_size: Labelled images per step.
+            num_unlabeled: Unlabelled images per step; 0 if the method uses none.
+            num_patches: Patches per image, for the mask's noise.
+            device: Where the views are made.
+        """
+        self.config, self.seed, self.device = config, seed, device
+        self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
+        self.num_patches = num_patches
+        self.labels = torch.from_numpy(prepared.labels)
+        self.labeled = np.asarray(split.labeled, dtype=np.int64)
+        self.unlabeled = split.unlabeled(prepared)
+        rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
+        self.reader = ImageReader(prepared, config, rows, device)
+        self.mean, self.std = normalisation(prepared, config)
+        # Decoding takes long enough that the next step is read while the device works on this one.
+        self.ahead = ThreadPoolExecutor(1) if self.reader.packed is None else None
+        self.reading: dict[int, Future[Step]] = {}
+
+    def __call__(self, step: int) -> Step:
+        """Return the batch of a step."""
+        if self.ahead is None:
+            return self._make(step)
+        for wanted in (step, step + 1):
+            if wanted not in self.reading:
+                self.reading[wanted] = self.ahead.submit(self._make, wanted)
+        self.reading = {k: v for k, v in self.reading.items() if k >= step}
+        return self.reading.pop(step).result()
+
+    def _make(self, step: int) -> Step:
+        rows = sample_rows(self.labeled, self.batch_size, self.seed, "labeled", step)
+        (labeled,) = self._views(rows, ("labeled",), step)
+        labels = self.labels[rows].to(self.device, non_blocking=True)
+        if not self.num_unlabeled:
+            nothing = labeled[:0]
+            return Step(Batch(labeled, labels, nothing, nothing, nothing), labels[:0])
+        rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
+        weak, strong = self._views(rows, ("weak", "strong"), step)
+        noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
+        hidden_labels = self.labels[rows].to(self.device, non_blocking=True)
+        batch = Batch(labeled, labels, weak, strong, noise.to(self.device, non_blocking=True))
+        return Step(batch, hidden_labels)
+
+    def _views(self, rows: Rows, purposes: tuple[str, ...], step: int) -> list[Tensor]:
+        """Return one normalised view of the rows per purpose; ``"strong"`` is the strong one."""
+
+        def draw(kind: str, purpose: str, columns: int) -> Tensor:
+            return uniform((len(rows), columns), self.seed, kind, purpose, step)
+
+        if self.config.crop == "resized":
+            images = self.reader.crops(rows, [draw("crop", p, _CROP_DRAWS) for p in purposes])
+        else:
+            images = [self.reader.whole(rows)] * len(purposes)
+        views = []
+        for purpose, image in zip(purposes, images, strict=True):
+            strong = purpose == "strong"
+            draws = draw("view", purpose, num_draws(self.config, strong=strong))
+            view = (strong_view if strong else weak_view)(image, draws, self.config)
+            views.append(to_float(view, self.mean, self.std))
+        return views
+
+
+def normalisation(
+    prepared: Prepared, config: DataConfig
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel: the config's, else what was measured."""
+    return config.mean or prepared.info.mean, config.std or prepared.info.std
+
+
+def eval_batches(
+    prepared: Prepared, config: DataConfig, rows: Rows, device: torch.device, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield normalised whole images ``[B, C, S, S]`` and their labels ``[B]``, in order of rows."""
+    reader = ImageReader(prepared, config, rows, device)
+    mean, std = normalisation(prepared, config)
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[start : start + batch_size]
+        images = to_float(reader.whole(chunk), mean, std)
+        yield images, torch.from_numpy(prepared.labels[chunk]).to(device)
+
+
+def sample_rows(rows: Rows, count: int, seed: int, purpose: str, step: int) -> Rows:
+    """Return the rows of a step, ``[count]``: shuffled passes over ``rows``, one after the other.
+
+    ``count`` may exceed the number of rows; then a batch holds some of them more than once.
+    """
+    places = np.arange(step * count, (step + 1) * count)
+    epochs = places // len(rows)
+    order = [_epoch(len(rows), seed, purpose, epoch) for epoch in np.unique(epochs).tolist()]
+    return rows[np.stack(order)[epochs - epochs[0], places % len(rows)]]
+
+
+@lru_cache(maxsize=8)
+def _epoch(n: int, seed: int, purpose: str, epoch: int) -> Rows:
+    order: Rows = permutation(n, seed, purpose, epoch).numpy()
+    return order
+
+
+def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Scale and crop an image to ``[size, size, C]`` around its centre."""
+    side = min(image.size) * _EVAL_CROP
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return _scaled(image, size, (left, top, left + side, top + side))
+
+
+def resized_crop(
+    image: Image.Image, size: int, min_scale: float, *draws: float
+) -> NDArray[np.uint8]:
+    """Crop a random part of an image and scale it to ``[size, size, C]``.
+
+    The part has ``min_scale`` to 1 of the image's area and a side ratio of 3/4 to 4/3 where it
+    fits; a side that is too long is cut to the image's.
+
+    Args:
+        image: Any size.
+        size: Side of the result.
+        min_scale: Smallest share of the area.
+        draws: Four numbers in [0, 1): area, ratio, left, top.
+
+    Source: arXiv:1409.4842, section 6. It draws again where a part does not fit; one draw per
+    image keeps views a function of fixed draws.
+    """
+    area = image.width * image.height * (min_scale + (1 - min_scale) * draws[0])
+    ratio = (4 / 3) ** (2 * draws[1] - 1)
+    width = min(image.width, (area * ratio) ** 0.5)
+    height = min(image.height, (area / ratio) ** 0.5)
+    left, top = (image.width - width) * draws[2], (image.height - height) * draws[3]
+    return _scaled(image, size, (left, top, left + width, top + height))
+
+
+def _scaled(image: Image.Image, size: int, box: tuple[float, ...]) -> NDArray[np.uint8]:
+    scaled = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    array: NDArray[np.uint8] = np.asarray(scaled).reshape(size, size, -1)
+    return array
+

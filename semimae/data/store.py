@@ -1,0 +1,112 @@
+"""What `prepare` leaves for the later stages: a folder with the images' list and perhaps pixels."""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from semimae.data.images import convert, open_file
+from semimae.types import Frozen, UserError
+
+INFO, MANIFEST, IMAGES = "dataset.json", "manifest.csv", "images.npy"
+COLUMNS = ["path", "label", "split"]
+
+
+class DatasetInfo(Frozen):
+    """``dataset.json``."""
+
+    format: Literal[1] = 1  # raise it when the folder's files change their meaning
+    name: str
+    fingerprint: str  # of the images' content, names, classes and splits; not of their pixels' size
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: int  # pixels
+    channels: Literal[1, 3]
+    packed: bool  # all images are in images.npy; otherwise they stay where they are
+    mean: tuple[float, ...]  # per channel in [0, 1], over rows of split train and unlabeled
+    std: tuple[float, ...]
+    counts: dict[str, int]  # rows per split
+    num_skipped: int  # images that could not be decoded
+    duplicates_test_train: int  # test images whose content is also in another split
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared dataset. Row i of each field is the same image."""
+
+    info: DatasetInfo
+    names: list[str]
+    labels: NDArray[np.int64]  # [N], -1: unlabelled
+    splits: NDArray[np.str_]  # [N], of SPLITS
+    images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
+    root: Path | None = None  # the folder that holds the images if they are not packed
+
+    @classmethod
+    def read(cls, folder: Path, root: Path | None = None) -> "Prepared":
+        """Read what `prepare` wrote; ``root`` is needed by `open` if the images are not packed.
+
+        Raises:
+            UserError: If the folder is missing, damaged or of another version.
+        """
+        again = "run `dvc repro prepare`"
+        if not (folder / INFO).is_file():
+            raise UserError(f"{folder.name}/ is missing: {again}.")
+        try:
+            info = DatasetInfo.model_validate_json((folder / INFO).read_bytes())
+            names, labels, splits = _read_manifest(folder / MANIFEST, info.class_names)
+            images = np.load(folder / IMAGES, mmap_mode="r") if info.packed else None
+        except (ValidationError, ValueError, KeyError, OSError, EOFError, csv.Error) as error:
+            reason = type(error).__name__
+            raise UserError(
+                f"{folder.name}/ is damaged or of another version ({reason}): {again}."
+            ) from error
+        num_rows = sum(info.counts.values())
+        shape = (num_rows, info.image_size, info.image_size, info.channels)
+        if len(names) != num_rows or (images is not None and images.shape != shape):
+            raise UserError(
+                f"{folder.name}/ is damaged (its files have different lengths): {again}."
+            )
+        return cls(info, names, labels, splits, images, root)
+
+    def open(self, index: int) -> Image.Image:
+        """Return image ``index`` in mode "L" or "RGB"; in its original size if it is not packed."""
+        if self.images is not None:
+            pixels = self.images[index]
+            return Image.fromarray(pixels[..., 0] if self.info.channels == 1 else pixels)
+        assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
+        try:
+            with open_file(os.path.join(self.root, self.names[index])) as image:
+                return convert(image, self.info.channels)
+        except OSError as error:
+            raise UserError(
+                f"{self.names[index]} in {self.root} cannot be read any more "
+                f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
+            ) from error
+
+
+def _read_manifest(
+    path: Path, class_names: tuple[str, ...]
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.str_]]:
+    index = {name: i for i, name in enumerate(class_names)} | {"": -1}
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        if next(reader, None) != COLUMNS:
+            raise ValueError(f"{path} has other columns than {COLUMNS}")
+        rows = [(name, index[label], split) for name, label, split in reader]
+    names, labels, splits = zip(*rows, strict=True)
+    return list(names), np.array(labels, dtype=np.int64), np.array(splits, dtype=np.str_)
+
+
+def resolve_root(config_root: str | None, dvc_root: Path) -> Path:
+    """Return the folder that holds the images: data.root, else $SEMIMAE_DATA, else data/.
+
+    A relative one is relative to ``dvc_root``, also for a queued experiment, which runs elsewhere.
+    """
+    root = config_root or os.environ.get("SEMIMAE_DATA") or "data"
+    return dvc_root / Path(root).expanduser()

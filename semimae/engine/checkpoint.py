@@ -1,0 +1,126 @@
+"""Checkpoints from which a run continues bit for bit."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from semimae.engine.meter import Meter
+from semimae.methods.base import Method
+from semimae.model import SemiModel
+
+Row = dict[str, float]
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while a run trains."""
+
+    model: SemiModel
+    ema: SemiModel
+    method: Method
+    optimizer: torch.optim.Optimizer
+    meter: Meter = field(default_factory=Meter)
+    step: int = 0  # steps done
+    seconds: float = 0.0  # spent on them, over all attempts
+    bad_steps: Tensor = field(default_factory=lambda: torch.zeros(3))  # in a row, longest row, all
+    history: list[Row] = field(default_factory=list)  # training, one row per log_every steps
+    validation: list[Row] = field(default_factory=list)  # one row per eval_every steps
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors under flat names."""
+        flat = {"bad_steps": self.bad_steps}
+        for part in ("model", "ema", "method"):
+            flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
+        flat |= {f"meter.{k}": v for k, v in self.meter.sums.items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            flat |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+        return flat
+
+    def load(self, flat: Mapping[str, Tensor]) -> None:
+        """Take over the tensors that ``tensors`` returned."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {k[len(name) + 1 :]: v for k, v in flat.items() if k.startswith(f"{name}.")}
+
+        for name in ("model", "ema", "method"):
+            getattr(self, name).load_state_dict(part(name))
+        device = self.bad_steps.device
+        self.bad_steps = flat["bad_steps"].to(device)
+        self.meter.sums = {k: v.to(device) for k, v in part("meter").items()}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimizer").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Checkpoints:
+    """A folder with the two newest checkpoints of one run.
+
+    A checkpoint is a safetensors file and, written after it, a JSON file with its checksum: without
+    a matching JSON file it does not count. Both appear by an atomic rename.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: TrainState) -> None:
+        """Write the state and drop all but the two newest checkpoints."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stem = self.folder / f"step-{state.step:09d}"
+        tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
+        save_file(tensors, f"{stem}.tmp")
+        digest = _sync_and_hash(Path(f"{stem}.tmp"))
+        os.replace(f"{stem}.tmp", f"{stem}.safetensors")
+        record = {
+            "sha256": digest,
+            "step": state.step,
+            "seconds": state.seconds,
+            "history": state.history,
+            "validation": state.validation,
+        }
+        Path(f"{stem}.tmp").write_text(json.dumps(record))
+        _sync_and_hash(Path(f"{stem}.tmp"))
+        os.replace(f"{stem}.tmp", f"{stem}.json")
+        for old in self._newest_first()[2:]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def load(self, state: TrainState) -> bool:
+        """Fill the state from the newest sound checkpoint; tell whether there was one.
+
+        A damaged one is passed over with a warning.
+        """
+        for path in self._newest_first():
+            try:
+                record = json.loads(path.read_text())
+                data = path.with_suffix(".safetensors")
+                if hashlib.sha256(data.read_bytes()).hexdigest() != record["sha256"]:
+                    raise ValueError("its checksum does not match")
+                state.load(load_file(data))
+                state.step, state.seconds = record["step"], record["seconds"]
+                state.history, state.validation = record["history"], record["validation"]
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
+            else:
+                return True
+        return False
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+
+def _sync_and_hash(path: Path) -> str:
+    """Force a file to the disk, so that the rename cannot be older than its content."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,44 @@
+"""Options of training. Free of torch, so that commands which only read them start fast."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from semimae.types import Frozen
+
+
+class OptimConfig(Frozen):
+    """AdamW with linear warm-up and a half cosine."""
+
+    lr: float = Field(gt=0, le=10, description="Peak learning rate.")
+    min_lr: float = Field(ge=0, le=10, description="Learning rate at the end.")
+    warmup_steps: int = Field(ge=0, description="Steps of linear warm-up from 0.")
+    weight_decay: float = Field(ge=0, le=10, description="Decoupled; not on biases, norms, tokens.")
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
+        Field(strict=False, description="AdamW's decay rates."),
+    ]
+    layer_decay: float = Field(gt=0, le=1, description="Learning-rate factor per layer downwards.")
+    grad_clip: float = Field(gt=0, description="Largest gradient norm; larger ones are scaled down.")
+
+
+class TrainConfig(Frozen):
+    """The length and the shape of a training run."""
+
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    batch_size: int = Field(ge=1, le=2**20, description="Labelled images per step.")
+    mu: int = Field(ge=1, le=1000, description="Unlabelled images per labelled one.")
+    ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights.")
+    eval_every: int = Field(ge=1, description="Steps between evaluations on the validation split.")
+    log_every: int = Field(ge=1, description="Steps that one logged value averages over.")
+    save_every: int = Field(ge=1, description="Steps between checkpoints.")
+    max_bad_steps: int = Field(
+        ge=1, description="Steps in a row with a non-finite gradient after which the run ends."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        description="auto: cuda if there is one, else mps, else cpu."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 on cuda, else fp32.")
+    threads: int = Field(
+        ge=0, le=1024, description="CPU threads, 0: all. Fixed, because it changes the rounding."
+    )

@@ -1,0 +1,150 @@
+"""From a cell and its images to trained weights: builds what the loop needs and runs it."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from semimae.cell import Cell
+from semimae.data.loader import Rows, TrainViews, eval_batches
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.engine.device import make_autocast, setup_device
+from semimae.engine.infer import Outputs, run_model
+from semimae.engine.optim import build_optimizer
+from semimae.engine.train import train
+from semimae.methods.registry import METHODS
+from semimae.model import SemiModel, build_model
+from semimae.types import UserError
+
+EVAL_BATCH = 512  # images per forward pass without gradient
+
+
+def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
+    """Build the cell's model with its first weights, on the CPU.
+
+    Raises:
+        UserError: If the prepared images do not have the cell's size.
+    """
+    info = prepared.info
+    if (info.image_size, info.channels) != (cell.data.image_size, cell.data.channels):
+        raise UserError(
+            f"the prepared images are {info.image_size} px with {info.channels} channels, the cell "
+            f"wants {cell.data.image_size} px with {cell.data.channels}; run `dvc repro prepare`."
+        )
+    return build_model(
+        cell.backbone,
+        cell.mim,
+        image_size=info.image_size,
+        channels=info.channels,
+        num_classes=info.num_classes,
+        mask_ratio=cell.mask_ratio,
+        seed=cell.seed,
+    )
+
+
+def fit(
+    cell: Cell,
+    prepared: Prepared,
+    split: Split,
+    *,
+    checkpoints: Checkpoints,
+    on_row: Callable[[str, Row], None],
+    should_stop: Callable[[], bool],
+    start: SemiModel | None = None,
+) -> TrainState:
+    """Train a cell, from its newest checkpoint if there is one.
+
+    Args:
+        cell: What to train.
+        prepared: The images.
+        split: Which of them are labelled, unlabelled and for validation.
+        checkpoints: Where to save and to continue from.
+        on_row: Is told of every logged row, also of those that a resumed run had logged before.
+        should_stop: Asked once per step.
+        start: A model to start from instead of fresh weights.
+
+    Returns:
+        The final state; ``ema`` is the model to use.
+    """
+    device = setup_device(cell.train)
+    autocast = make_autocast(cell.train, device)
+    model = (start or model_of(cell, prepared)).to(device)
+    method = METHODS[cell.method](cell.pseudo_label, cell.mim, prepared.info.num_classes).to(device)
+    state = TrainState(
+        model=model,
+        ema=copy.deepcopy(model).requires_grad_(False),
+        method=method,
+        optimizer=build_optimizer(model, model.backbone, cell.optim),
+        bad_steps=torch.zeros(3, device=device),
+    )
+    if checkpoints.load(state):
+        for row in state.history:
+            on_row("train", row)
+        for row in state.validation:
+            on_row("val", row)
+    views = TrainViews(
+        prepared,
+        split,
+        cell.data,
+        seed=cell.seed,
+        batch_size=cell.train.batch_size,
+        num_unlabeled=cell.num_unlabeled,
+        num_patches=model.backbone.num_patches,
+        device=device,
+    )
+    val_rows = np.asarray(split.val, dtype=np.int64)
+
+    def evaluate(state: TrainState) -> Row:
+        outputs = infer(state.ema, cell, prepared, val_rows)
+        picked = outputs.probabilities[torch.arange(len(val_rows)), outputs.labels]
+        accuracy = (outputs.probabilities.argmax(1) == outputs.labels).double().mean()
+        return {"val/top1": accuracy.item(), "val/loss": -picked.clamp(min=1e-12).log().mean().item()}
+
+    train(
+        state,
+        views,
+        cell.train,
+        cell.optim,
+        autocast=autocast,
+        evaluate=evaluate,
+        on_row=on_row,
+        checkpoints=checkpoints,
+        should_stop=should_stop,
+    )
+    return state
+
+
+def infer(model: SemiModel, cell: Cell, prepared: Prepared, rows: Rows) -> Outputs:
+    """Run a model on the rows' whole images, on the cell's device."""
+    device = setup_device(cell.train)
+    model = model.to(device).eval()
+    batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
+    return run_model(model, batches, make_autocast(cell.train, device))
+
+
+def save_model(model: SemiModel, cell: Cell, path: Path) -> None:
+    """Write weights, with the cell in the file's metadata."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(tensors, path, metadata={"format": "pt", "cell": cell.model_dump_json()})
+
+
+def load_model(path: Path, cell: Cell, prepared: Prepared) -> SemiModel:
+    """Read weights that ``save_model`` wrote.
+
+    Raises:
+        UserError: If the file is missing, damaged or of another model.
+    """
+    model = model_of(cell, prepared)
+    try:
+        with safe_open(path, "pt") as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be loaded: {reason}; run `dvc repro`.") from None
+    return model

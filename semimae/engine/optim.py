@@ -1,0 +1,84 @@
+"""Learning-rate schedule, parameter groups and the moving average of weights."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from semimae.backbones.base import Backbone
+from semimae.engine.config import OptimConfig
+
+
+def cosine_lr(step: float, *, lr: float, min_lr: float, warmup: float, total: float) -> float:
+    """Return the learning rate of a step: linear warm-up from 0, then half a cosine.
+
+    Args:
+        step: From 0; in the same unit as ``warmup`` and ``total``.
+        lr: Peak.
+        min_lr: Value reached at ``total``.
+        warmup: Length of the warm-up.
+        total: Length of the whole schedule.
+
+    Source: arXiv:1608.03983, as used by arXiv:2111.06377.
+    """
+    if step < warmup:
+        return lr * step / warmup
+    progress = min(1.0, (step - warmup) / max(total - warmup, 1e-12))
+    return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def parameter_groups(
+    model: nn.Module, backbone: Backbone, *, weight_decay: float, layer_decay: float
+) -> list[dict[str, object]]:
+    """Group trainable parameters by learning-rate scale and weight decay.
+
+    Vectors and tokens (all parameters of at most one dimension, class and register tokens,
+    position embeddings, mask tokens) are not decayed. A backbone layer ``i`` of ``n`` gets the
+    scale ``layer_decay ** (n - i)``; the classifier and the MIM branch get 1.
+
+    Returns:
+        Groups for an optimizer with keys ``params``, ``names``, ``lr_scale``, ``weight_decay``.
+
+    Source: arXiv:2106.08254 (BEiT), appendix; arXiv:2111.06377, table 9.
+    """
+    groups: dict[tuple[float, float], dict[str, object]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0
+        if name.startswith("backbone."):
+            layer = backbone.layer_id(name.removeprefix("backbone."))
+            scale = layer_decay ** (backbone.num_layers - layer)
+        no_decay = parameter.ndim <= 1 or name.endswith(("_token", "pos_embed"))
+        decay = 0.0 if no_decay else weight_decay
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay}
+        )
+        group["params"].append(parameter)  # type: ignore[attr-defined]
+        group["names"].append(name)  # type: ignore[attr-defined]
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, backbone: Backbone, config: OptimConfig) -> torch.optim.AdamW:
+    """Return fused AdamW over the groups of a model."""
+    groups = parameter_groups(
+        model, backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+    )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group, times the group's scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+@torch.no_grad()
+def ema_update(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move every weight of ``ema`` towards ``model``: ``ema = decay * ema + (1 - decay) * model``.
+
+    Source: arXiv:1703.01780 (Mean Teacher), equation 1.
+    """
+    ours: list[Tensor] = list(ema.parameters())
+    theirs: list[Tensor] = list(model.parameters())
+    torch._foreach_lerp_(ours, theirs, 1.0 - decay)

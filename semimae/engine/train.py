@@ -1,0 +1,126 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.engine.config import OptimConfig, TrainConfig
+from semimae.engine.meter import Meter
+from semimae.engine.optim import cosine_lr, ema_update, set_lr
+from semimae.types import PseudoLabels, Step, UserError
+
+
+class Interrupted(Exception):  # noqa: N818  (it is no error: the run continues later)
+    """The run was asked to stop and has saved its state."""
+
+
+def train(
+    state: TrainState,
+    steps: Callable[[int], Step],
+    config: TrainConfig,
+    optim: OptimConfig,
+    *,
+    autocast: Callable[[], torch.autocast],
+    evaluate: Callable[[TrainState], Row],
+    on_row: Callable[[str, Row], None],
+    checkpoints: Checkpoints,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Train from ``state.step`` to ``config.steps``; the result is ``state``.
+
+    Args:
+        state: Model, teacher, optimizer and progress; changed in place.
+        steps: The batch of any step, a pure function.
+        config: Length and rhythm.
+        optim: Learning rate and clipping.
+        autocast: Makes the context in which the method runs.
+        evaluate: Scores the state on the validation split.
+        on_row: Is told of every row of ``state.history`` ("train") and ``state.validation`` ("val").
+        checkpoints: Where the state is saved.
+        should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised.
+
+    Raises:
+        Interrupted: After ``should_stop``.
+        UserError: If gradients stay non-finite for ``config.max_bad_steps`` steps in a row.
+    """
+    model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
+    started = time.perf_counter() - state.seconds
+
+    def add_row(kind: str, rows: list[Row], values: Row) -> None:
+        state.seconds = time.perf_counter() - started
+        clock = {"time_ms": time.time_ns() // 1_000_000, "seconds": state.seconds}
+        rows.append({"step": state.step, **clock, **values})
+        on_row(kind, rows[-1])
+
+    while state.step < config.steps:
+        lr = cosine_lr(
+            state.step, lr=optim.lr, min_lr=optim.min_lr, warmup=optim.warmup_steps, total=config.steps
+        )
+        set_lr(optimizer, lr)
+        batch, hidden_labels = steps(state.step)
+        with autocast():
+            out = method(model, state.ema, batch)
+        total = torch.stack([method.weights[k] * v.float() for k, v in out.losses.items()]).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        grad_norm = clip_grad_norm_(model.parameters(), optim.grad_clip)
+        finite = grad_norm.isfinite()
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # skips the update
+        optimizer.step()
+        # The average forgets its random start early on, as in TensorFlow's num_updates rule.
+        ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
+        state.step += 1
+
+        streak, longest, count = state.bad_steps
+        streak = (streak + 1) * ~finite
+        state.bad_steps = torch.stack([streak, torch.maximum(streak, longest), count + ~finite])
+        for name, value in (out.losses | {"total": total}).items():
+            meter.add(f"loss/{name}", value, finite)
+        for name, value in (out.metrics | {"grad_norm": grad_norm}).items():
+            meter.add(name, value, finite)
+        if out.pseudo is not None:
+            measure_pseudo_labels(meter, out.pseudo, hidden_labels)
+
+        last = state.step == config.steps
+        if last or state.step % config.log_every == 0:  # the only place where the host waits
+            values = {"lr": lr, **meter.flush(), **_bad_steps(state, config)}
+            add_row("train", state.history, values)
+        if last or state.step % config.eval_every == 0:
+            add_row("val", state.validation, evaluate(state))
+        stopping = should_stop()
+        state.seconds = time.perf_counter() - started
+        if stopping or (not last and state.step % config.save_every == 0):
+            checkpoints.save(state)
+        if stopping:
+            raise Interrupted(f"stopped after step {state.step}; the next run continues from there")
+
+
+def measure_pseudo_labels(meter: Meter, pseudo: PseudoLabels, hidden_labels: Tensor) -> None:
+    """Add coverage, confidence and, where classes are known, accuracy of pseudo labels.
+
+    ``pseudo/accuracy`` is over the images that are kept, ``pseudo/accuracy_all`` over all: the
+    first is what trains the student, the second does not depend on the threshold.
+    """
+    known = (hidden_labels >= 0).float()
+    correct = (pseudo.labels == hidden_labels).float()
+    used = known * (pseudo.weight > 0)
+    meter.add("pseudo/coverage", (pseudo.weight > 0).float().mean())
+    meter.add("pseudo/confidence", pseudo.confidence.mean())
+    meter.add("pseudo/accuracy", (correct * used).sum() / used.sum().clamp(min=1), used.sum())
+    meter.add("pseudo/accuracy_all", (correct * known).sum() / known.sum().clamp(min=1), known.sum())
+
+
+def _bad_steps(state: TrainState, config: TrainConfig) -> Row:
+    """Return the count of skipped steps, if any; end the run if it cannot recover."""
+    _, most_in_a_row, total = state.bad_steps.tolist()
+    if most_in_a_row >= config.max_bad_steps:
+        raise UserError(
+            f"step {state.step}: the gradient was not finite for {most_in_a_row:.0f} steps in a row "
+            f"(train.max_bad_steps={config.max_bad_steps}); lower optim.lr or raise "
+            "optim.warmup_steps. The last good checkpoint is kept."
+        )
+    return {"bad_steps": total} if total else {}

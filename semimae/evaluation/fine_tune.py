@@ -1,0 +1,69 @@
+"""Fine-tuning of all weights on the labelled images."""
+
+from collections.abc import Callable
+from typing import Any
+
+from semimae.cell import Cell
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.engine.checkpoint import Checkpoints, Row
+from semimae.engine.fit import fit, infer
+from semimae.evaluation.config import FineTuneConfig
+from semimae.evaluation.metrics import score
+from semimae.model import SemiModel
+
+
+def fine_tune(
+    model: SemiModel,
+    cell: Cell,
+    prepared: Prepared,
+    split: Split,
+    config: FineTuneConfig,
+    *,
+    checkpoints: Checkpoints,
+    on_row: Callable[[str, Row], None],
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Fine-tune a trained model with layer-wise learning-rate decay and score the test set.
+
+    It is the supervised method on the cell's own labelled images, with ``config``'s optimizer. The
+    last moving average is scored; nothing is selected.
+
+    Returns:
+        ``{"protocols": {"fine_tune": Scores}, "validation": curve}``.
+
+    Source: arXiv:2111.06377, appendix A (end-to-end fine-tuning).
+    """
+    model = SemiModel(model.backbone, None)  # type: ignore[arg-type]  # the decoder has done its work
+    if config.reset_head:
+        model.backbone.reset_head()
+    train = cell.train.model_copy(
+        update={
+            "steps": config.steps,
+            "batch_size": config.batch_size,
+            "ema_decay": config.ema_decay,
+        }
+    )
+    tuning = cell.model_copy(
+        update={
+            "method": "supervised",
+            "mask_ratio": None,
+            "mim": None,
+            "pseudo_label": None,
+            "train": train,
+            "optim": config.optim,
+        }
+    )
+    state = fit(
+        tuning,
+        prepared,
+        split,
+        checkpoints=checkpoints,
+        on_row=on_row,
+        should_stop=should_stop,
+        start=model,
+    )
+    outputs = infer(state.ema, tuning, prepared, split.test(prepared))
+    scores = score(outputs.probabilities.numpy(), outputs.labels.numpy())
+    curve = [{k: row[k] for k in ("step", "val/top1", "val/loss")} for row in state.validation]
+    return {"protocols": {"fine_tune": scores.model_dump()}, "validation": curve}

@@ -1,0 +1,88 @@
+"""Scores of a classifier on a labelled set, with intervals."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, top_k_accuracy_score
+
+from semimae.types import Frozen
+
+_BINS = 15  # as arXiv:1706.04599
+
+
+class Estimate(Frozen):
+    """A proportion with its 95% Wilson interval over the test images."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Scores(Frozen):
+    """What every evaluation protocol reports."""
+
+    num_images: int
+    top1: Estimate
+    top5: Estimate | None  # null for five classes or fewer
+    per_class: list[Estimate]  # recall of each class; a class without images counts as 0
+    confusion: list[list[int]]  # rows: true class, columns: predicted class
+    ece: Estimate  # expected calibration error, bootstrap interval
+    nll: float  # mean negative log-likelihood, nats
+
+
+def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scores:
+    """Score class probabilities.
+
+    Args:
+        probabilities: ``[N, classes]``, rows sum to 1.
+        labels: ``[N]``, true classes.
+    """
+    num_images, num_classes = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
+    top5 = None
+    if num_classes > 5:
+        hits = top_k_accuracy_score(
+            labels, probabilities, k=5, labels=np.arange(num_classes), normalize=False
+        )
+        top5 = proportion(round(hits), num_images)
+    true_probability = probabilities[np.arange(num_images), labels]
+    return Scores(
+        num_images=num_images,
+        top1=proportion(int(confusion.trace()), num_images),
+        top5=top5,
+        per_class=[proportion(int(confusion[c, c]), int(confusion[c].sum())) for c in range(num_classes)],
+        confusion=confusion.tolist(),
+        ece=_calibration_error(probabilities.max(axis=1), predicted == labels),
+        nll=float(-np.log(true_probability.clip(1e-12)).mean()),
+    )
+
+
+def proportion(successes: int, trials: int) -> Estimate:
+    """Return a proportion and its 95% Wilson interval; of no trials: 0, between 0 and 1."""
+    if trials == 0:
+        return Estimate(value=0.0, low=0.0, high=1.0)
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return Estimate(value=successes / trials, low=float(interval.low), high=float(interval.high))
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_]
+) -> float:
+    """Return the mean gap between confidence and accuracy over 15 equal bins of confidence.
+
+    Source: arXiv:1706.04599, equation 3.
+    """
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(bins, weights=confidence - correct, minlength=_BINS)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def _calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Estimate:
+    """Return the calibration error with the percentile interval of 200 fixed resamplings."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(confidence), size=(200, len(confidence)))
+    resampled = [expected_calibration_error(confidence[p], correct[p]) for p in picks]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    value = expected_calibration_error(confidence, correct)
+    return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))

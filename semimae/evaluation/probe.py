@@ -1,0 +1,134 @@
+"""Classifiers on frozen features: a linear one and nearest neighbours."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from semimae.cell import Cell
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.engine.device import setup_device
+from semimae.engine.fit import infer
+from semimae.engine.infer import Outputs
+from semimae.evaluation.config import LinearProbeConfig
+from semimae.evaluation.metrics import score
+from semimae.model import SemiModel
+
+
+def probe(
+    model: SemiModel, cell: Cell, prepared: Prepared, split: Split, config: LinearProbeConfig
+) -> dict[str, Any]:
+    """Score a trained model on the test set without changing its weights.
+
+    Three protocols: ``classifier`` (the model's own), ``linear_probe`` (logistic regression on
+    standardised features of the labelled images, ridge strength chosen on the validation split)
+    and ``knn`` (votes of the nearest labelled images). Features are pooled as
+    ``backbone.pool`` says, after the final norm.
+
+    Returns:
+        ``{"pool", "l2", "protocols": {name: Scores}}``.
+    """
+    device = setup_device(cell.train)
+    rows = (split.labeled, split.val, split.test(prepared))
+    labeled, val, test = (infer(model, cell, prepared, np.asarray(r)) for r in rows)
+    bank, bank_labels = labeled.features.to(device), labeled.labels.to(device)
+    num_classes = prepared.info.num_classes
+
+    def scores(probabilities: Tensor) -> dict[str, Any]:
+        return score(probabilities.cpu().numpy(), test.labels.numpy()).model_dump()
+
+    def scaled(outputs: Outputs) -> Tensor:
+        return standardise(outputs.features.to(device), bank)
+
+    best = (-1.0, 0.0, torch.empty(0))  # accuracy on the validation split, strength, weights
+    for l2 in sorted(config.l2, reverse=True):  # of equals the stronger
+        weight = fit_linear(scaled(labeled), bank_labels, num_classes, l2, config.max_iter)
+        predicted = linear_probabilities(weight, scaled(val)).argmax(dim=1).cpu()
+        accuracy = (predicted == val.labels).double().mean().item()
+        if accuracy > best[0]:
+            best = (accuracy, l2, weight)
+    neighbours = knn_probabilities(
+        test.features.to(device),
+        bank,
+        bank_labels,
+        num_classes,
+        config.knn_k,
+        config.knn_temperature,
+    )
+    protocols = {
+        "classifier": scores(test.probabilities),
+        "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
+        "knn": scores(neighbours),
+    }
+    return {"pool": cell.backbone.pool, "l2": best[1], "protocols": protocols}
+
+
+def fit_linear(features: Tensor, labels: Tensor, num_classes: int, l2: float, max_iter: int) -> Tensor:
+    """Fit multinomial logistic regression by L-BFGS to convergence, from zero weights.
+
+    Minimises ``mean cross-entropy + l2 / 2 * |W|^2``; the bias is not penalised.
+
+    Args:
+        features: ``[N, D]``, standardised.
+        labels: ``[N]``.
+        num_classes: Number of classes.
+        l2: Ridge strength.
+        max_iter: Iterations.
+
+    Returns:
+        ``[D + 1, num_classes]``; the last row is the bias.
+    """
+    x = functional.pad(features.double(), (0, 1), value=1.0)
+    weight = torch.zeros(x.shape[1], num_classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=max_iter, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(x @ weight, labels) + l2 / 2 * weight[:-1].square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach()
+
+
+def standardise(features: Tensor, reference: Tensor) -> Tensor:
+    """Scale features by the mean and standard deviation of a reference set ``[N, D]``.
+
+    Stands for the affine-free batch norm in front of arXiv:2111.06377's linear classifier.
+    """
+    std = reference.std(dim=0, correction=0).clamp(min=1e-6)
+    return (features - reference.mean(dim=0)) / std
+
+
+def linear_probabilities(weight: Tensor, features: Tensor) -> Tensor:
+    """Return class probabilities ``[N, classes]`` of a classifier of ``fit_linear``."""
+    return (features.double() @ weight[:-1] + weight[-1]).softmax(dim=-1)
+
+
+def knn_probabilities(
+    features: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    num_classes: int,
+    k: int,
+    temperature: float,
+) -> Tensor:
+    """Return class probabilities ``[N, classes]`` by weighted votes of the nearest neighbours.
+
+    The ``k`` labelled features of highest cosine similarity ``s`` vote with ``exp(s / temperature)``.
+
+    Source: arXiv:1805.01978, section 3.4.
+    """
+    queries = functional.normalize(features.double(), dim=1)
+    similarity = queries @ functional.normalize(bank.double(), dim=1).T
+    nearest, index = similarity.topk(min(k, len(bank)), dim=1)  # [N, k]
+    votes = ((nearest - 1.0) / temperature).exp()  # similarities are at most 1: no overflow
+    classes = torch.zeros(len(features), num_classes, dtype=votes.dtype, device=votes.device)
+    classes.scatter_add_(1, bank_labels[index], votes)
+    return classes / classes.sum(dim=1, keepdim=True)

@@ -1,0 +1,95 @@
+"""The masked-autoencoder branch: the shared encoder sees visible patches, a small decoder the rest."""
+
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from semimae.backbones.base import Backbone
+from semimae.patches import gather_patches
+from semimae.positions import sincos_position_embedding
+from semimae.mim.config import MAEConfig
+from semimae.mim.masking import Mask, random_masking
+from semimae.mim.targets import TARGETS
+
+_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class MAE(nn.Module):
+    """Decoder and loss; the encoder is the backbone's, passed to ``forward``.
+
+    Parameter names follow the published checkpoints, so that those can be read.
+    """
+
+    decoder_pos_embed: Tensor
+
+    def __init__(self, config: MAEConfig, backbone: Backbone, mask_ratio: float) -> None:
+        super().__init__()
+        dim = config.decoder_dim
+        self.mask_ratio = mask_ratio
+        self.patch_size = backbone.patch_size
+        self.target = TARGETS[config.target]
+        blank = torch.zeros(1, backbone.channels, backbone.image_size, backbone.image_size)
+        target_dim = self.target(blank, backbone.patch_size).shape[-1]
+        self.num_prefix_tokens = backbone.num_prefix_tokens
+        self.decoder_embed = nn.Linear(backbone.embed_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_blocks = nn.ModuleList(
+            Block(dim, config.decoder_heads, qkv_bias=True, norm_layer=_norm)
+            for _ in range(config.decoder_depth)
+        )
+        self.decoder_norm = _norm(dim)
+        self.decoder_pred = nn.Linear(dim, target_dim)
+        grid = backbone.image_size // backbone.patch_size
+        position = sincos_position_embedding(dim, grid).float()
+        prefix = torch.zeros(self.num_prefix_tokens, dim)  # these have no place in the image
+        self.register_buffer("decoder_pos_embed", torch.cat([prefix, position]).unsqueeze(0))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def decode(self, latent: Tensor, mask: Mask) -> Tensor:
+        """Predict the target at the hidden patches.
+
+        The tokens stay in the mask's order, visible ones first: attention does not mind, and
+        nothing has to be moved back.
+
+        Args:
+            latent: ``[B, prefix + K, D]``, the encoded visible patches.
+            mask: Which patches those are.
+
+        Returns:
+            ``[B, L - K, target_dim]``, in the order of ``mask.ids_hide``.
+        """
+        num_prefix, num_hidden = self.num_prefix_tokens, mask.ids_hide.shape[1]
+        prefix, position = self.decoder_pos_embed.tensor_split([num_prefix], dim=1)
+        position = gather_patches(position, torch.cat(mask, dim=1))  # [B, L, dim], visible first
+        position = torch.cat([prefix.expand(latent.shape[0], -1, -1), position], dim=1)
+        tokens = self.decoder_embed(latent)
+        hidden = self.mask_token.expand(latent.shape[0], num_hidden, -1).to(tokens.dtype)
+        x = torch.cat([tokens, hidden], dim=1) + position
+        for block in self.decoder_blocks:
+            x = block(x)
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(x[:, -num_hidden:]))
+        return prediction
+
+    def reconstruct(self, backbone: Backbone, images: Tensor, noise: Tensor) -> tuple[Tensor, Mask]:
+        """Hide patches of images and predict them: ``[B, L - K, target_dim]`` and the mask."""
+        mask = random_masking(noise, self.mask_ratio)
+        latent = backbone.encode(backbone.tokenize(images, mask.ids_keep))
+        return self.decode(latent, mask), mask
+
+    def forward(self, backbone: Backbone, images: Tensor, noise: Tensor) -> Tensor:
+        """Return the mean squared error at the hidden patches, a scalar.
+
+        Args:
+            backbone: The shared encoder.
+            images: ``[B, C, H, W]``, normalised.
+            noise: ``[B, L]``, decides the mask.
+        """
+        prediction, mask = self.reconstruct(backbone, images, noise)
+        target = gather_patches(self.target(images, self.patch_size), mask.ids_hide)
+        return (prediction.float() - target).square().mean()

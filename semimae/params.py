@@ -1,0 +1,152 @@
+"""params.yaml as one frozen tree, and the cells that it asks for."""
+
+import difflib
+import itertools
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from semimae.backbones.config import BackboneConfig
+from semimae.cell import Cell, Dataset
+from semimae.data.config import DataConfig
+from semimae.engine.config import OptimConfig, TrainConfig
+from semimae.evaluation.config import FineTuneConfig, LinearProbeConfig
+from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig
+from semimae.mim.config import MIMConfig
+from semimae.types import Frozen, UserError
+
+MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHOD_SECTIONS)})]
+MaskRatio = Annotated[float, Field(gt=0, lt=1)]
+LabelFraction = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class AblationConfig(Frozen):
+    """The grid: every combination is trained and scored."""
+
+    method: list[MethodName] = Field(min_length=1, description="Methods of the grid.")
+    mask_ratio: list[MaskRatio] = Field(min_length=1, description="Mask ratios of the grid.")
+    label_fraction: list[LabelFraction] = Field(min_length=1, description="Label fractions.")
+    seed: list[Seed] = Field(min_length=1, description="Seeds; intervals are over these.")
+
+
+class TrackingConfig(Frozen):
+    """Where MLflow's runs go."""
+
+    experiment: str = Field(min_length=1, max_length=250, description="Name of the experiment.")
+
+
+class Params(Frozen):
+    """The whole of params.yaml; every field is stated there."""
+
+    dataset: Dataset = Field(description="Which images.")
+    method: MethodName = Field(description="How the model learns.")
+    mask_ratio: MaskRatio = Field(description="Share of the patches that the MIM branch hides.")
+    label_fraction: LabelFraction | None = Field(
+        description="Share of the labelled training images whose label is used."
+    )
+    num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
+    seed: Seed = Field(description="Key of all randomness.")
+    data: DataConfig
+    backbone: BackboneConfig
+    mim: MIMConfig
+    pseudo_label: PseudoLabelConfig
+    optim: OptimConfig
+    train: TrainConfig
+    linear_probe: LinearProbeConfig
+    fine_tune: FineTuneConfig
+    ablation: AblationConfig
+    tracking: TrackingConfig
+
+    @classmethod
+    def read(cls, path: Path = Path("params.yaml")) -> Self:
+        """Read and check a params.yaml (YAML 1.2: ``1e-2`` is a number, duplicate keys are errors).
+
+        Raises:
+            UserError: With one line that names the key, what arrived, and what is allowed.
+        """
+        try:
+            tree = YAML(typ="safe").load(path)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+        try:
+            params = cls.model_validate(tree)
+            list(params.grid())
+        except ValidationError as error:
+            raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
+        return params
+
+    def cell(
+        self,
+        method: str | None = None,
+        mask_ratio: float | None = None,
+        label_fraction: float | None = None,
+        seed: int | None = None,
+    ) -> Cell:
+        """Return the headline cell, or the one in which the given values replace its own.
+
+        Raises:
+            UserError: If the values do not fit together.
+        """
+        method = self.method if method is None else method
+        sections = METHOD_SECTIONS.get(method, frozenset())
+        uses_mim = "mim" in sections
+        chosen_ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        by_fraction = label_fraction is not None
+        try:
+            return Cell(
+                dataset=self.dataset,
+                method=method,
+                mask_ratio=chosen_ratio if uses_mim else None,
+                label_fraction=label_fraction if by_fraction else self.label_fraction,
+                num_labels=None if by_fraction else self.num_labels,
+                seed=self.seed if seed is None else seed,
+                data=self.data,
+                backbone=self.backbone,
+                mim=self.mim if uses_mim else None,
+                pseudo_label=self.pseudo_label if "pseudo_label" in sections else None,
+                optim=self.optim,
+                train=self.train,
+            )
+        except ValidationError as error:
+            raise UserError(explain(Cell, error.errors()[0])) from None
+
+    def grid(self) -> list[Cell]:
+        """Return the cells of the ablation, without repetition, in the order of the lists."""
+        a = self.ablation
+        combinations = itertools.product(a.method, a.mask_ratio, a.label_fraction, a.seed)
+        cells = [self.cell(*values) for values in combinations]
+        return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
+
+
+def explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """Turn a validation error into one line: the key, what arrived, what is allowed."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location) or "params"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _keys(model, location[:-1]), n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        return f"{key}: unknown key{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; every field must be stated"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    message = error["msg"].replace("Input should be", "it must be")
+    return f"{key}: got {error['input']!r}; {message}"
+
+
+def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Return the valid keys at a location of the tree."""
+    current: Any = model
+    for part in location:
+        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
+        current = field.annotation if field else None
+    return list(getattr(current, "model_fields", {}))

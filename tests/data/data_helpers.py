@@ -1,0 +1,71 @@
+"""Small datasets for the tests of this folder."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from semimae.data.config import DataConfig
+from semimae.data.store import DatasetInfo, Prepared
+
+DEFAULTS = {
+    "root": None,
+    "manifest": "manifest.csv",
+    "image_size": 8,
+    "channels": 3,
+    "on_bad_image": "fail",
+    "pack_max_side": 64,
+    "mean": None,
+    "std": None,
+    "test_fraction": 0.25,
+    "val_fraction": 0.2,
+    "include_labeled": True,
+    "labeled_list": None,
+    "crop": "pad",
+    "crop_padding": 1,
+    "crop_min_scale": 0.2,
+    "hflip": False,
+    "randaugment_ops": 2,
+    "randaugment_magnitude": 5,
+    "cutout": 0.25,
+    "workers": 2,
+}
+
+
+def data_config(**changes: object) -> DataConfig:
+    return DataConfig.model_validate(DEFAULTS | changes)
+
+
+def noise(seed: int, width: int = 8, height: int = 8) -> Image.Image:
+    shape = (height, width, 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def write_images(root: Path, names: list[str]) -> None:
+    """Write a different image of noise under each name."""
+    for seed, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(seed).save(path, format="PNG")
+
+
+def in_memory(labels: list[int], splits: list[str], names: list[str] | None = None) -> Prepared:
+    """A prepared dataset without files or pixels."""
+    num_classes = max(labels) + 1
+    counts = {name: splits.count(name) for name in ("train", "unlabeled", "val", "test")}
+    info = DatasetInfo(
+        name="memory",
+        fingerprint="f" * 32,
+        num_classes=num_classes,
+        class_names=tuple(f"class{i}" for i in range(num_classes)),
+        image_size=8,
+        channels=3,
+        packed=False,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        counts=counts,
+        num_skipped=0,
+        duplicates_test_train=0,
+    )
+    names = names or [f"{split}/{i}.jpg" for i, split in enumerate(splits)]
+    return Prepared(info, names, np.array(labels, dtype=np.int64), np.array(splits), None)

@@ -1,0 +1,242 @@
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import in_memory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semimae.data.split import Split, make_split
+from semimae.data.store import Prepared
+from semimae.types import UserError
+
+
+def dataset(num_classes: int = 4, train: int = 100, extra: int = 10, val: int = 0) -> Prepared:
+    """``train`` rows per class, then ``extra`` unlabelled, validation and test rows."""
+    classes = list(range(num_classes))
+    labels = classes * train + [-1] * extra + classes * val + classes * 5
+    splits = ["train"] * num_classes * train + ["unlabeled"] * extra
+    splits += ["val"] * num_classes * val + ["test"] * num_classes * 5
+    return in_memory(labels, splits)
+
+
+def split_of(prepared: Prepared, **changes: object) -> Split:
+    chosen = {"seed": 0, "val_fraction": 0.1, "include_labeled": True}
+    if not {"label_fraction", "num_labels", "labeled_list"} & set(changes):
+        chosen["label_fraction"] = 0.1
+    return make_split(prepared, **(chosen | changes))
+
+
+def refusal(prepared: Prepared, **changes: object) -> str:
+    with pytest.raises(UserError) as caught:
+        split_of(prepared, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# choosing
+
+
+def test_counts_and_disjointness() -> None:
+    prepared = dataset()
+    split = split_of(prepared, label_fraction=0.1)
+    assert (len(split.val), len(split.labeled)) == (40, 36)  # a tenth of the 360 that remain
+    assert split.class_counts == (9, 9, 9, 9)
+    assert Counter(prepared.labels[list(split.val)].tolist()) == dict.fromkeys(range(4), 10)
+    assert not set(split.val) & set(split.labeled)
+    assert set(prepared.splits[list(split.val + split.labeled)].tolist()) == {"train"}
+    assert split.labeled == tuple(sorted(split.labeled))
+    assert split.mistake(prepared) is None
+
+
+def test_unlabelled_rows_are_all_training_rows_but_validation() -> None:
+    prepared = dataset()
+    for include in (True, False):
+        split = split_of(prepared, include_labeled=include)
+        expected = set(np.flatnonzero(np.isin(prepared.splits, ["train", "unlabeled"])).tolist())
+        expected -= set(split.val) if include else set(split.val) | set(split.labeled)
+        assert set(split.unlabeled(prepared).tolist()) == expected
+        assert split.num_unlabeled == len(expected)
+    assert split.test(prepared).tolist() == list(range(410, 430))
+
+
+def test_the_official_validation_set_is_used() -> None:
+    prepared = dataset(val=3)
+    split = split_of(prepared, label_fraction=1.0, val_fraction=0.5)
+    assert split.val == tuple(range(410, 422))
+    assert len(split.labeled) == 400
+    assert split.mistake(prepared) is None
+
+
+def test_a_fraction_of_one_is_every_training_row_that_remains() -> None:
+    prepared = dataset()
+    split = split_of(prepared, label_fraction=1.0, include_labeled=False)
+    assert set(split.labeled) | set(split.val) == set(range(400))
+    assert split.unlabeled(prepared).tolist() == list(range(400, 410))
+
+
+def test_the_split_depends_on_content_and_seed_only() -> None:
+    prepared = dataset()
+    first = split_of(prepared)
+    random.seed(1)
+    np.random.default_rng(1)
+    assert split_of(prepared) == first
+    other_seed = split_of(prepared, seed=1)
+    assert other_seed.labeled != first.labeled
+    assert other_seed.val != first.val
+    info = prepared.info.model_copy(update={"fingerprint": "e" * 32})
+    other = Prepared(info, prepared.names, prepared.labels, prepared.splits, None)
+    assert split_of(other).labeled != first.labeled
+
+
+def test_the_split_is_the_same_on_every_machine() -> None:
+    split = split_of(dataset(num_classes=3, train=8), num_labels=5)
+    assert (split.labeled, split.val) == ((0, 4, 8, 15, 19), (9, 14))
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=2, max_size=6),
+    st.integers(0, 5),
+    st.floats(0.02, 0.3),
+    st.data(),
+)
+@settings(max_examples=80, deadline=None)
+def test_smaller_sets_are_inside_larger_ones(
+    sizes: list[int], seed: int, val_fraction: float, data: st.DataObject
+) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    prepared = in_memory(labels, ["train"] * len(labels))
+    num_val = max(1, round(val_fraction * len(labels)))
+    counts = st.integers(len(sizes), len(labels) - num_val)
+    if len(labels) - num_val < len(sizes):
+        return
+    few, many = sorted([data.draw(counts), data.draw(counts)])
+    small, large = (
+        split_of(prepared, seed=seed, num_labels=k, val_fraction=val_fraction) for k in (few, many)
+    )
+    assert set(small.labeled) <= set(large.labeled)
+    assert small.val == large.val
+    assert (len(small.labeled), len(large.labeled)) == (few, many)
+    assert min(small.class_counts) >= 1
+    assert sum(small.class_counts) == few
+    same = split_of(
+        prepared, seed=seed, label_fraction=few / (len(labels) - num_val), val_fraction=val_fraction
+    )
+    assert same.labeled == small.labeled
+    wider = split_of(prepared, seed=seed, num_labels=len(sizes), val_fraction=0.01)
+    assert set(wider.labeled) <= set(small.labeled)  # validation does not move the labelled rows
+
+
+def test_too_few_or_too_many_labels() -> None:
+    prepared = dataset()
+    message = refusal(prepared, label_fraction=0.005)  # 1.8 of 360
+    assert message.startswith("label_fraction=0.005 asks for 2 labels; allowed: 0.011112 (one for")
+    assert len(split_of(prepared, label_fraction=0.011112).labeled) == 4
+    assert "num_labels=3; allowed: 4 (one for each of 4 classes) to 360" in refusal(
+        prepared, num_labels=3
+    )
+    assert "num_labels=361; allowed: 4 " in refusal(prepared, num_labels=361)
+    assert "label_fraction=1.5 asks for 540 labels" in refusal(prepared, label_fraction=1.5)
+    assert "data.val_fraction=0.995 takes 398 of 400" in refusal(prepared, val_fraction=0.995)
+
+
+def test_exactly_one_way_of_choosing() -> None:
+    prepared = dataset()
+    assert refusal(prepared, label_fraction=None).startswith("0 of label_fraction, num_labels,")
+    assert refusal(prepared, label_fraction=0.1, num_labels=9).startswith("2 of label_fraction,")
+
+
+# the file
+
+
+def test_write_and_read(tmp_path: Path) -> None:
+    prepared = dataset()
+    split = split_of(prepared)
+    split.write(tmp_path / "runs/split.json")
+    assert Split.read(tmp_path / "runs/split.json", prepared) == split
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["split.json"]
+
+
+TAMPERING = {
+    "another dataset": (lambda s: {"fingerprint": "0" * 32}, "made for dataset 0000"),
+    "validation among the labelled": (
+        lambda s: {"val": sorted(s["val"] + s["labeled"][:1])},
+        "overlap",
+    ),
+    "test among the labelled": (
+        lambda s: {"labeled": [*s["labeled"], 410]},
+        "labelled rows from split test",
+    ),
+    "test among validation": (
+        lambda s: {"val": [*s["val"], 411]},
+        "validation rows from split test",
+    ),
+    "unlabelled among the labelled": (
+        lambda s: {"labeled": [*s["labeled"], 401]},
+        "labelled rows from split unlabeled",
+    ),
+    "beyond the end": (lambda s: {"labeled": [*s["labeled"], 430]}, "beyond the 430"),
+    "negative": (
+        lambda s: {"val": [-1, *s["val"]]},
+        "val.0: Input should be greater than or equal",
+    ),
+    "huge": (lambda s: {"val": [*s["val"], 2**70]}, "Input should be less than"),
+    "unsorted": (lambda s: {"labeled": s["labeled"][::-1]}, "not sorted"),
+    "repeated": (lambda s: {"val": sorted([*s["val"], s["val"][0]])}, "not unique"),
+    "class counts": (lambda s: {"class_counts": [10, 8, 9, 9]}, "class_counts"),
+    "class counts of fewer classes": (lambda s: {"class_counts": [9, 9, 9]}, "class_counts"),
+    "a labelled row dropped": (lambda s: {"labeled": s["labeled"][1:]}, "class_counts"),
+    "unlabelled count": (lambda s: {"num_unlabeled": 1}, "num_unlabeled"),
+    "include_labeled": (lambda s: {"include_labeled": False}, "num_unlabeled"),
+    "no labelled": (lambda s: {"labeled": []}, "no labelled rows"),
+    "no validation": (lambda s: {"val": []}, "no validation rows"),
+    "wrong type": (lambda s: {"seed": "0"}, "seed: Input should be a valid integer"),
+    "unknown field": (lambda s: {"colour": 1}, "colour: Extra inputs are not permitted"),
+}
+
+
+@pytest.mark.parametrize("kind", TAMPERING)
+def test_a_split_that_was_tampered_with_is_refused(tmp_path: Path, kind: str) -> None:
+    prepared = dataset()
+    path = tmp_path / "split.json"
+    split_of(prepared).write(path)
+    content = json.loads(path.read_text())
+    change, expected = TAMPERING[kind]
+    path.write_text(json.dumps(content | change(content)))
+    with pytest.raises(UserError) as caught:
+        Split.read(path, prepared)
+    assert expected in str(caught.value)
+    assert "run `dvc repro split`" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_row_without_label_is_no_labelled_row() -> None:
+    prepared = dataset()
+    split = split_of(prepared)
+    prepared.labels[split.labeled[0]] = -1
+    assert split.mistake(prepared) == "labelled rows without a label"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
+def test_a_missing_or_broken_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "split.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="run `dvc repro split`"):
+        Split.read(path, dataset())
+
+
+def test_a_dataset_of_imagenets_size_takes_seconds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.integers(0, 1000, 1_281_167)).tolist()
+    prepared = in_memory(labels, ["train"] * len(labels))
+    start = time.process_time()
+    split = split_of(prepared, label_fraction=0.1, val_fraction=0.01)
+    split.write(tmp_path / "split.json")
+    assert Split.read(tmp_path / "split.json", prepared) == split
+    assert time.process_time() - start < 10
