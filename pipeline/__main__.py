@@ -5,7 +5,7 @@ import warnings
 
 import typer
 
-from pipeline import grid, probe, prepare, prune, report, split, sync, train, tune
+from pipeline import grid, prepare, probe, prune, report, split, sync, train, tune
 from semimae.types import UserError
 
 app = typer.Typer(

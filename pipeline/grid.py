@@ -57,7 +57,10 @@ def _pending_by_cell(root: Path) -> list[list[str]]:
     """Return the stages to run of each distinct cell, headline first."""
     changed = _changed(root)
     folders: dict[str, list[str]] = defaultdict(list)
-    names = [HEADLINE, *sorted(path.name for path in (root / RUNS).iterdir() if path.name != HEADLINE)]
+    names = [
+        HEADLINE,
+        *sorted(path.name for path in (root / RUNS).iterdir() if path.name != HEADLINE),
+    ]
     for name in names:
         folders[cell_id(root / RUNS / name)].append(name)
     groups = []

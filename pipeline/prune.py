@@ -13,7 +13,9 @@ from semimae.types import UserError
 
 
 def prune(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without it they are only listed.")
+    ] = False,
 ) -> None:
     """Remove folders of cells that are neither in the grid nor the headline, and old checkpoints.
 

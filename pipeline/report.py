@@ -1,5 +1,37 @@
 """Stage ``report``: tables and figures from the stage files."""
 
+from pathlib import Path
+from typing import Annotated
 
-def report() -> None:
-    """Write reports/index.html."""
+import typer
+
+from pipeline.tracking import finish_pipeline
+from pipeline.workspace import dvc_root, git_commit, write_json
+
+
+def report(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("reports"),
+) -> None:
+    """Write the ablation's report: index.html, report.md, ablation.csv, summary.json and plots.
+
+    Reads what `dvc repro` left in runs/; trains and scores nothing.
+
+    Example: python -m pipeline report
+    """
+    from pipeline.reporting.evidence import read_evidence
+    from pipeline.reporting.render import (
+        headline_scores,
+        make_sections,
+        summary,
+        write_ablation,
+        write_page,
+    )
+    from pipeline.reporting.study import make_study
+    from semimae.params import Params
+
+    here = Path()  # not the root: a queued experiment reports on its own workspace
+    study = make_study(read_evidence(here, Params.read()))
+    write_page(study, make_sections(study, git_commit(here)), out)
+    write_ablation(study, out / "ablation.csv")
+    write_json(out / "summary.json", summary(study))
+    finish_pipeline(dvc_root(), headline_scores(study), out)

@@ -8,7 +8,7 @@ import typer
 
 from pipeline.progress import Describe, progress
 from pipeline.tracking import LiveRun
-from pipeline.workspace import dvc_root, resume_folder, stop_requests, write_json
+from pipeline.workspace import code_hash, dvc_root, resume_folder, stop_requests, write_json
 from semimae.cell import Cell
 
 Row = dict[str, float]
@@ -29,8 +29,8 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
     from semimae.data.files import replaced_folder
     from semimae.data.split import Split
     from semimae.data.store import Prepared, resolve_root
-    from semimae.engine.checkpoint import Checkpoints
-    from semimae.engine.fit import fit, save_model
+    from semimae.engine.fit import save_model
+    from semimae.engine.phases import fit_phases
     from semimae.engine.reconstruct import reconstruct
 
     folder, root = Path(), dvc_root()
@@ -44,18 +44,18 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
         progress(cell.name, cell.train.steps) as update,
         LiveRun(folder, root) as live,
     ):
-
         describe = Describe(cell.images_per_step)
 
         def on_row(kind: str, row: Row) -> None:
             live.add(row)
             update(int(row["step"]), describe(row))
 
-        state = fit(
+        state, earlier_phases = fit_phases(
             cell,
             prepared,
             split,
-            checkpoints=Checkpoints(resume),
+            resume=resume,
+            finished=root / ".semimae" / "phases" / code_hash(),
             on_row=on_row,
             should_stop=stopped.is_set,
         )
@@ -65,6 +65,7 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             write_json(out / "validation.json", _without_clock(state.validation))
             rows = state.history + state.validation
             write_json(out / "timing.json", [{k: r[k] for k in ("step", *_CLOCK)} for r in rows])
+            write_json(out / "phases.json", earlier_phases)
             pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))
             if pictures is not None:
                 np.savez(out / "reconstructions.npz", **pictures._asdict())

@@ -48,19 +48,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:
-    """Return where a stage of a cell keeps its checkpoints: outside DVC's outputs, which DVC deletes.
-
-    The name is the cell's identity and a hash of the stage's own options and of the code, so that
-    a checkpoint is never continued by anything else.
-    """
-    code = hashlib.sha256(options.encode())
+def code_hash() -> str:
+    """Return a hash of the library's code: what was begun by other code is not continued."""
+    code = hashlib.sha256()
     package = Path(semimae.__file__).parent
     for path in sorted(package.rglob("*.py")):
         code.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return code.hexdigest()[:8]
+
+
+def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:
+    """Return where a stage of a cell keeps its checkpoints: DVC deletes its outputs on a rerun.
+
+    The name is the cell's identity and a hash of the code and of the stage's own options.
+    """
     resume = root / ".semimae" / "resume"
     resume.mkdir(parents=True, exist_ok=True)
-    return resume / f"{cell_id(folder)}-{stage}-{code.hexdigest()[:8]}"
+    chosen = hashlib.sha256(options.encode()).hexdigest()[:4] if options else ""
+    return resume / f"{cell_id(folder)}-{stage}{chosen}-{code_hash()}"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,13 @@ from pydantic import Field, ValidationError, model_validator
 from semimae.backbones.config import BackboneConfig
 from semimae.data.config import DataConfig
 from semimae.engine.config import OptimConfig, TrainConfig
-from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig
+from semimae.methods.config import (
+    METHOD_SECTIONS,
+    MethodOptions,
+    PseudoLabelConfig,
+    SSMAEConfig,
+    StartConfig,
+)
 from semimae.mim.config import MIMConfig, num_hidden
 from semimae.types import Frozen, UserError
 
@@ -32,6 +38,8 @@ class Cell(Frozen):
     backbone: BackboneConfig
     mim: MIMConfig | None
     pseudo_label: PseudoLabelConfig | None
+    ssmae: SSMAEConfig | None
+    start: StartConfig | None
     optim: OptimConfig
     train: TrainConfig
 
@@ -39,9 +47,12 @@ class Cell(Frozen):
     def _fits_together(self) -> Self:
         wanted = METHOD_SECTIONS.get(self.method)
         if wanted is None:
-            raise ValueError(f"method={self.method} is unknown; choose one of {', '.join(METHOD_SECTIONS)}")
-        for section in ("mim", "pseudo_label"):
-            assert (section in wanted) == (getattr(self, section) is not None), section
+            raise ValueError(
+                f"method={self.method} is unknown; choose one of {', '.join(METHOD_SECTIONS)}"
+            )
+        for section in ("mim", "pseudo_label", "ssmae", "start"):
+            if (section in wanted) != (getattr(self, section) is not None):
+                raise ValueError(f"method={self.method} and section {section} do not go together")
         given = [
             f"{name}={value}"
             for name, value in (
@@ -79,6 +90,11 @@ class Cell(Frozen):
     def write(self, path: Path) -> None:
         """Write config.json; equal cells give equal bytes."""
         path.write_text(self.model_dump_json(indent=2) + "\n")
+
+    @property
+    def options(self) -> MethodOptions:
+        """The sections that a method is built from."""
+        return MethodOptions(self.pseudo_label, self.mim, self.ssmae)
 
     @property
     def num_unlabeled(self) -> int:

@@ -1,23 +1,10 @@
-"""Losses on logits, and the rule that turns a teacher's logits into pseudo labels."""
+"""Losses on logits."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from semimae.types import PseudoLabels
-
-
-def pseudo_label(logits: Tensor, threshold: float) -> PseudoLabels:
-    """Take the teacher's most likely class where its probability reaches ``threshold``.
-
-    Args:
-        logits: ``[U, N]``, the teacher's for the weak views.
-        threshold: Smallest probability that counts as confident, in [0, 1].
-
-    Source: arXiv:2001.07685 (FixMatch), section 2.2.
-    """
-    confidence, labels = logits.detach().float().softmax(dim=-1).max(dim=-1)
-    return PseudoLabels(labels, confidence, (confidence >= threshold).float())
 
 
 def consistency_loss(logits: Tensor, pseudo: PseudoLabels, rows: Tensor | None = None) -> Tensor:
@@ -28,11 +15,15 @@ def consistency_loss(logits: Tensor, pseudo: PseudoLabels, rows: Tensor | None =
 
     Args:
         logits: ``[U, N]`` of the strong views, or of the views ``rows`` only.
-        pseudo: The labels and weights of all ``U`` images.
+        pseudo: The labels and weights of all ``U`` images; of mixed images both labels.
         rows: ``[K]``, the images that ``logits`` belong to; all others must have weight 0.
     """
-    labels, weight = pseudo.labels, pseudo.weight
+    num_images = len(pseudo.weight)
     if rows is not None:
-        labels, weight = labels[rows], weight[rows]
-    loss = functional.cross_entropy(logits.float(), labels, reduction="none")  # [U] or [K]
-    return torch.dot(loss, weight) / pseudo.weight.shape[0]
+        pseudo = PseudoLabels(*(None if part is None else part[rows] for part in pseudo))
+    logits = logits.float()
+    loss = functional.cross_entropy(logits, pseudo.labels, reduction="none")
+    if pseudo.other_labels is not None and pseudo.share is not None:
+        other = functional.cross_entropy(logits, pseudo.other_labels, reduction="none")
+        loss = pseudo.share * loss + (1 - pseudo.share) * other
+    return torch.dot(loss, pseudo.weight) / num_images

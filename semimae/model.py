@@ -23,8 +23,11 @@ class SemiModel(nn.Module):
         """Map normalised images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
         return self.backbone(images)
 
-    def mim_loss(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the reconstruction loss of images, masked by noise ``[B, L]``."""
+    def mim_loss(self, images: Tensor, noise: Tensor, teacher: "SemiModel | None" = None) -> Tensor:
+        """Return the reconstruction loss of images, masked by noise ``[B, L]``.
+
+        ``teacher`` sees the whole images where the target is its features; ``None``: the model.
+        """
         assert self.mim is not None, "the method asked for a MIM branch that was not built"
         loss: Tensor = self.mim(self.backbone, images, noise)
         return loss

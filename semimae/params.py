@@ -15,7 +15,7 @@ from semimae.cell import Cell, Dataset
 from semimae.data.config import DataConfig
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.evaluation.config import FineTuneConfig, LinearProbeConfig
-from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig
+from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig, SSMAEConfig, StartConfig
 from semimae.mim.config import MIMConfig
 from semimae.types import Frozen, UserError
 
@@ -55,6 +55,8 @@ class Params(Frozen):
     backbone: BackboneConfig
     mim: MIMConfig
     pseudo_label: PseudoLabelConfig
+    ssmae: SSMAEConfig
+    start: StartConfig
     optim: OptimConfig
     train: TrainConfig
     linear_probe: LinearProbeConfig
@@ -98,23 +100,25 @@ class Params(Frozen):
         """
         method = self.method if method is None else method
         sections = METHOD_SECTIONS.get(method, frozenset())
-        uses_mim = "mim" in sections
+        optional = {
+            section: getattr(self, section) if section in sections else None
+            for section in ("mim", "pseudo_label", "ssmae", "start")
+        }
         chosen_ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         by_fraction = label_fraction is not None
         try:
             return Cell(
                 dataset=self.dataset,
                 method=method,
-                mask_ratio=chosen_ratio if uses_mim else None,
+                mask_ratio=chosen_ratio if "mim" in sections else None,
                 label_fraction=label_fraction if by_fraction else self.label_fraction,
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
                 data=self.data,
                 backbone=self.backbone,
-                mim=self.mim if uses_mim else None,
-                pseudo_label=self.pseudo_label if "pseudo_label" in sections else None,
                 optim=self.optim,
                 train=self.train,
+                **optional,
             )
         except ValidationError as error:
             raise UserError(explain(Cell, error.errors()[0])) from None

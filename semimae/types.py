@@ -35,6 +35,9 @@ class Batch(NamedTuple):
     weak: Tensor  # [U, C, H, W], weak view of the unlabelled images
     strong: Tensor  # [U, C, H, W], strong view of the same images
     mask_noise: Tensor  # [U, L], uniform noise; its order decides which patches are hidden
+    mix_noise: Tensor  # [U, 4], uniform noise that decides which views are mixed and how
+    unlabeled_index: Tensor  # [U], place of each unlabelled image among all of them, for per-image memory
+    progress: float  # share of the run that is done, in [0, 1)
 
 
 class Step(NamedTuple):
@@ -50,6 +53,8 @@ class PseudoLabels(NamedTuple):
     labels: Tensor  # [U], class indices
     confidence: Tensor  # [U], probability of that class
     weight: Tensor  # [U], 0 where the image is left out
+    other_labels: Tensor | None = None  # [U], of mixed images: the second class
+    share: Tensor | None = None  # [U], of mixed images: the first class's share
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,50 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from support import REPO, changed_params
+
+from semimae.cell import Cell
+from semimae.data.prepare import prepare
+from semimae.data.split import Split, make_split
+from semimae.data.store import Prepared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Sums are in the same order on every machine, and parallel test runs do not fight."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the repository; absent from most clones."""
-    folder = Path(__file__).parents[2] / "shared"
+    folder = REPO.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs {folder}, which this machine does not have")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_cell() -> Callable[..., Cell]:
+    """Make a cell that trains in a second; changes are named ``section__field``."""
+
+    def make(method: str = "semi_mae", **changes: object) -> Cell:
+        return changed_params(method=method, **changes).cell()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """scikit-learn's digits, prepared for ``small_cell``."""
+    root = tmp_path_factory.mktemp("digits")
+    prepare("digits", changed_params().data, root, root / "prepared")
+    return Prepared.read(root / "prepared")
+
+
+@pytest.fixture(scope="session")
+def digits_split(digits: Prepared) -> Split:
+    """40 labelled digits."""
+    return make_split(digits, seed=0, num_labels=40, val_fraction=0.15, include_labeled=True)

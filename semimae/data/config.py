@@ -28,10 +28,13 @@ class DataConfig(Frozen):
         le=4096,
         description="If no image has a longer side than this, all are packed into one array.",
     )
-    mean: PerChannel | None = Field(description="Per channel, in [0, 1]; null: measured by prepare.")
+    mean: PerChannel | None = Field(
+        description="Per channel, in [0, 1]; null: measured by prepare."
+    )
     std: PerChannel | None = Field(description="Per channel; null: measured by prepare.")
     test_fraction: Fraction = Field(
-        gt=0, description="Share of the images held out for testing where the dataset has no test set."
+        gt=0,
+        description="Share of the images held out for testing where the dataset has no test set.",
     )
     val_fraction: Fraction = Field(
         gt=0, description="Share of the labelled training images held out for model selection."
@@ -46,9 +49,15 @@ class DataConfig(Frozen):
         description="pad: shift by up to crop_padding pixels; resized: random resized crop."
     )
     crop_padding: int = Field(ge=0, le=64, description="Pixels, for crop=pad.")
-    crop_min_scale: float = Field(gt=0, le=1, description="Smallest share of the area, for crop=resized.")
+    crop_min_scale: float = Field(
+        gt=0, le=1, description="Smallest share of the area, for crop=resized."
+    )
     hflip: bool = Field(description="Mirror half of the views left to right.")
     randaugment_ops: int = Field(ge=0, le=8, description="Operations per strong view.")
     randaugment_magnitude: int = Field(ge=0, le=30, description="Strength of each, 0 to 30.")
-    cutout: float = Field(ge=0, le=1, description="Largest side of the erased square, share of the image.")
-    workers: int = Field(ge=0, le=256, description="Threads that decode images which are not packed.")
+    cutout: float = Field(
+        ge=0, le=1, description="Largest side of the erased square, share of the image."
+    )
+    workers: int = Field(
+        ge=0, le=256, description="Threads that decode images which are not packed."
+    )

@@ -33,7 +33,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]])
 def replaced_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of ``out`` unless there is an error."""
     temporary = out.with_name(f".{out.name}.tmp")  # a fixed name: the next run clears a killed one
-    old = out.with_name(f".{out.name}.old")
+    old = out.with_name(f".{out.name}.old.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

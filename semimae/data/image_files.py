@@ -58,7 +58,10 @@ def _require_folder(path: Path) -> None:
 
 
 def _class_folders(root: Path, folder: str) -> list[str]:
-    entries = sorted(entry for entry in (root / folder).iterdir() if entry.name[0] != ".")
+    try:
+        entries = sorted(entry for entry in (root / folder).iterdir() if entry.name[0] != ".")
+    except OSError as error:
+        raise _not_listed(error) from error
     loose = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     if loose:
         raise UserError(
@@ -72,9 +75,7 @@ def _image_files(root: Path, folder: str) -> Iterator[str]:
     """Yield the images below ``folder`` relative to ``root``; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:  # os.walk would skip what it cannot list
-        raise UserError(
-            f"{error.filename} cannot be listed ({error.strerror}); mend it."
-        ) from error
+        raise _not_listed(error) from error
 
     for parent, folders, files in os.walk(root / folder, onerror=refuse):
         folders[:] = [name for name in folders if name[0] != "."]
@@ -87,6 +88,10 @@ def _image_files(root: Path, folder: str) -> Iterator[str]:
                         f"{path!r} has a line break or no UTF-8 in its name; rename it."
                     )
                 yield path
+
+
+def _not_listed(error: OSError) -> UserError:
+    return UserError(f"{error.filename} cannot be listed ({error.strerror}); mend it.")
 
 
 def csv_manifest(root: Path, config: DataConfig) -> Source:

@@ -85,6 +85,7 @@ class TrainViews:
         batch_size: int,
         num_unlabeled: int,
         num_patches: int,
+        num_steps: int,
         device: torch.device,
     ) -> None:
         """Set up.
@@ -97,11 +98,12 @@ class TrainViews:
             batch_size: Labelled images per step.
             num_unlabeled: Unlabelled images per step; 0 if the method uses none.
             num_patches: Patches per image, for the mask's noise.
+            num_steps: Length of the run, for ``Batch.progress``.
             device: Where the views are made.
         """
         self.config, self.seed, self.device = config, seed, device
         self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
-        self.num_patches = num_patches
+        self.num_patches, self.num_steps = num_patches, num_steps
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
         self.unlabeled = split.unlabeled(prepared)
@@ -123,18 +125,22 @@ class TrainViews:
         return self.reading.pop(step).result()
 
     def _make(self, step: int) -> Step:
+        progress = step / self.num_steps
         rows = sample_rows(self.labeled, self.batch_size, self.seed, "labeled", step)
         (labeled,) = self._views(rows, ("labeled",), step)
         labels = self.labels[rows].to(self.device, non_blocking=True)
         if not self.num_unlabeled:
             nothing = labeled[:0]
-            return Step(Batch(labeled, labels, nothing, nothing, nothing), labels[:0])
+            empty = Batch(labeled, labels, *[nothing] * 4, unlabeled_index=labels[:0], progress=progress)
+            return Step(empty, labels[:0])
         rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
         weak, strong = self._views(rows, ("weak", "strong"), step)
-        noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
+        mask_noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
+        mix_noise = uniform((len(rows), 4), self.seed, "mix", step)
+        index = torch.from_numpy(np.searchsorted(self.unlabeled, rows))
+        late = [t.to(self.device, non_blocking=True) for t in (mask_noise, mix_noise, index)]
         hidden_labels = self.labels[rows].to(self.device, non_blocking=True)
-        batch = Batch(labeled, labels, weak, strong, noise.to(self.device, non_blocking=True))
-        return Step(batch, hidden_labels)
+        return Step(Batch(labeled, labels, weak, strong, *late, progress=progress), hidden_labels)
 
     def _views(self, rows: Rows, purposes: tuple[str, ...], step: int) -> list[Tensor]:
         """Return one normalised view of the rows per purpose; ``"strong"`` is the strong one."""
@@ -227,4 +233,3 @@ def _scaled(image: Image.Image, size: int, box: tuple[float, ...]) -> NDArray[np
     scaled = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     array: NDArray[np.uint8] = np.asarray(scaled).reshape(size, size, -1)
     return array
-

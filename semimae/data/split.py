@@ -176,18 +176,14 @@ def make_split(
 def _label_count(
     label_fraction: float | None, num_labels: int | None, num_rows: int, num_classes: int
 ) -> int:
-    if label_fraction is not None:
+    if num_labels is not None:
+        count, asked = num_labels, f"num_labels={num_labels}"
+        least, most = f"{num_classes}", f"{num_rows}"
+    else:
+        assert label_fraction is not None
         count = round(label_fraction * num_rows)
         asked = f"label_fraction={label_fraction:g} asks for {count} labels"
         least, most = f"{math.ceil(1e6 * num_classes / num_rows) / 1e6:g}", "1"
-    else:
-        assert num_labels is not None
-        count, asked, least, most = (
-            num_labels,
-            f"num_labels={num_labels}",
-            f"{num_classes}",
-            f"{num_rows}",
-        )
     if not num_classes <= count <= num_rows:
         raise UserError(
             f"{asked}; allowed: {least} (one for each of {num_classes} classes) to {most} "

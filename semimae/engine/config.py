@@ -19,7 +19,9 @@ class OptimConfig(Frozen):
         Field(strict=False, description="AdamW's decay rates."),
     ]
     layer_decay: float = Field(gt=0, le=1, description="Learning-rate factor per layer downwards.")
-    grad_clip: float = Field(gt=0, description="Largest gradient norm; larger ones are scaled down.")
+    grad_clip: float = Field(
+        gt=0, description="Largest gradient norm; larger ones are scaled down."
+    )
 
 
 class TrainConfig(Frozen):
@@ -32,6 +34,9 @@ class TrainConfig(Frozen):
     eval_every: int = Field(ge=1, description="Steps between evaluations on the validation split.")
     log_every: int = Field(ge=1, description="Steps that one logged value averages over.")
     save_every: int = Field(ge=1, description="Steps between checkpoints.")
+    gradient_every: int = Field(
+        ge=0, description="Steps between measurements of each loss term's gradient; 0: never."
+    )
     max_bad_steps: int = Field(
         ge=1, description="Steps in a row with a non-finite gradient after which the run ends."
     )

@@ -75,11 +75,11 @@ def fit(
     device = setup_device(cell.train)
     autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device)
-    method = METHODS[cell.method](cell.pseudo_label, cell.mim, prepared.info.num_classes).to(device)
+    method = METHODS[cell.method](cell.options, prepared.info.num_classes, split.num_unlabeled)
     state = TrainState(
         model=model,
         ema=copy.deepcopy(model).requires_grad_(False),
-        method=method,
+        method=method.to(device),
         optimizer=build_optimizer(model, model.backbone, cell.optim),
         bad_steps=torch.zeros(3, device=device),
     )
@@ -96,15 +96,21 @@ def fit(
         batch_size=cell.train.batch_size,
         num_unlabeled=cell.num_unlabeled,
         num_patches=model.backbone.num_patches,
+        num_steps=cell.train.steps,
         device=device,
     )
     val_rows = np.asarray(split.val, dtype=np.int64)
 
     def evaluate(state: TrainState) -> Row:
-        outputs = infer(state.ema, cell, prepared, val_rows)
-        picked = outputs.probabilities[torch.arange(len(val_rows)), outputs.labels]
-        accuracy = (outputs.probabilities.argmax(1) == outputs.labels).double().mean()
-        return {"val/top1": accuracy.item(), "val/loss": -picked.clamp(min=1e-12).log().mean().item()}
+        student, teacher = (infer(m, cell, prepared, val_rows) for m in (state.model, state.ema))
+        state.model.train()
+        method.observe_validation(teacher.probabilities, teacher.labels)
+        true = teacher.probabilities[torch.arange(len(val_rows)), teacher.labels]
+        return {
+            "val/top1": accuracy(teacher),
+            "val/loss": -true.clamp(min=1e-12).log().mean().item(),
+            "val/teacher_gain": accuracy(teacher) - accuracy(student),
+        }
 
     train(
         state,
@@ -118,6 +124,11 @@ def fit(
         should_stop=should_stop,
     )
     return state
+
+
+def accuracy(outputs: Outputs) -> float:
+    """Return the share of images whose most likely class is right."""
+    return (outputs.probabilities.argmax(dim=1) == outputs.labels).double().mean().item()
 
 
 def infer(model: SemiModel, cell: Cell, prepared: Prepared, rows: Rows) -> Outputs:
@@ -140,10 +151,13 @@ def load_model(path: Path, cell: Cell, prepared: Prepared) -> SemiModel:
     Raises:
         UserError: If the file is missing, damaged or of another model.
     """
-    model = model_of(cell, prepared)
     try:
         with safe_open(path, "pt") as file:
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not any(name.startswith("mim.") for name in tensors):
+            cell = cell.model_copy(update={"mim": None})  # the last of several phases had no branch
+        model = model_of(cell, prepared)
+        model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be loaded: {reason}; run `dvc repro`.") from None

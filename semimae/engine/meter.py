@@ -5,15 +5,23 @@ from torch import Tensor
 
 
 class Meter:
-    """Weighted sums of scalars; reading them is the only transfer to the host."""
+    """Weighted sums of scalars and vectors; reading them is the only transfer to the host."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # name -> [2]: sum of value * weight, sum of weights
+        self.sums: dict[str, Tensor] = {}  # name -> [2, n]: sums of value * weight, of weights
 
     def add(self, name: str, value: Tensor, weight: Tensor | None = None) -> None:
-        """Add ``weight * value`` (scalars) to the sum of ``name``; a weight of 0 adds nothing."""
-        value = value.detach().float()
-        weight = torch.ones_like(value) if weight is None else weight.detach().float()
+        """Add ``weight * value`` to the sum of ``name``; a weight of 0 adds nothing.
+
+        Args:
+            name: A vector's elements are called ``name/0``, ``name/1``, ...
+            value: A scalar or ``[n]``.
+            weight: Of the value's shape or a scalar; 1 by default.
+        """
+        value = value.detach().float().reshape(-1)
+        weight = (
+            torch.ones_like(value) if weight is None else weight.detach().float().expand_as(value)
+        )
         term = torch.stack([torch.where(weight > 0, value * weight, 0.0), weight])
         self.sums[name] = self.sums[name] + term if name in self.sums else term
 
@@ -21,7 +29,11 @@ class Meter:
         """Return the mean of every name that has weight, and start again."""
         if not self.sums:
             return {}
-        rows = torch.stack(list(self.sums.values())).tolist()
-        means = {k: s / w for k, (s, w) in zip(self.sums, rows, strict=True) if w > 0}
+        names = [
+            name if sums.shape[1] == 1 else f"{name}/{i}"
+            for name, sums in self.sums.items()
+            for i in range(sums.shape[1])
+        ]
+        totals, weights = torch.cat(list(self.sums.values()), dim=1).tolist()
         self.sums = {}
-        return means
+        return {n: t / w for n, t, w in zip(names, totals, weights, strict=True) if w > 0}

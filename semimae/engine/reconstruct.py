@@ -38,9 +38,8 @@ def reconstruct(
         The pictures, or ``None`` if the branch does not predict pixels.
     """
     mim = model.mim
-    if cell.mim is None or cell.mim.target not in ("pixels", "norm_pixels"):
+    if mim is None or cell.mim is None or cell.mim.target not in ("pixels", "norm_pixels"):
         return None
-    assert mim is not None
     device = next(model.parameters()).device
     images, _ = next(eval_batches(prepared, cell.data, rows, device, len(rows)))
     noise = uniform((len(rows), model.backbone.num_patches), cell.seed, "pictures").to(device)

@@ -4,17 +4,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.config import OptimConfig, TrainConfig
-from semimae.engine.meter import Meter
+from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.optim import cosine_lr, ema_update, set_lr
-from semimae.types import PseudoLabels, Step, UserError
+from semimae.types import Step, UserError
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error: the run continues later)
+class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
@@ -58,13 +57,19 @@ def train(
 
     while state.step < config.steps:
         lr = cosine_lr(
-            state.step, lr=optim.lr, min_lr=optim.min_lr, warmup=optim.warmup_steps, total=config.steps
+            state.step,
+            lr=optim.lr,
+            min_lr=optim.min_lr,
+            warmup=optim.warmup_steps,
+            total=config.steps,
         )
         set_lr(optimizer, lr)
         batch, hidden_labels = steps(state.step)
         with autocast():
             out = method(model, state.ema, batch)
         total = torch.stack([method.weights[k] * v.float() for k, v in out.losses.items()]).sum()
+        if config.gradient_every and state.step % config.gradient_every == 0:
+            measure_gradients(meter, out.losses, model.backbone)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         grad_norm = clip_grad_norm_(model.parameters(), optim.grad_clip)
@@ -83,7 +88,7 @@ def train(
         for name, value in (out.metrics | {"grad_norm": grad_norm}).items():
             meter.add(name, value, finite)
         if out.pseudo is not None:
-            measure_pseudo_labels(meter, out.pseudo, hidden_labels)
+            measure_pseudo_labels(meter, out.pseudo, hidden_labels, method.num_classes)
 
         last = state.step == config.steps
         if last or state.step % config.log_every == 0:  # the only place where the host waits
@@ -97,21 +102,6 @@ def train(
             checkpoints.save(state)
         if stopping:
             raise Interrupted(f"stopped after step {state.step}; the next run continues from there")
-
-
-def measure_pseudo_labels(meter: Meter, pseudo: PseudoLabels, hidden_labels: Tensor) -> None:
-    """Add coverage, confidence and, where classes are known, accuracy of pseudo labels.
-
-    ``pseudo/accuracy`` is over the images that are kept, ``pseudo/accuracy_all`` over all: the
-    first is what trains the student, the second does not depend on the threshold.
-    """
-    known = (hidden_labels >= 0).float()
-    correct = (pseudo.labels == hidden_labels).float()
-    used = known * (pseudo.weight > 0)
-    meter.add("pseudo/coverage", (pseudo.weight > 0).float().mean())
-    meter.add("pseudo/confidence", pseudo.confidence.mean())
-    meter.add("pseudo/accuracy", (correct * used).sum() / used.sum().clamp(min=1), used.sum())
-    meter.add("pseudo/accuracy_all", (correct * known).sum() / known.sum().clamp(min=1), known.sum())
 
 
 def _bad_steps(state: TrainState, config: TrainConfig) -> Row:

@@ -27,5 +27,7 @@ class FineTuneConfig(Frozen):
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_size: int = Field(ge=1, le=2**20, description="Labelled images per step.")
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average that is scored.")
-    reset_head: bool = Field(description="Start with a fresh classifier instead of the trained one.")
+    reset_head: bool = Field(
+        description="Start with a fresh classifier instead of the trained one."
+    )
     optim: OptimConfig

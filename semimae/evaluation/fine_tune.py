@@ -50,6 +50,8 @@ def fine_tune(
             "mask_ratio": None,
             "mim": None,
             "pseudo_label": None,
+            "ssmae": None,
+            "start": None,
             "train": train,
             "optim": config.optim,
         }

@@ -51,7 +51,9 @@ def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
         num_images=num_images,
         top1=proportion(int(confusion.trace()), num_images),
         top5=top5,
-        per_class=[proportion(int(confusion[c, c]), int(confusion[c].sum())) for c in range(num_classes)],
+        per_class=[
+            proportion(int(confusion[c, c]), int(confusion[c].sum())) for c in range(num_classes)
+        ],
         confusion=confusion.tolist(),
         ece=_calibration_error(probabilities.max(axis=1), predicted == labels),
         nll=float(-np.log(true_probability.clip(1e-12)).mean()),

@@ -66,7 +66,9 @@ def probe(
     return {"pool": cell.backbone.pool, "l2": best[1], "protocols": protocols}
 
 
-def fit_linear(features: Tensor, labels: Tensor, num_classes: int, l2: float, max_iter: int) -> Tensor:
+def fit_linear(
+    features: Tensor, labels: Tensor, num_classes: int, l2: float, max_iter: int
+) -> Tensor:
     """Fit multinomial logistic regression by L-BFGS to convergence, from zero weights.
 
     Minimises ``mean cross-entropy + l2 / 2 * |W|^2``; the bias is not penalised.
@@ -82,7 +84,9 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int, l2: float, ma
         ``[D + 1, num_classes]``; the last row is the bias.
     """
     x = functional.pad(features.double(), (0, 1), value=1.0)
-    weight = torch.zeros(x.shape[1], num_classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    weight = torch.zeros(
+        x.shape[1], num_classes, dtype=x.dtype, device=x.device, requires_grad=True
+    )
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=max_iter, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
     )

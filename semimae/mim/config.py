@@ -18,14 +18,16 @@ TargetName = Literal["pixels", "norm_pixels"]
 class MAEConfig(Frozen):
     """A masked autoencoder (arXiv:2111.06377) on the shared encoder."""
 
-    name: Literal["mae"] = Field(description="Masked autoencoder: the encoder sees visible patches.")
+    name: Literal["mae"] = Field(
+        description="Masked autoencoder: the encoder sees visible patches."
+    )
     lambda_mim: float = Field(ge=0, le=1000, description="Weight of the reconstruction loss.")
     target: TargetName = Field(description="What is predicted at each hidden patch.")
     decoder_dim: int = Field(ge=4, le=4096, description="Decoder width, a multiple of 4.")
     decoder_depth: int = Field(ge=1, le=32, description="Decoder blocks.")
     decoder_heads: int = Field(ge=1, le=64, description="Decoder heads; must divide decoder_dim.")
 
-    def build(self, backbone: Backbone, mask_ratio: float) -> "MAE":
+    def build(self, backbone: Backbone, mask_ratio: float) -> MAE:
         """Return the branch with fresh weights.
 
         Raises:
@@ -41,7 +43,9 @@ class MAEConfig(Frozen):
         return MAE(self, backbone, mask_ratio)
 
 
-MIMConfig = MAEConfig  # the registry: a new branch is a file, a class here and a member of this union
+MIMConfig = (
+    MAEConfig  # the registry: a new branch is a file, a class here and a member of this union
+)
 
 
 def num_hidden(num_patches: int, mask_ratio: float) -> int:

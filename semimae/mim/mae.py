@@ -7,11 +7,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
-from semimae.patches import gather_patches
-from semimae.positions import sincos_position_embedding
 from semimae.mim.config import MAEConfig
 from semimae.mim.masking import Mask, random_masking
 from semimae.mim.targets import TARGETS
+from semimae.patches import gather_patches
+from semimae.positions import sincos_position_embedding
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
 

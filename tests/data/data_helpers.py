@@ -1,13 +1,18 @@
 """Small datasets for the tests of this folder."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from semimae.data.config import DataConfig
+from semimae.data.datasets import DATASETS, Source
 from semimae.data.store import DatasetInfo, Prepared
+from semimae.types import UserError
 
+SMALL = [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab" for i in range(3)]
 DEFAULTS = {
     "root": None,
     "manifest": "manifest.csv",
@@ -69,3 +74,26 @@ def in_memory(labels: list[int], splits: list[str], names: list[str] | None = No
     )
     names = names or [f"{split}/{i}.jpg" for i, split in enumerate(splits)]
     return Prepared(info, names, np.array(labels, dtype=np.int64), np.array(splits), None)
+
+
+def load(dataset: str, root: Path, **changes: object) -> Source:
+    source = DATASETS[dataset](root, data_config(**changes))
+    assert len(source.names) == len(source.labels) == len(source.splits) == len(set(source.names))
+    return source
+
+
+def refusal(dataset: str, root: Path, **changes: object) -> str:
+    with pytest.raises(UserError) as caught:
+        load(dataset, root, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def manifest_rows(folder: Path) -> list[list[str]]:
+    with (folder / "manifest.csv").open(newline="") as file:
+        return list(csv.reader(file))[1:]

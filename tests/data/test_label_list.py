@@ -81,7 +81,8 @@ def test_a_partial_tree_gives_what_is_in_both(shared: Path, imagenet: Prepared) 
     names = [imagenet.names[row] for row in rows]
     partial = in_memory(imagenet.labels[rows].tolist(), ["train"] * len(rows), names)
     split = split_of(partial, shared / "data/imagenet_10percent.txt.gz")
-    expected = {name for name in names if name.rpartition("/")[2] in set(names_of(shared, 10))}
+    listed = set(names_of(shared, 10))
+    expected = {name for name in names if name.rpartition("/")[2] in listed}
     assert 2000 < len(expected) < 3000
     assert {names[row] for row in split.labeled} == expected
     assert split.listed == (len(expected), 128_116)

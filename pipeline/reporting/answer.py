@@ -1,0 +1,232 @@
+"""The first screen: which setting won, by how much, is it significant, what did it cost."""
+
+from pipeline.reporting.blocks import (
+    NONE,
+    Block,
+    Entry,
+    Facts,
+    Section,
+    Table,
+    Text,
+    Value,
+    accuracy,
+    count,
+    duration,
+    interval,
+    number_columns,
+    p_value,
+    percent,
+    points,
+    share,
+    text_columns,
+)
+from pipeline.reporting.compare import ALPHA, Comparison, Setting, over_seeds, setting_of, top1
+from pipeline.reporting.evidence import Result
+from pipeline.reporting.study import Study
+
+_FEW_SEEDS = 5
+_NAMED = 12  # missing cells that are named one by one on the first screen
+
+
+def answer_section(study: Study) -> Section:
+    """Answer the first questions in words, in four numbers, and for each label fraction."""
+    blocks = [*_missing(study), *(_verdict(study) if study.grid else _headline_only(study))]
+    return Section("answer", "Which setting won?", blocks)
+
+
+def judgement(comparison: Comparison, num_comparisons: int) -> str:
+    """Say in words whether a difference is shown."""
+    d = comparison.difference
+    if d.n == 1:
+        return "one seed: no interval, so no difference can be shown"
+    if d.low is None or d.high is None:
+        return "the same difference on every seed: no interval, no test"
+    if comparison.is_shown:
+        return "a difference is shown"
+    if d.low > 0 or d.high < 0:
+        return (
+            f"no difference shown: the interval excludes zero, but not after correction for "
+            f"{num_comparisons} comparisons"
+        )
+    return "no difference shown: the interval includes zero"
+
+
+def difference_value(comparison: Comparison | None) -> Value:
+    """Return a difference in points with its interval."""
+    if comparison is None:
+        return Value(NONE)
+    d = comparison.difference
+    return Value(
+        points(d.mean), interval(d.low, d.high, signed=True) or f"{d.n} seed{'s' * (d.n > 1)}"
+    )
+
+
+def cost(results: list[Result]) -> str:
+    """Return the mean training time of some runs."""
+    return duration(sum(r.seconds for r in results) / len(results))
+
+
+def _verdict(study: Study) -> list[Block]:
+    fraction = study.main_fraction
+    assert fraction is not None
+    found = study.verdicts[fraction]
+    results = study.grid[found.best]
+    spread = over_seeds(results, top1())
+    total = sum(r.seconds for r in study.evidence.results)
+    device = results[0].cell.train.device
+    seeds = f"{spread.n} seeds" if spread.n > 1 else "one seed, no interval"
+    lead = (
+        f"With {study.labels(fraction)}, validation accuracy prefers {found.best.name}: "
+        f"{percent(spread.mean)}% test top-1 ({seeds})."
+    )
+    facts = [
+        (f"Test top-1, %, {found.best.name}", accuracy(spread)),
+        (f"Points over the next{_of(found.over_next)}", difference_value(found.over_next)),
+        (
+            f"Points over the baseline{_of(found.over_baseline)}",
+            difference_value(found.over_baseline),
+        ),
+        (
+            "Cost of one such run",
+            Value(cost(results), f"{count(results[0].images_seen)} images, device {device}"),
+        ),
+    ]
+    return [
+        Text(lead, tone="lead"),
+        *_sentences(study, found.over_next, found.over_baseline),
+        Facts(facts),
+        _fraction_table(study),
+        Text(_method_of_comparison(study)),
+        Text(
+            f"The whole report: {len(study.evidence.results)} different runs, "
+            f"{duration(total)} of training in all."
+        ),
+    ]
+
+
+def _sentences(study: Study, *comparisons: Comparison | None) -> list[Block]:
+    blocks: list[Block] = []
+    for c in dict.fromkeys(c for c in comparisons if c is not None):
+        d = c.difference
+        details = (
+            [f"95% interval {interval(d.low, d.high, signed=True)}"] if d.low is not None else []
+        )
+        if c.adjusted_p is not None:
+            details.append(f"adjusted p {p_value(c.adjusted_p)}")
+        numbers = f" ({', '.join(details)})" if details else ""
+        verb = judgement(c, len(study.between_methods))
+        blocks.append(
+            Text(f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}.")
+        )
+    if not blocks:
+        blocks.append(Text("There is no other method in the grid to compare it with."))
+    return blocks
+
+
+def _fraction_table(study: Study) -> Table:
+    rows: list[list[Entry]] = []
+    for fraction, found in study.verdicts.items():
+        results = study.grid[found.best]
+        rows.append(
+            [
+                study.labels(fraction),
+                found.best.name,
+                accuracy(over_seeds(results, top1())),
+                *_versus(study, found.over_next),
+                *_versus(study, found.over_baseline),
+                cost(results),
+            ]
+        )
+    return Table(
+        "The preferred setting for each number of labels: test top-1 in %, differences in points.",
+        [
+            *text_columns("Labels", "Preferred by validation"),
+            *number_columns("Top-1 %", "Over the next"),
+            *text_columns("Shown?"),
+            *number_columns("Over supervised"),
+            *text_columns("Shown?"),
+            *number_columns("Time per run"),
+        ],
+        rows,
+        strong=study.fractions.index(study.main_fraction) if study.main_fraction else None,
+    )
+
+
+def _versus(study: Study, comparison: Comparison | None) -> list[Entry]:
+    if comparison is None:
+        return [NONE, NONE]
+    p = comparison.adjusted_p
+    shown = "yes" if comparison.is_shown else "no"
+    if comparison.difference.n == 1:
+        shown = "one seed"
+    return [difference_value(comparison), Value(shown, f"p {p_value(p)}" if p is not None else "")]
+
+
+def _method_of_comparison(study: Study) -> str:
+    n = study.num_seeds
+    text = (
+        "Mask ratios and the preferred method are chosen by validation accuracy; the test set only "
+        "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
+        "randomness of training and of the choice of labels, on one fixed test set. P-values are "
+        f"adjusted by Holm's method for all {len(study.between_methods)} comparisons between methods; "
+        f"a difference counts as shown below {ALPHA:g}."
+    )
+    if n == 1:
+        return (
+            text + " One seed: no interval and no test; add seeds to ablation.seed in params.yaml."
+        )
+    if n < _FEW_SEEDS:
+        text += (
+            f" With {n} seeds intervals are wide and only large differences can be shown: "
+            "“no difference shown” is not “no difference”."
+        )
+    return text
+
+
+def _of(comparison: Comparison | None) -> str:
+    return f", {comparison.b.name}" if comparison else ""
+
+
+def _headline_only(study: Study) -> list[Block]:
+    headline = study.evidence.headline
+    assert headline is not None, "read_evidence refuses to report nothing"
+    scores = headline.scores["classifier"]
+    setting: Setting = setting_of(headline)
+    words = f"{setting.name} with {share(setting.label_fraction)}"
+    return [
+        Text(
+            f"The headline run, {words}, reaches {percent(scores.top1.value)}% test top-1. "
+            "No run of the grid is finished, so there is nothing to compare it with.",
+            tone="lead",
+        ),
+        Facts(
+            [
+                (
+                    "Test top-1, %",
+                    Value(percent(scores.top1.value), interval(scores.top1.low, scores.top1.high)),
+                ),
+                ("Labelled images", Value(count(headline.num_labeled))),
+                ("Images seen", Value(count(headline.images_seen))),
+                (
+                    "Training time",
+                    Value(duration(headline.seconds), f"device {headline.cell.train.device}"),
+                ),
+            ]
+        ),
+    ]
+
+
+def _missing(study: Study) -> list[Block]:
+    missing = study.evidence.missing
+    if not missing:
+        return []
+    named = "; ".join(f"{m.name} ({m.reason})" for m in missing[:_NAMED])
+    more = f"; and {len(missing) - _NAMED} more, listed under Provenance" * (len(missing) > _NAMED)
+    wanted = len(study.evidence.params.grid()) + 1
+    return [
+        Text(
+            f"Incomplete: {len(missing)} of {wanted} runs that params.yaml asks for are missing, and "
+            f"are in none of the numbers: {named}{more}. `dvc repro` makes them.",
+            tone="note",
+        )
+    ]

@@ -1,0 +1,170 @@
+"""Settings side by side: which to prefer, and by how much."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.reporting.evidence import Result
+from pipeline.reporting.statistics import (
+    Difference,
+    Spread,
+    holm,
+    mean_over_seeds,
+    paired_difference,
+)
+
+Metric = Callable[[Result], float]
+BASELINE = "supervised"
+ALPHA = 0.05
+_NAMES = {"fixmatch": "FixMatch", "semi_mae": "Semi-MAE"}
+
+
+class Setting(NamedTuple):
+    """What the grid varies, apart from the seed."""
+
+    method: str
+    mask_ratio: float | None
+    label_fraction: float | None
+
+    @property
+    def name(self) -> str:
+        """A name for people, without the labels."""
+        ratio = "" if self.mask_ratio is None else f", mask {self.mask_ratio:g}"
+        return method_name(self.method) + ratio
+
+
+Grid = dict[Setting, list[Result]]
+
+
+class Comparison(NamedTuple):
+    """``a - b`` in test accuracy on the same seeds and labels."""
+
+    a: Setting
+    b: Setting
+    difference: Difference
+    adjusted_p: float | None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a difference is shown after correction for the number of comparisons."""
+        return self.adjusted_p is not None and self.adjusted_p < ALPHA
+
+    def reversed(self) -> "Comparison":
+        """Return ``b - a``."""
+        return Comparison(self.b, self.a, self.difference.reversed(), self.adjusted_p)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to prefer for one label fraction; chosen by validation accuracy, judged on the test set."""
+
+    best: Setting
+    over_next: Comparison | None  # the method that validation puts second
+    over_baseline: Comparison | None
+
+
+def method_name(method: str) -> str:
+    """Return a method's name for people."""
+    return _NAMES.get(method, method.replace("_", " ").capitalize())
+
+
+def top1(protocol: str = "classifier") -> Metric:
+    """Return the function that reads a protocol's test accuracy."""
+    return lambda result: result.scores[protocol].top1.value
+
+
+def setting_of(result: Result) -> Setting:
+    """Return a result's setting."""
+    cell = result.cell
+    return Setting(cell.method, cell.mask_ratio, cell.label_fraction)
+
+
+def by_setting(results: Iterable[Result]) -> Grid:
+    """Group results that differ in the seed only; the order of first appearance is kept."""
+    grid: Grid = defaultdict(list)
+    for result in results:
+        grid[setting_of(result)].append(result)
+    return dict(grid)
+
+
+def fractions(grid: Grid) -> list[float]:
+    """Return the label fractions, ascending."""
+    return sorted({s.label_fraction for s in grid if s.label_fraction is not None})
+
+
+def over_seeds(results: Iterable[Result], metric: Metric) -> Spread:
+    """Return a metric's mean and interval over seeds."""
+    return mean_over_seeds([metric(result) for result in results])
+
+
+def ranked(grid: Grid, label_fraction: float) -> list[Setting]:
+    """Return each method's best setting for a label fraction, best method first.
+
+    The validation split alone decides, here and between mask ratios, so that the test accuracies
+    that are compared afterwards took no part in the choice. Of equals the first in the grid.
+    """
+    best: dict[str, Setting] = {}
+
+    def quality(setting: Setting) -> float:
+        return over_seeds(grid[setting], lambda result: result.val_top1).mean
+
+    for setting in grid:
+        if setting.label_fraction == label_fraction:
+            before = best.setdefault(setting.method, setting)
+            if quality(setting) > quality(before):
+                best[setting.method] = setting
+    return sorted(best.values(), key=quality, reverse=True)
+
+
+def method_comparisons(grid: Grid) -> list[Comparison]:
+    """Compare all pairs of methods, each at its best mask ratio, for each label fraction."""
+    order = list(dict.fromkeys(setting.method for setting in grid))
+    pairs: list[tuple[Setting, Setting]] = []
+    for fraction in fractions(grid):
+        settings = sorted(ranked(grid, fraction), key=lambda s: order.index(s.method))
+        pairs += [(b, a) for a, b in itertools.combinations(settings, 2)]
+    return _compare(grid, pairs)
+
+
+def ratio_comparisons(grid: Grid) -> list[Comparison]:
+    """Compare a method's other mask ratios with its best one, for each label fraction."""
+    pairs = [
+        (best, other)
+        for fraction in fractions(grid)
+        for best in ranked(grid, fraction)
+        for other in grid
+        if other != best
+        and (other.method, other.label_fraction) == (best.method, best.label_fraction)
+    ]
+    return _compare(grid, pairs)
+
+
+def verdict(grid: Grid, label_fraction: float, comparisons: Sequence[Comparison]) -> Verdict:
+    """Say what to prefer for a label fraction, from the comparisons of the methods."""
+    best, *others = ranked(grid, label_fraction)
+
+    def over(other: Setting | None) -> Comparison | None:
+        for comparison in comparisons:
+            if (comparison.a, comparison.b) == (best, other):
+                return comparison
+            if (comparison.b, comparison.a) == (best, other):
+                return comparison.reversed()
+        return None
+
+    baseline = next((s for s in others if s.method == BASELINE), None)
+    return Verdict(best, over(others[0] if others else None), over(baseline))
+
+
+def _compare(grid: Grid, pairs: Iterable[tuple[Setting, Setting]]) -> list[Comparison]:
+    def accuracies(setting: Setting) -> dict[int, float]:
+        return {result.cell.seed: top1()(result) for result in grid[setting]}
+
+    found = [
+        Comparison(a, b, difference, None)
+        for a, b in pairs
+        if (difference := paired_difference(accuracies(a), accuracies(b))) is not None
+    ]
+    adjusted = holm([comparison.difference.p for comparison in found])
+    return [c._replace(adjusted_p=p) for c, p in zip(found, adjusted, strict=True)]

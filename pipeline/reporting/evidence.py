@@ -1,0 +1,172 @@
+"""All that a report is made of, read from the stage files."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.workspace import HEADLINE
+from semimae.cell import Cell, cell_id
+from semimae.data.store import INFO, DatasetInfo
+from semimae.evaluation.metrics import Scores
+from semimae.params import Params
+from semimae.types import UserError
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A cell that is trained and scored."""
+
+    cell: Cell
+    identity: str
+    folders: tuple[Path, ...]  # all that hold this very cell; files are read from the first
+    num_labeled: int
+    num_unlabeled: int
+    num_val: int
+    scores: dict[str, Scores]  # by protocol
+    pool: str  # of the features that the linear probe and k-NN see
+    history: list[Row]
+    validation: list[Row]
+    seconds: float
+
+    @property
+    def val_top1(self) -> float:
+        """Validation accuracy of the weights that are scored: the last ones."""
+        return self.validation[-1]["val/top1"]
+
+    @property
+    def images_seen(self) -> int:
+        """Labelled and unlabelled images of all steps, repetitions included."""
+        return self.cell.train.steps * self.cell.images_per_step
+
+    def last(self, key: str) -> float | None:
+        """Return the last logged value of a metric, if the method logs it."""
+        return next((row[key] for row in reversed(self.history) if key in row), None)
+
+    @property
+    def pictures(self) -> Path | None:
+        """Reconstructions, where the method makes some."""
+        path = self.folders[0] / "train" / "reconstructions.npz"
+        return path if path.is_file() else None
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """A cell that is asked for and has no scores."""
+
+    name: str
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was asked for and what is there. A cell counts once, whatever folders hold it."""
+
+    params: Params
+    dataset: DatasetInfo | None
+    grid: list[Result]
+    headline: Result | None
+    missing: list[Missing]
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """The grid's cells, and the headline if it is none of them."""
+        twins = {result.identity for result in self.grid}
+        extra = [self.headline] if self.headline and self.headline.identity not in twins else []
+        return [*self.grid, *extra]
+
+
+def read_evidence(root: Path, params: Params) -> Evidence:
+    """Read the runs that the params ask for; folders of anything else are ignored.
+
+    Raises:
+        UserError: If no run is finished.
+    """
+    info = root / "prepared" / INFO
+    dataset = DatasetInfo.model_validate_json(info.read_bytes()) if info.is_file() else None
+    folders = _folders_by_cell(root / "runs")
+    grid, missing = [], []
+    for cell in params.grid():
+        result = _first_finished(cell, folders[cell], dataset)
+        if isinstance(result, Result):
+            grid.append(result)
+        else:
+            missing.append(Missing(cell.name, _grid_folder(cell, params), result))
+    cell = params.cell()
+    held = [folder for folder in folders[cell] if folder.name == HEADLINE]
+    headline = _first_finished(cell, held, dataset)
+    if not isinstance(headline, Result):
+        missing.insert(0, Missing(f"headline: {cell.name}", HEADLINE, headline))
+    if not grid and not isinstance(headline, Result):
+        raise UserError("runs/ holds no finished run that params.yaml asks for; run `dvc repro`.")
+    found = headline if isinstance(headline, Result) else None
+    return Evidence(params, dataset, grid, found, missing)
+
+
+def _folders_by_cell(runs: Path) -> dict[Cell, list[Path]]:
+    """Return the folders of each cell, grid before headline."""
+    folders: dict[Cell, list[Path]] = defaultdict(list)
+    paths = sorted(runs.glob("*/config.json"), key=lambda p: (p.parent.name == HEADLINE, p))
+    for path in paths:
+        try:
+            folders[Cell.read(path)].append(path.parent)
+        except UserError:  # of another version: nothing asks for it
+            continue
+    return folders
+
+
+def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None) -> Result | str:
+    """Return the cell's result, or why there is none."""
+    reason = "not started"
+    for folder in folders:
+        if not (folder / "split.json").is_file():
+            reason = "no split"
+        elif not (folder / "train" / "timing.json").is_file():
+            reason = "not trained"
+        elif not (folder / "linear_probe.json").is_file():
+            reason = "trained, not scored"
+        else:
+            split = _json(folder / "split.json")
+            if dataset is not None and split["fingerprint"] != dataset.fingerprint:
+                reason = "made from another version of the dataset"
+                continue
+            identity = cell_id(folder)
+            same = [f for f in folders if (f / "split.json").is_file() and cell_id(f) == identity]
+            return _read(cell, identity, (folder, *(f for f in same if f != folder)), split)
+    return reason
+
+
+def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str, Any]) -> Result:
+    folder, train = folders[0], folders[0] / "train"
+    probed = _json(folder / "linear_probe.json")
+    protocols = probed["protocols"]
+    if (tuned := folder / "fine_tune.json").is_file():
+        protocols |= _json(tuned)["protocols"]
+    return Result(
+        cell=cell,
+        identity=identity,
+        folders=folders,
+        num_labeled=len(split["labeled"]),
+        num_unlabeled=split["num_unlabeled"],
+        num_val=len(split["val"]),
+        scores={name: Scores.model_validate(value) for name, value in protocols.items()},
+        pool=probed["pool"],
+        history=_json(train / "history.json"),
+        validation=_json(train / "validation.json"),
+        seconds=max(row["seconds"] for row in _json(train / "timing.json")),
+    )
+
+
+def _grid_folder(cell: Cell, params: Params) -> str:
+    """Return the first folder in which the grid's stages make the cell."""
+    ratio = params.ablation.mask_ratio[0] if cell.mask_ratio is None else cell.mask_ratio
+    return f"{cell.method}-{ratio}-{cell.label_fraction}-{cell.seed}"
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,209 @@
+"""All settings side by side: leaderboard, paired differences, effects of mask ratio and labels."""
+
+from pipeline.reporting.answer import cost, difference_value, judgement
+from pipeline.reporting.blocks import (
+    Block,
+    Entry,
+    Figure,
+    Figures,
+    Section,
+    Table,
+    Text,
+    accuracy,
+    count,
+    number_columns,
+    p_value,
+    percent,
+    text_columns,
+)
+from pipeline.reporting.compare import Comparison, Setting, over_seeds, top1
+from pipeline.reporting.figures import Points, points_with_intervals
+from pipeline.reporting.plotting import method_look
+from pipeline.reporting.study import Study
+
+_PROTOCOLS = ("classifier", "linear_probe", "knn")
+
+
+def leaderboard_section(study: Study) -> Section:
+    """Rank all settings, a table for each label fraction."""
+    blocks: list[Block] = [
+        Text(
+            "Means over seeds with 95% t intervals, in %. Sorted by the classifier's test accuracy; "
+            "the stressed row is the one that validation accuracy prefers."
+        )
+    ]
+    for fraction in study.fractions:
+        settings = [s for s in study.grid if s.label_fraction == fraction]
+        settings.sort(key=lambda s: -over_seeds(study.grid[s], top1()).mean)
+        blocks.append(
+            Table(
+                study.labels(fraction),
+                [
+                    *text_columns("Setting"),
+                    *number_columns(
+                        "Classifier",
+                        "Linear probe",
+                        "k-NN",
+                        "Validation",
+                        "Seeds",
+                        "Images seen",
+                        "Time",
+                    ),
+                ],
+                [_row(study, setting) for setting in settings],
+                strong=settings.index(study.verdicts[fraction].best),
+            )
+        )
+    return Section("leaderboard", "Leaderboard", blocks)
+
+
+def effects_section(study: Study) -> Section:
+    """Draw accuracy over mask ratio and over label fraction."""
+    blocks: list[Block] = []
+    masked = [f for f in study.fractions if any(s.mask_ratio for s in study.grid)]
+    if masked:
+        blocks += [
+            Text(
+                "Points: mean test accuracy over seeds with its 95% t interval. Dashed lines and bands: "
+                "methods without a mask ratio."
+            ),
+            Figures([_over_mask_ratio(study, fraction) for fraction in masked]),
+        ]
+    else:
+        blocks.append(Text("No finished method of the grid has a mask ratio."))
+    if len(study.fractions) > 1:
+        blocks.append(Figures([_over_labels(study)]))
+    else:
+        blocks.append(
+            Text(
+                "One label fraction in the grid: no curve over labels. See ablation.label_fraction."
+            )
+        )
+    return Section("effects", "Mask ratio and number of labels", blocks)
+
+
+def differences_section(study: Study) -> Section:
+    """List all paired differences, whatever they are."""
+    blocks: list[Block] = []
+    if study.between_methods:
+        blocks.append(
+            _difference_table(
+                study,
+                "Between methods, each at the mask ratio that validation prefers.",
+                study.between_methods,
+            )
+        )
+    if study.between_ratios:
+        blocks.append(
+            _difference_table(
+                study,
+                "Between mask ratios of one method: the one that validation prefers, less another.",
+                study.between_ratios,
+            )
+        )
+    if not blocks:
+        blocks.append(Text("One setting per label fraction: nothing to compare."))
+    return Section("differences", "Paired differences", blocks)
+
+
+def _row(study: Study, setting: Setting) -> list[Entry]:
+    results = study.grid[setting]
+    return [
+        setting.name,
+        *(accuracy(over_seeds(results, top1(protocol))) for protocol in _PROTOCOLS),
+        percent(over_seeds(results, lambda r: r.val_top1).mean),
+        str(len(results)),
+        count(results[0].images_seen),
+        cost(results),
+    ]
+
+
+def _difference_table(study: Study, caption: str, comparisons: list[Comparison]) -> Table:
+    rows: list[list[Entry]] = [
+        [
+            study.labels(c.a.label_fraction or 0),
+            f"{c.a.name} − {c.b.name}",
+            difference_value(c),
+            str(c.difference.n),
+            p_value(c.difference.p),
+            p_value(c.adjusted_p),
+            judgement(c, len(comparisons)),
+        ]
+        for c in comparisons
+    ]
+    return Table(
+        f"{caption} Test top-1 in points, on the same seeds; p adjusted by Holm for the "
+        f"{len(comparisons)} rows of this table.",
+        [
+            *text_columns("Labels", "Difference"),
+            *number_columns("Mean [95% interval]", "Seeds", "p", "Adjusted p"),
+            *text_columns("Verdict"),
+        ],
+        rows,
+    )
+
+
+def _points(study: Study, settings: list[Setting], positions: list[float]) -> Points:
+    method = settings[0].method
+    color, marker = method_look(study.methods, method)
+    spreads = [over_seeds(study.grid[setting], top1()) for setting in settings]
+    name = settings[0]._replace(mask_ratio=None).name
+    return Points(name, color, marker, positions, spreads)
+
+
+def _over_mask_ratio(study: Study, fraction: float) -> Figure:
+    series, ticks = [], {}
+    for method in study.methods:
+        settings = [s for s in study.grid if (s.method, s.label_fraction) == (method, fraction)]
+        settings.sort(key=lambda s: s.mask_ratio or 0)
+        ratios = [s.mask_ratio for s in settings if s.mask_ratio is not None]
+        ticks |= {ratio: f"{ratio:g}" for ratio in ratios}
+        if settings:
+            series.append(_points(study, settings, ratios))
+    settings = [s for s in study.grid if s.label_fraction == fraction]
+    return Figure(
+        name=f"mask_ratio_{fraction:g}",
+        alt=f"Test accuracy over mask ratio with {study.labels(fraction)}, one line per method.",
+        caption=f"Accuracy over mask ratio, {study.labels(fraction)}.",
+        svg=points_with_intervals(series, ticks or {0.5: "0.5"}, "mask ratio"),
+        table=_means_table(study, settings),
+        command=study.command,
+    )
+
+
+def _over_labels(study: Study) -> Figure:
+    series, shown = [], []
+    for method in study.methods:
+        settings = [
+            s for f in study.fractions for s in study.best_settings(f) if s.method == method
+        ]
+        if settings:
+            positions = [float(s.label_fraction or 0) for s in settings]
+            series.append(_points(study, settings, positions))
+            shown += settings
+    ticks = {f: f"{100 * f:g}%\n{count(study.num_labeled(f))}" for f in study.fractions}
+    return Figure(
+        name="label_fraction",
+        alt="Test accuracy over the share of labelled images, one line per method.",
+        caption="Accuracy over labels; each method at the mask ratio that validation prefers there.",
+        svg=points_with_intervals(series, ticks, "label fraction and labelled images", log=True),
+        table=_means_table(study, shown),
+        command=study.command,
+    )
+
+
+def _means_table(study: Study, settings: list[Setting]) -> Table:
+    return Table(
+        "Test top-1 in % with 95% t intervals over seeds.",
+        [*text_columns("Setting", "Labels"), *number_columns("Top-1 %", "Seeds")],
+        [
+            [
+                s.name,
+                study.labels(s.label_fraction or 0),
+                accuracy(over_seeds(study.grid[s], top1())),
+                str(len(study.grid[s])),
+            ]
+            for s in settings
+        ],
+        folded=True,
+    )

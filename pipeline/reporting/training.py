@@ -1,0 +1,162 @@
+"""What happened during training: curves over steps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.reporting.blocks import (
+    Block,
+    Entry,
+    Figure,
+    Figures,
+    Section,
+    Table,
+    Text,
+    Value,
+    count,
+    number_columns,
+)
+from pipeline.reporting.compare import Setting
+from pipeline.reporting.evidence import Result, Row
+from pipeline.reporting.figures import Curve, curves, lines
+from pipeline.reporting.headline import headline_command
+from pipeline.reporting.plotting import method_look
+from pipeline.reporting.study import Study
+
+_MAX_ROWS = 16  # of a folded table; the stage files hold every step
+_LOSS = "loss/"
+
+
+def training_section(study: Study) -> Section:
+    """Draw validation accuracy, the pseudo labels' quality and use, and the headline's losses."""
+    blocks: list[Block] = []
+    figures = [
+        figure
+        for fraction in study.fractions
+        for figure in (
+            _figure(study, fraction, "learning", {"val/top1": "validation top-1, %"}),
+            _figure(
+                study,
+                fraction,
+                "pseudo_labels",
+                {"pseudo/accuracy": "accuracy, %", "pseudo/coverage": "coverage, %"},
+            ),
+            _figure(study, fraction, "gradient_cosine", {"gradient/cosine": "cosine"}),
+        )
+        if figure is not None
+    ]
+    if figures:
+        blocks += [
+            Text(
+                "Lines: mean over seeds, each method at the mask ratio that validation prefers. Shades: "
+                "lowest to highest seed. Coverage is the share of unlabelled images whose pseudo label is "
+                "used; accuracy is of those, known here because the labels were only hidden."
+            ),
+            Figures(figures),
+        ]
+    if study.evidence.headline:
+        blocks.append(Figures([_losses(study.evidence.headline)]))
+    return Section("training", "Training", blocks)
+
+
+_CAPTIONS = {
+    "learning": "Validation accuracy of the averaged weights",
+    "pseudo_labels": "Accuracy and coverage of the pseudo labels",
+    "gradient_cosine": "Agreement of the two unlabelled terms: cosine of their gradients",
+}
+
+
+def _figure(study: Study, fraction: float, name: str, keys: Mapping[str, str]) -> Figure | None:
+    settings = study.best_settings(fraction)
+    panels = {
+        label: [c for s in settings if (c := _curve(study, s, key)) is not None]
+        for key, label in keys.items()
+    }
+    if not all(panels.values()):
+        return None
+    caption = f"{_CAPTIONS[name]}, {study.labels(fraction)}."
+    return Figure(
+        name=f"{name}_{fraction:g}",
+        alt=f"{caption[:-1]}, over training steps, one line per method.",
+        caption=caption,
+        svg=curves(panels),
+        table=_table(panels),
+        command=study.command,
+    )
+
+
+def _curve(study: Study, setting: Setting, key: str) -> Curve | None:
+    """Return a metric at the steps at which all seeds have it."""
+    by_step = [
+        {row["step"]: row[key] for row in _rows(result, key) if key in row}
+        for result in study.grid[setting]
+    ]
+    steps = sorted(set.intersection(*(set(values) for values in by_step)))
+    if not steps:
+        return None
+    values = np.array([[seed[step] for step in steps] for seed in by_step])
+    return Curve(
+        setting.name, method_look(study.methods, setting.method)[0], np.array(steps), values
+    )
+
+
+def _rows(result: Result, key: str) -> list[Row]:
+    return result.validation if key.startswith("val/") else result.history
+
+
+def _table(panels: Mapping[str, Sequence[Curve]]) -> Table:
+    drawn = [(label, curve) for label, panel in panels.items() for curve in panel]
+    names = [
+        curve.label if len(panels) == 1 else f"{curve.label}: {label}" for label, curve in drawn
+    ]
+    found = [
+        {
+            step: Value(f"{100 * v.mean():.1f}", f"[{100 * v.min():.1f}, {100 * v.max():.1f}]")
+            for step, v in zip(curve.steps.tolist(), curve.values.T, strict=True)
+        }
+        for _, curve in drawn
+    ]
+    rows: list[list[Entry]] = [
+        [count(step), *(values.get(step, "") for values in found)]
+        for step in _thinned(sorted(set().union(*found)))
+    ]
+    return Table("Mean and range of the seeds.", number_columns("Step", *names), rows, folded=True)
+
+
+def _losses(headline: Result) -> Figure:
+    rows = headline.history
+    names = sorted({key for row in rows for key in row if key.startswith(_LOSS)})
+    names.sort(key=lambda name: name != f"{_LOSS}total")
+    steps = _thinned([row["step"] for row in rows])
+    by_step = {row["step"]: row for row in rows}
+    return Figure(
+        name="losses",
+        alt="Loss terms of the headline run over training steps.",
+        caption="Loss terms of the headline run, unweighted; total is the weighted sum.",
+        svg=lines(
+            {
+                name.removeprefix(_LOSS): (
+                    [row["step"] for row in rows if name in row],
+                    [row[name] for row in rows if name in row],
+                )
+                for name in names
+            },
+            "loss",
+        ),
+        table=Table(
+            "Loss terms.",
+            number_columns("Step", *(name.removeprefix(_LOSS) for name in names)),
+            [
+                [count(s), *(f"{by_step[s][n]:.3f}" if n in by_step[s] else "" for n in names)]
+                for s in steps
+            ],
+            folded=True,
+        ),
+        command=headline_command(headline.cell),
+    )
+
+
+def _thinned(steps: Sequence[float]) -> list[float]:
+    """Return at most ``_MAX_ROWS`` of the steps, the last among them."""
+    stride = -(-len(steps) // _MAX_ROWS)
+    return list(steps[::-1][::stride][::-1])

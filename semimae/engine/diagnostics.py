@@ -1,0 +1,63 @@
+"""What is measured beside the training: pseudo labels, and how the loss terms pull."""
+
+import torch
+from torch import Tensor, nn
+
+from semimae.engine.meter import Meter
+from semimae.types import PseudoLabels
+
+MAX_CLASS_CURVES = 20  # more classes than this get no curve each
+
+
+def measure_pseudo_labels(
+    meter: Meter, pseudo: PseudoLabels, hidden_labels: Tensor, num_classes: int
+) -> None:
+    """Add coverage, confidence and, where classes are known, accuracy of pseudo labels.
+
+    ``pseudo/accuracy`` is over the images that count, weighted as they count: it is what trains
+    the student. ``pseudo/accuracy_all`` is over all images: it does not depend on the threshold.
+    ``pseudo/class_coverage`` is, per class, the share of all images that count as that class.
+
+    Args:
+        meter: Takes the values.
+        pseudo: The labels of ``U`` images.
+        hidden_labels: ``[U]``, their true classes, -1 where unknown.
+        num_classes: Number of classes.
+    """
+    known = (hidden_labels >= 0).float()
+    correct = (pseudo.labels == hidden_labels).float()
+    used = known * pseudo.weight
+    meter.add("pseudo/coverage", pseudo.weight.mean())
+    meter.add("pseudo/confidence", pseudo.confidence.mean())
+    meter.add("pseudo/accuracy", _ratio(correct * used, used), used.sum())
+    meter.add("pseudo/accuracy_all", _ratio(correct * known, known), known.sum())
+    if num_classes <= MAX_CLASS_CURVES:
+        counts = pseudo.weight.new_zeros(num_classes).scatter_add(0, pseudo.labels, pseudo.weight)
+        meter.add("pseudo/class_coverage", counts / len(pseudo.weight))
+
+
+def measure_gradients(meter: Meter, losses: dict[str, Tensor], encoder: nn.Module) -> None:
+    """Add the norm of each term's gradient in the encoder, and how far two of them agree.
+
+    ``gradient/cosine`` is between the consistency and the reconstruction term: above 0 the MIM
+    branch moves the shared weights to where the pseudo labels pull them too.
+    """
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    gradients = {}
+    for name, loss in losses.items():
+        parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        flat = [
+            torch.zeros_like(p) if part is None else part
+            for p, part in zip(parameters, parts, strict=True)
+        ]
+        gradients[name] = torch.cat([part.flatten().float() for part in flat])
+        meter.add(f"gradient/{name}", gradients[name].norm())
+    if {"consistency", "reconstruction"} <= gradients.keys():
+        ours, theirs = gradients["consistency"], gradients["reconstruction"]
+        product = ours.norm() * theirs.norm()
+        cosine = torch.dot(ours, theirs) / product.clamp(min=1e-20)
+        meter.add("gradient/cosine", cosine, product > 0)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    return part.sum() / whole.sum().clamp(min=1e-12)

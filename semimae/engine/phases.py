@@ -1,0 +1,118 @@
+"""Methods that train in several phases. A finished phase is kept and shared by all cells that need it."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from semimae.cell import Cell
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.engine.fit import fit, load_model, save_model
+from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
+from semimae.model import SemiModel
+
+
+def phases(cell: Cell) -> list[Cell]:
+    """Return the cells that a cell trains one after the other; most are their own only phase."""
+    names = METHOD_PHASES.get(cell.method, (cell.method,))
+    if len(names) == 1:
+        return [cell]
+    assert cell.start is not None
+    steps = {"mae": cell.start.mae_steps, "supervised": cell.start.supervised_steps}
+    made = []
+    for name in names:
+        last = name == names[-1]
+        # The MIM branch serves the pretraining alone: of semi_vit's sections too, the last phase
+        # takes what its own class reads.
+        wanted = METHOD_SECTIONS[name] - {"start"} - ({"mim"} if last else set())
+        update: dict[str, Any] = {
+            section: getattr(cell, section) if section in wanted else None
+            for section in ("mim", "pseudo_label", "ssmae", "start")
+        }
+        update |= {"method": name, "mask_ratio": cell.mask_ratio if update["mim"] else None}
+        if not last:
+            update["train"] = cell.train.model_copy(update={"steps": max(1, steps[name])})
+        if last or steps[name]:
+            made.append(cell.model_copy(update=update))
+    return made
+
+
+def fit_phases(
+    cell: Cell,
+    prepared: Prepared,
+    split: Split,
+    *,
+    resume: Path,
+    finished: Path,
+    on_row: Callable[[str, Row], None],
+    should_stop: Callable[[], bool],
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """Train all phases of a cell.
+
+    Args:
+        cell: What to train.
+        prepared: The images.
+        split: Which of them are labelled, unlabelled and for validation.
+        resume: Folder for the checkpoints of this cell.
+        finished: Folder in which finished phases are kept, for all cells.
+        on_row: Is told of the rows of the last phase.
+        should_stop: Asked once per step.
+
+    Returns:
+        The last phase's state, and what the phases before it cost.
+    """
+    *starts, last = phases(cell)
+    model: SemiModel | None = None
+    costs = []
+    for phase in starts:
+        path = finished / f"{phase_key(phase, prepared, split)}.safetensors"
+        if not path.is_file():
+            state = fit(
+                phase,
+                prepared,
+                split,
+                checkpoints=Checkpoints(resume / phase.method),
+                on_row=lambda kind, row: None,
+                should_stop=should_stop,
+                start=_adapted(model, phase),
+            )
+            finished.mkdir(parents=True, exist_ok=True)
+            save_model(state.ema, phase, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+        model = load_model(path, phase, prepared)
+        images = phase.train.steps * phase.images_per_step
+        costs.append({"method": phase.method, "steps": phase.train.steps, "images": images})
+    state = fit(
+        last,
+        prepared,
+        split,
+        checkpoints=Checkpoints(resume),
+        on_row=on_row,
+        should_stop=should_stop,
+        start=_adapted(model, last),
+    )
+    return state, costs
+
+
+def phase_key(phase: Cell, prepared: Prepared, split: Split) -> str:
+    """Return the identity of a phase before the last one.
+
+    Pretraining reads no labels: it is the same for every number of labels, as long as the
+    unlabelled images are the same.
+    """
+    if "mim" in METHOD_SECTIONS[phase.method]:
+        phase = phase.model_copy(update={"label_fraction": None, "num_labels": None})
+        rows = split.unlabeled(prepared).tobytes()
+    else:
+        rows = split.model_dump_json().encode()
+    content = phase.model_dump_json().encode() + prepared.info.fingerprint.encode() + rows
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _adapted(model: SemiModel | None, phase: Cell) -> SemiModel | None:
+    """Drop the MIM branch where the phase has none."""
+    if model is None or phase.mim is not None:
+        return model
+    return SemiModel(model.backbone, None)  # type: ignore[arg-type]

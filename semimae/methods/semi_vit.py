@@ -1,0 +1,20 @@
+"""Semi-ViT: pseudo labels from a moving average that starts from fine-tuned weights."""
+
+from semimae.methods.config import MethodOptions
+from semimae.methods.pseudo import PseudoLabelMethod
+
+
+class SemiViT(PseudoLabelMethod):
+    """Semi-ViT (arXiv:2208.05688, sections 3.1 to 3.3).
+
+    The run starts from masked pretraining and supervised fine-tuning (section ``start`` of
+    params.yaml; 0 steps of either leave it out), the teacher is the moving average, and strong
+    views are mixed by confidence. Deviations: the views are this project's; the labelled views are
+    not mixed; the moving average starts from the fine-tuned weights, not from their average.
+    """
+
+    def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
+        assert options.pseudo_label is not None
+        fixed = {"teacher": "ema", "mixup": True}
+        config = options.pseudo_label.model_copy(update=fixed)
+        super().__init__(options._replace(pseudo_label=config), num_classes, num_unlabeled)

@@ -1,0 +1,86 @@
+"""SSMAE: pseudo labels need two agreeing views and an open gate; all images are reconstructed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from semimae.losses import consistency_loss
+from semimae.methods.base import Method
+from semimae.methods.config import MethodOptions
+from semimae.model import SemiModel
+from semimae.types import Batch, PseudoLabels, StepOutput
+
+
+class SSMAE(Method):
+    """SSMAE (arXiv:2601.20072, section 3).
+
+    A pseudo label is accepted if the predictions on the weak and on the strong view agree and both
+    reach the threshold, and is then kept for the run. Nothing is accepted before the gate opens:
+    when confident predictions on the validation split are accurate enough.
+
+    Deviations: the gate looks at a validation split taken from the training data (the released code
+    used the test set); the labels come from the moving average; the loss is taken on strong views;
+    the reconstruction is of the weak views of the unlabelled images, which include the labelled
+    ones where ``data.include_labeled``.
+    """
+
+    gate: Tensor
+    memory: Tensor
+
+    def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
+        super().__init__(options, num_classes, num_unlabeled)
+        self.register_buffer("gate", torch.zeros(()))  # 1: open
+        self.register_buffer("memory", torch.full((num_unlabeled,), -1))
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        assert self.options.pseudo_label is not None
+        assert self.options.mim is not None
+        return {
+            "supervised": 1.0,
+            "consistency": self.options.pseudo_label.lambda_u,
+            "reconstruction": self.options.mim.lambda_mim,
+        }
+
+    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
+        pseudo = self.accept(teacher, batch)
+        logits = model(torch.cat([batch.labeled, batch.strong]))
+        labeled, strong = logits.tensor_split([len(batch.labeled)])
+        losses = {
+            "supervised": functional.cross_entropy(labeled.float(), batch.labels),
+            "consistency": consistency_loss(strong, pseudo),
+            "reconstruction": model.mim_loss(batch.weak, batch.mask_noise, teacher),
+        }
+        return StepOutput(losses, {"pseudo/gate": self.gate.clone()}, pseudo)
+
+    @torch.no_grad()
+    def accept(self, teacher: SemiModel, batch: Batch) -> PseudoLabels:
+        """Label the images of a batch and remember the labels that are accepted."""
+        config, options = self.options.pseudo_label, self.options.ssmae
+        assert config is not None
+        assert options is not None
+        views = torch.cat([batch.weak, batch.strong])
+        weak, strong = teacher(views).float().softmax(dim=-1).chunk(2)
+        (confidence, labels), (sure, same) = weak.max(dim=-1), strong.max(dim=-1)
+        agree = (labels == same) & (torch.minimum(confidence, sure) >= config.threshold)
+        accepted = agree & (self.gate > 0) & (batch.progress >= options.gate_start)
+        remembered = self.memory[batch.unlabeled_index]
+        if options.memory:
+            known = remembered >= 0
+            labels = torch.where(known, remembered, labels)
+            self.memory.index_copy_(
+                0, batch.unlabeled_index, torch.where(accepted & ~known, labels, remembered)
+            )
+            accepted = accepted | known
+        return PseudoLabels(labels, confidence, accepted.float())
+
+    def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
+        config, options = self.options.pseudo_label, self.options.ssmae
+        assert config is not None
+        assert options is not None
+        confidence, predicted = probabilities.max(dim=-1)
+        sure = confidence >= config.threshold
+        accuracy = (predicted == labels)[sure].float().mean() if sure.any() else torch.zeros(())
+        self.gate.fill_(float(accuracy >= options.gate_accuracy))

@@ -1,0 +1,47 @@
+"""What the tests of several folders build on."""
+
+from pathlib import Path
+from typing import Any
+
+from semimae.params import Params
+
+REPO = Path(__file__).parents[1]
+
+# Over params.yaml: as small as it can be while every option still has an effect.
+SMALL = {
+    "dataset": "digits",
+    "mask_ratio": 0.75,
+    "label_fraction": None,
+    "num_labels": 40,
+    "data__image_size": 8,
+    "data__channels": 1,
+    "backbone__patch_size": 2,
+    "backbone__embed_dim": 16,
+    "backbone__depth": 2,
+    "backbone__num_heads": 2,
+    "mim__decoder_dim": 8,
+    "mim__decoder_heads": 2,
+    "optim__warmup_steps": 2,
+    "train__steps": 8,
+    "train__batch_size": 4,
+    "train__mu": 2,
+    "train__eval_every": 3,
+    "train__log_every": 2,
+    "train__save_every": 3,
+    "train__device": "cpu",
+    "train__precision": "fp32",
+    "train__threads": 1,
+}
+
+
+def changed_params(**changes: object) -> Params:
+    """Return params.yaml with ``SMALL`` and the changes applied; keys are ``section__field``."""
+    tree: dict[str, Any] = Params.read(REPO / "params.yaml").model_dump()
+    for key, value in (SMALL | changes).items():
+        *sections, name = key.split("__")
+        node = tree
+        for section in sections:
+            node = node[section]
+        assert name in node, key
+        node[name] = value
+    return Params.model_validate(tree)
