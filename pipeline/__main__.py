@@ -1,12 +1,12 @@
-"""The command line: ``python -m pipeline COMMAND``. Each command's heavy imports wait for its call."""
+"""The command line: ``python -m pipeline COMMAND``. Heavy imports wait for a command's call."""
 
 import sys
 import warnings
 
 import typer
 
-from pipeline import grid, prepare, probe, prune, report, split, sync, train, tune
-from semimae.types import UserError
+from pipeline import grid, prepare, probe, prune, recipe, report, split, sync, train, tune
+from semimae.types import Interrupted, UserError
 
 app = typer.Typer(
     name="semimae",
@@ -22,6 +22,7 @@ app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
+app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
 app.command("prune", rich_help_panel=_TOOLS)(prune.prune)
@@ -35,6 +36,9 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Interrupted as reason:
+        print(reason, file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """``grid``: the whole pipeline, with several cells at a time."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from pipeline.progress import QUIET, progress
 from pipeline.workspace import HEADLINE, RUNS, dvc_root
 from semimae.cell import cell_id
 from semimae.params import Params
@@ -37,20 +40,19 @@ def grid(
         return
     _run(["repro", "-q", "split", "grid_split"], root)
     groups = _pending_by_cell(root)
-    console = Console(stderr=True)
-    done = 0
-
-    def work(stages: list[str]) -> None:
-        nonlocal done
-        _run(["repro", "-q", "-s", *stages], root)
-        done += 1
-        console.print(f"[{done}/{len(groups)}] {stages[0]}", highlight=False)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(work, groups):
-            pass
+    with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
+        # The bars of cells that run side by side would overwrite each other.
+        quiet = {QUIET: "1"} if jobs > 1 else {}
+        futures = [pool.submit(_run, ["repro", "-q", "-s", *g], root, quiet) for g in groups]
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                update(done)
+        except BaseException:  # what has not begun is not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     _run(["repro", "-q"], root)
-    console.print("The report is reports/index.html.", highlight=False)
+    typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
 
 
 def _pending_by_cell(root: Path) -> list[list[str]]:
@@ -82,6 +84,9 @@ def _changed(root: Path) -> set[str]:
     return set(json.loads(output))
 
 
-def _run(arguments: list[str], root: Path) -> None:
-    if subprocess.run([*_DVC, *arguments], cwd=root, check=False).returncode:
+def _run(
+    arguments: list[str], root: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    variables = {**os.environ, **environment}
+    if subprocess.run([*_DVC, *arguments], cwd=root, env=variables, check=False).returncode:
         raise typer.Exit(1)

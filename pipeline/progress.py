@@ -1,11 +1,14 @@
 """Progress of long stages on a terminal; silence elsewhere."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+QUIET = "SEMIMAE_QUIET"  # in the environment: no bars
 
 _SHOWN = {
     "loss/total": "loss",
@@ -26,7 +29,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    hidden = not sys.stderr.isatty()
+    hidden = not sys.stderr.isatty() or QUIET in os.environ
     with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
         task = bar.add_task(title, total=total, note="")
 

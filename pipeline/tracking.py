@@ -23,6 +23,7 @@ from filelock import FileLock
 from pipeline.workspace import git_commit
 from semimae.cell import Cell, cell_id
 from semimae.params import Params
+from semimae.types import Interrupted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 FLUSH_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0  # how long a finished stage waits for a slow server
+STOPPING_SECONDS = 4.0  # the same for one that was asked to stop
 BATCH = 1000  # metrics per request, MLflow's limit
 CELL, PIPELINE, DIGEST = "semimae.cell_id", "semimae.pipeline", "semimae.digest."
 EVALUATIONS = ("linear_probe", "fine_tune")
@@ -103,11 +105,12 @@ class LiveRun:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self.status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            self.status = "KILLED" if issubclass(kind, Interrupted) else "FAILED"
+        patience = PATIENCE_SECONDS if kind is None else STOPPING_SECONDS
         self.ended.set()
-        self.thread.join(PATIENCE_SECONDS)
+        self.thread.join(patience)
         if self.thread.is_alive():
-            _warn(TimeoutError(f"no answer in {PATIENCE_SECONDS:.0f} s"))
+            _warn(TimeoutError(f"no answer in {patience:.0f} s"))
 
     def _work(self) -> None:
         try:

@@ -16,7 +16,7 @@ from semimae.methods.config import (
     SSMAEConfig,
     StartConfig,
 )
-from semimae.mim.config import MIMConfig, num_hidden
+from semimae.mim.config import MIMConfig
 from semimae.types import Frozen, UserError
 
 Dataset = Literal["digits", "cifar10", "cifar100", "stl10", "imagefolder", "csv"]
@@ -67,8 +67,9 @@ class Cell(Frozen):
                 f"{' and '.join(given) or 'nothing'} says which images are labelled; set exactly one "
                 "of label_fraction, num_labels, data.labeled_list and the others to null"
             )
-        if self.mask_ratio is not None:
-            num_hidden((self.data.image_size // self.backbone.patch_size) ** 2, self.mask_ratio)
+        grid = self.backbone.grid(self.data.image_size)
+        if self.mim is not None and self.mask_ratio is not None and grid is not None:
+            self.mim.check_grid(grid, self.mask_ratio)
         return self
 
     @classmethod

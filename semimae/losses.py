@@ -20,7 +20,7 @@ def consistency_loss(logits: Tensor, pseudo: PseudoLabels, rows: Tensor | None =
     """
     num_images = len(pseudo.weight)
     if rows is not None:
-        pseudo = PseudoLabels(*(None if part is None else part[rows] for part in pseudo))
+        pseudo = pseudo.take(rows)
     logits = logits.float()
     loss = functional.cross_entropy(logits, pseudo.labels, reduction="none")
     if pseudo.other_labels is not None and pseudo.share is not None:

@@ -3,7 +3,7 @@
 import difflib
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -75,13 +75,16 @@ class Params(Frozen):
             tree = YAML(typ="safe").load(path)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
-        except (YAMLError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2020-13-45
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
         try:
             params = cls.model_validate(tree)
-            list(params.grid())
+            params.cell()
+            params.grid()
         except ValidationError as error:
             raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
         return params
@@ -105,7 +108,8 @@ class Params(Frozen):
             for section in ("mim", "pseudo_label", "ssmae", "start")
         }
         chosen_ratio = self.mask_ratio if mask_ratio is None else mask_ratio
-        by_fraction = label_fraction is not None
+        by_fraction = label_fraction is not None  # it then takes the place of all other choices
+        data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
         try:
             return Cell(
                 dataset=self.dataset,
@@ -114,7 +118,7 @@ class Params(Frozen):
                 label_fraction=label_fraction if by_fraction else self.label_fraction,
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
-                data=self.data,
+                data=data,
                 backbone=self.backbone,
                 optim=self.optim,
                 train=self.train,
@@ -133,24 +137,61 @@ class Params(Frozen):
 
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:
     """Turn a validation error into one line: the key, what arrived, what is allowed."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location) or "params"
+    return " ".join(_explain(model, error).split())  # keys and values may hold line breaks
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    keys, section = _follow(model, error["loc"])
+    key = ".".join(keys) or "params"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _keys(model, location[:-1]), n=1)
+        unknown, fields = str(error["loc"][-1]), section.model_fields
+        near = difflib.get_close_matches(unknown, fields, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
-        return f"{key}: unknown key{hint}"
+        of = f" of {'.'.join([*keys, 'name'])}: {_tag(section)}" if _tag(section) else ""
+        return f"{'.'.join([*keys, unknown])}: unknown key{of}{hint}"
     if error["type"] == "missing":
         return f"{key}: missing; every field must be stated"
+    if error["type"] == "union_tag_not_found":
+        return f"{key}.name: missing; every field must be stated"
+    if error["type"] == "union_tag_invalid":
+        context = error["ctx"]
+        return f"{key}.name: got '{context['tag']}'; it must be one of {context['expected_tags']}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     message = error["msg"].replace("Input should be", "it must be")
     return f"{key}: got {error['input']!r}; {message}"
 
 
-def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Return the valid keys at a location of the tree."""
-    current: Any = model
+def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """Follow an error's location to the keys as they stand in the file and the last section.
+
+    Pydantic also names the members of unions on the way, which the file does not.
+    """
+    keys: list[str] = []
+    section, options = model, [model]
     for part in location:
-        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
-        current = field.annotation if field else None
-    return list(getattr(current, "model_fields", {}))
+        holders = [option for option in options if part in option.model_fields]
+        tagged = [option for option in options if _tag(option) == part]
+        if holders:
+            section = holders[0]
+            options = _models(section.model_fields[str(part)].annotation)
+            keys.append(str(part))
+        elif tagged:
+            section, options = tagged[0], tagged
+        elif isinstance(part, int):
+            keys.append(str(part))
+    return keys, options[0] if options else section
+
+
+def _tag(model: Any) -> str | None:
+    """Return the value of ``name`` that tells a model from the others of its union."""
+    field = getattr(model, "model_fields", {}).get("name")
+    values = get_args(field.annotation) if field else ()
+    return values[0] if values else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models in an annotation, which may be a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

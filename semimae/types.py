@@ -18,6 +18,10 @@ class UserError(Exception):
     """
 
 
+class Interrupted(Exception):  # noqa: N818  (it is no error: the run continues later)
+    """The run was asked to stop and has saved its state."""
+
+
 class Frozen(BaseModel):
     """Base of all configuration: immutable, strict about types, refuses unknown keys and NaN."""
 
@@ -36,7 +40,9 @@ class Batch(NamedTuple):
     strong: Tensor  # [U, C, H, W], strong view of the same images
     mask_noise: Tensor  # [U, L], uniform noise; its order decides which patches are hidden
     mix_noise: Tensor  # [U, 4], uniform noise that decides which views are mixed and how
-    unlabeled_index: Tensor  # [U], place of each unlabelled image among all of them, for per-image memory
+    unlabeled_index: (
+        Tensor  # [U], place of each unlabelled image among all of them, for per-image memory
+    )
     progress: float  # share of the run that is done, in [0, 1)
 
 
@@ -55,6 +61,14 @@ class PseudoLabels(NamedTuple):
     weight: Tensor  # [U], 0 where the image is left out
     other_labels: Tensor | None = None  # [U], of mixed images: the second class
     share: Tensor | None = None  # [U], of mixed images: the first class's share
+
+    def take(self, rows: Tensor) -> PseudoLabels:
+        """Return the labels of the images ``rows`` ``[K]``."""
+        other = None if self.other_labels is None else self.other_labels[rows]
+        share = None if self.share is None else self.share[rows]
+        return PseudoLabels(
+            self.labels[rows], self.confidence[rows], self.weight[rows], other, share
+        )
 
 
 @dataclass(frozen=True)

@@ -45,3 +45,9 @@ def changed_params(**changes: object) -> Params:
         assert name in node, key
         node[name] = value
     return Params.model_validate(tree)
+
+
+def section(name: str, /, **changes: object) -> Any:
+    """Return one section of ``changed_params`` with its own fields changed."""
+    changed = {f"{name}__{field}": value for field, value in changes.items()}
+    return getattr(changed_params(**changed), name)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semimae.losses import consistency_loss, pseudo_label
+from semimae.losses import consistency_loss
 from semimae.types import PseudoLabels
 
 seeds = st.integers(0, 2**31)
@@ -15,8 +15,23 @@ def softmax(values: list[float]) -> list[float]:
     return [math.exp(v) / sum(math.exp(w) for w in values) for v in values]
 
 
-def logits(seed: int, rows: int = 8, classes: int = 5) -> torch.Tensor:
+def cross_entropy(row: list[float], label: int) -> float:
+    return -math.log(softmax(row)[label])
+
+
+def draw(seed: int, rows: int = 8, classes: int = 5) -> torch.Tensor:
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def draw_labels(seed: int, threshold: float = 0.5, mixed: bool = False) -> PseudoLabels:
+    """Random labels; confidences below the threshold have no weight."""
+    source = torch.Generator().manual_seed(seed)
+    confidence = torch.rand(8, generator=source)
+    labels, other = torch.randint(0, 5, (2, 8), generator=source)
+    weight = (confidence >= threshold).float()
+    if not mixed:
+        return PseudoLabels(labels, confidence, weight)
+    return PseudoLabels(labels, confidence, weight, other, torch.rand(8, generator=source))
 
 
 def close(value: float) -> object:
@@ -24,85 +39,67 @@ def close(value: float) -> object:
 
 
 @given(seeds, st.floats(0, 1))
-def test_pseudo_labels_equal_a_plain_python_loop(seed: int, threshold: float) -> None:
-    weak = logits(seed)
-    labels, confidence, weight = pseudo_label(weak, threshold)
-    for n, row in enumerate(weak.tolist()):
-        probabilities = softmax(row)
-        best = max(probabilities)
-        assert labels[n] == probabilities.index(best)
-        assert confidence[n].item() == close(best)
-        if abs(best - threshold) > 1e-5:
-            assert weight[n] == (best >= threshold)
-
-
-def test_a_confidence_equal_to_the_threshold_counts() -> None:
-    even = torch.zeros(1, 4)
-    assert pseudo_label(even, 0.25).weight.tolist() == [1.0]
-    assert pseudo_label(even, 0.2500001).weight.tolist() == [0.0]
-
-
-def test_pseudo_labels_carry_no_gradient() -> None:
-    made = pseudo_label(logits(0).requires_grad_(), 0.5)
-    assert not any(tensor.requires_grad for tensor in made)
-
-
-@given(seeds, st.floats(0, 1))
 def test_consistency_equals_a_plain_python_loop(seed: int, threshold: float) -> None:
-    weak, strong = logits(seed), logits(seed + 1)
-    pseudo = pseudo_label(weak, threshold)
+    logits, pseudo = draw(seed), draw_labels(seed, threshold)
     expected = 0.0
-    for w, s, kept in zip(weak.tolist(), strong.tolist(), pseudo.weight.tolist(), strict=True):
-        probabilities = softmax(w)
-        if kept:
-            expected -= math.log(softmax(s)[probabilities.index(max(probabilities))])
+    for row, label, confidence in zip(
+        logits.tolist(), pseudo.labels.tolist(), pseudo.confidence.tolist(), strict=True
+    ):
+        if confidence >= torch.tensor(threshold).item():
+            expected += cross_entropy(row, label)
     # the mean is over all eight images, not over those that are kept
-    assert consistency_loss(strong, pseudo).item() == close(expected / 8)
+    assert consistency_loss(logits, pseudo).item() == close(expected / 8)
 
 
 @given(seeds)
 def test_fractional_weights_count_by_their_share(seed: int) -> None:
-    strong = logits(seed, rows=3)
-    weights = [0.0, 0.25, 1.0]
-    pseudo = PseudoLabels(torch.tensor([4, 0, 2]), torch.ones(3), torch.tensor(weights))
-    terms = [
-        -math.log(softmax(row)[label]) for row, label in zip(strong.tolist(), [4, 0, 2], strict=True)
-    ]
-    expected = sum(w * t for w, t in zip(weights, terms, strict=True)) / 3
-    assert consistency_loss(strong, pseudo).item() == close(expected)
+    logits, pseudo = draw(seed), draw_labels(seed)._replace(weight=torch.linspace(0, 1, 8))
+    expected = sum(
+        i / 7 * cross_entropy(row, label)
+        for i, (row, label) in enumerate(zip(logits.tolist(), pseudo.labels.tolist(), strict=True))
+    )
+    assert consistency_loss(logits, pseudo).item() == close(expected / 8)
 
 
-@given(seeds, st.floats(0, 1))
+@given(seeds)
+def test_a_mixed_image_has_two_labels_in_its_shares(seed: int) -> None:
+    logits, pseudo = draw(seed), draw_labels(seed, mixed=True)
+    assert pseudo.other_labels is not None
+    assert pseudo.share is not None
+    expected = 0.0
+    for row, first, second, share, weight in zip(
+        logits.tolist(),
+        pseudo.labels.tolist(),
+        pseudo.other_labels.tolist(),
+        pseudo.share.tolist(),
+        pseudo.weight.tolist(),
+        strict=True,
+    ):
+        both = share * cross_entropy(row, first) + (1 - share) * cross_entropy(row, second)
+        expected += weight * both
+    assert consistency_loss(logits, pseudo).item() == close(expected / 8)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@given(seeds, st.sampled_from([0.0, 0.3, 0.7, 1.1]))
 def test_leaving_rejected_rows_out_changes_neither_loss_nor_gradient(
-    seed: int, threshold: float
+    mixed: bool, seed: int, threshold: float
 ) -> None:
-    dense = logits(seed + 1).requires_grad_()
-    pseudo = pseudo_label(logits(seed), threshold)
-    loss = consistency_loss(dense, pseudo)
-    (gradient,) = torch.autograd.grad(loss, dense)
+    logits, pseudo = draw(seed).requires_grad_(), draw_labels(seed, threshold, mixed)
+    loss = consistency_loss(logits, pseudo)
+    (gradient,) = torch.autograd.grad(loss, logits)
     rows = pseudo.weight.nonzero().squeeze(1)
-    sparse_loss = consistency_loss(dense[rows], pseudo, rows)
-    (sparse_gradient,) = torch.autograd.grad(sparse_loss, dense)
+    sparse_loss = consistency_loss(logits[rows], pseudo, rows)
+    (sparse_gradient,) = torch.autograd.grad(sparse_loss, logits)
     torch.testing.assert_close(sparse_loss, loss)
     torch.testing.assert_close(sparse_gradient, gradient)
-
-
-def test_nothing_confident_is_a_zero_loss_with_a_gradient_of_zeros() -> None:
-    pseudo = pseudo_label(logits(0), 1.0)
-    assert not pseudo.weight.any()
-    strong = logits(1).requires_grad_()
-    loss = consistency_loss(strong, pseudo)
-    loss.backward()
-    assert loss.item() == 0
-    assert strong.grad is not None
-    assert not strong.grad.any()
+    if threshold == 1.1:
+        assert loss.item() == 0
+        assert not gradient.any()
 
 
 def test_half_precision_logits_are_scored_in_full_precision() -> None:
-    weak, strong = logits(0).bfloat16(), logits(1).bfloat16()
-    pseudo = pseudo_label(weak, 0.5)
-    assert pseudo.confidence.dtype == torch.float32
-    loss = consistency_loss(strong, pseudo)
+    logits, pseudo = draw(1).bfloat16(), draw_labels(0)
+    loss = consistency_loss(logits, pseudo)
     assert loss.dtype == torch.float32
-    full = consistency_loss(strong.float(), pseudo_label(weak.float(), 0.5))
-    assert loss.item() == pytest.approx(full.item())
+    assert loss.item() == pytest.approx(consistency_loss(logits.float(), pseudo).item())

@@ -4,6 +4,7 @@ from typing import Any
 
 from pipeline.reporting.blocks import (
     NONE,
+    TIMES,
     Block,
     Entry,
     Section,
@@ -52,7 +53,7 @@ _LITERATURE = [
 def literature_section() -> Section:
     """List what others report, apart from our numbers."""
     rows: list[list[Entry]] = [
-        [method, start, data, f"{labels}%", f"{top1:.1f}", source]
+        [method, start, data, f"{labels}%", f"{top1:g}", source]
         for method, start, data, labels, top1, source in _LITERATURE
     ]
     return Section(
@@ -60,10 +61,10 @@ def literature_section() -> Section:
         "What the literature reports",
         [
             Text(
-                "This is an implementation of Semi-MAE with documented choices; the paper's tables are "
-                "not reproduced here. Other data, models, schedules and selection rules stand behind the "
-                "numbers below, which were not measured by this pipeline. SSMAE's released code selects "
-                "on the test set.",
+                "This is an implementation of Semi-MAE with documented choices; the paper's tables "
+                "are not reproduced here. The numbers below were not measured by this pipeline: "
+                "other data, models, schedules and selection rules stand behind them. SSMAE's "
+                "released code selects on the test set.",
                 link=("../docs/method.md", "The choices: docs/method.md"),
             ),
             Table(
@@ -106,8 +107,8 @@ def provenance_section(study: Study, commit: str | None) -> Section:
     )
     blocks.append(
         Text(
-            "Everything here is read from the stage files below runs/. `dvc repro` makes them and this "
-            f"report; the grid alone: `{study.command}`."
+            "Everything here is read from the stage files below runs/. `dvc repro` makes them and "
+            f"this report; the same grid, whatever params.yaml says: `{study.command}`."
         )
     )
     return Section("provenance", "Provenance", blocks)
@@ -117,7 +118,7 @@ def _facts(study: Study, commit: str | None) -> list[list[Entry]]:
     facts: list[list[Entry]] = []
     if info := study.evidence.dataset:
         rows = ", ".join(f"{count(n)} {name}" for name, n in info.counts.items() if n)
-        size = f"{info.image_size} × {info.image_size} × {info.channels}"
+        size = f"{info.image_size} {TIMES} {info.image_size} {TIMES} {info.channels}"
         facts += [
             ["Dataset", f"{info.name}, {info.num_classes} classes, {size} pixels"],
             ["Fingerprint", info.fingerprint],

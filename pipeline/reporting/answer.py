@@ -34,21 +34,17 @@ def answer_section(study: Study) -> Section:
     return Section("answer", "Which setting won?", blocks)
 
 
-def judgement(comparison: Comparison, num_comparisons: int) -> str:
-    """Say in words whether a difference is shown."""
+def judgement(comparison: Comparison) -> Value:
+    """Say whether a difference is shown, and if not, why not."""
     d = comparison.difference
-    if d.n == 1:
-        return "one seed: no interval, so no difference can be shown"
-    if d.low is None or d.high is None:
-        return "the same difference on every seed: no interval, no test"
     if comparison.is_shown:
-        return "a difference is shown"
-    if d.low > 0 or d.high < 0:
-        return (
-            f"no difference shown: the interval excludes zero, but not after correction for "
-            f"{num_comparisons} comparisons"
-        )
-    return "no difference shown: the interval includes zero"
+        return Value("yes")
+    if d.n == 1:
+        return Value("no", "one seed: no interval")
+    if d.low is None or d.high is None:
+        return Value("no", "the same on every seed: no interval")
+    crosses = d.low <= 0 <= d.high
+    return Value("no", "the interval includes zero" if crosses else "only before correction")
 
 
 def difference_value(comparison: Comparison | None) -> Value:
@@ -56,9 +52,8 @@ def difference_value(comparison: Comparison | None) -> Value:
     if comparison is None:
         return Value(NONE)
     d = comparison.difference
-    return Value(
-        points(d.mean), interval(d.low, d.high, signed=True) or f"{d.n} seed{'s' * (d.n > 1)}"
-    )
+    no_interval = "1 seed" if d.n == 1 else "seeds equal"
+    return Value(points(d.mean), interval(d.low, d.high, signed=True) or no_interval)
 
 
 def cost(results: list[Result]) -> str:
@@ -76,16 +71,14 @@ def _verdict(study: Study) -> list[Block]:
     device = results[0].cell.train.device
     seeds = f"{spread.n} seeds" if spread.n > 1 else "one seed, no interval"
     lead = (
-        f"With {study.labels(fraction)}, validation accuracy prefers {found.best.name}: "
-        f"{percent(spread.mean)}% test top-1 ({seeds})."
+        f"With {share(fraction)} ({count(results[0].num_labeled)} images), {found.best.name} is "
+        f"preferred by validation accuracy: {percent(spread.mean)}% test top-1 ({seeds})."
+        f"{_short_answer(found.over_next)}"
     )
     facts = [
-        (f"Test top-1, %, {found.best.name}", accuracy(spread)),
-        (f"Points over the next{_of(found.over_next)}", difference_value(found.over_next)),
-        (
-            f"Points over the baseline{_of(found.over_baseline)}",
-            difference_value(found.over_baseline),
-        ),
+        (f"Test top-1 % of {found.best.name}", accuracy(spread)),
+        (f"Points over the next: {_other(found.over_next)}", difference_value(found.over_next)),
+        ("Points over the supervised baseline", difference_value(found.over_baseline)),
         (
             "Cost of one such run",
             Value(cost(results), f"{count(results[0].images_seen)} images, device {device}"),
@@ -104,17 +97,27 @@ def _verdict(study: Study) -> list[Block]:
     ]
 
 
+def _short_answer(over_next: Comparison | None) -> str:
+    if over_next is None:
+        return ""
+    if not over_next.is_shown:
+        return f" A difference to the next, {over_next.b.name}, is not shown."
+    better = "better" if over_next.difference.mean > 0 else "worse"
+    return f" On the test set it is {better} than the next, {over_next.b.name}."
+
+
 def _sentences(study: Study, *comparisons: Comparison | None) -> list[Block]:
     blocks: list[Block] = []
     for c in dict.fromkeys(c for c in comparisons if c is not None):
         d = c.difference
-        details = (
-            [f"95% interval {interval(d.low, d.high, signed=True)}"] if d.low is not None else []
-        )
+        details = []
+        if d.low is not None:
+            details.append(f"95% interval {interval(d.low, d.high, signed=True)}")
         if c.adjusted_p is not None:
             details.append(f"adjusted p {p_value(c.adjusted_p)}")
         numbers = f" ({', '.join(details)})" if details else ""
-        verb = judgement(c, len(study.between_methods))
+        shown = judgement(c)
+        verb = f"no difference shown, {shown.detail}" if shown.detail else "a difference is shown"
         blocks.append(
             Text(f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}.")
         )
@@ -129,7 +132,7 @@ def _fraction_table(study: Study) -> Table:
         results = study.grid[found.best]
         rows.append(
             [
-                study.labels(fraction),
+                study.short_labels(fraction),
                 found.best.name,
                 accuracy(over_seeds(results, top1())),
                 *_versus(study, found.over_next),
@@ -168,8 +171,8 @@ def _method_of_comparison(study: Study) -> str:
         "Mask ratios and the preferred method are chosen by validation accuracy; the test set only "
         "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
         "randomness of training and of the choice of labels, on one fixed test set. P-values are "
-        f"adjusted by Holm's method for all {len(study.between_methods)} comparisons between methods; "
-        f"a difference counts as shown below {ALPHA:g}."
+        f"adjusted by Holm's method for all {len(study.between_methods)} comparisons between "
+        f"methods; a difference counts as shown below {ALPHA:g}."
     )
     if n == 1:
         return (
@@ -183,8 +186,8 @@ def _method_of_comparison(study: Study) -> str:
     return text
 
 
-def _of(comparison: Comparison | None) -> str:
-    return f", {comparison.b.name}" if comparison else ""
+def _other(comparison: Comparison | None) -> str:
+    return comparison.b.name if comparison else "there is none"
 
 
 def _headline_only(study: Study) -> list[Block]:
@@ -225,8 +228,8 @@ def _missing(study: Study) -> list[Block]:
     wanted = len(study.evidence.params.grid()) + 1
     return [
         Text(
-            f"Incomplete: {len(missing)} of {wanted} runs that params.yaml asks for are missing, and "
-            f"are in none of the numbers: {named}{more}. `dvc repro` makes them.",
+            f"Incomplete: {len(missing)} of {wanted} runs that params.yaml asks for are missing, "
+            f"and are in none of the numbers: {named}{more}. `dvc repro` makes them.",
             tone="note",
         )
     ]

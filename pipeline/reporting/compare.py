@@ -18,7 +18,17 @@ from pipeline.reporting.statistics import (
 Metric = Callable[[Result], float]
 BASELINE = "supervised"
 ALPHA = 0.05
-_NAMES = {"fixmatch": "FixMatch", "semi_mae": "Semi-MAE"}
+_NAMES = {
+    "fixmatch": "FixMatch",
+    "flexmatch": "FlexMatch",
+    "freematch": "FreeMatch",
+    "mae": "MAE",
+    "mae_finetune": "MAE, fine-tuned",
+    "semi_mae": "Semi-MAE",
+    "semi_vit": "Semi-ViT",
+    "softmatch": "SoftMatch",
+    "ssmae": "SSMAE",
+}
 
 
 class Setting(NamedTuple):
@@ -58,7 +68,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to prefer for one label fraction; chosen by validation accuracy, judged on the test set."""
+    """What to prefer for one label fraction: validation accuracy chooses, the test set judges."""
 
     best: Setting
     over_next: Comparison | None  # the method that validation puts second

@@ -32,6 +32,7 @@ class Result:
     history: list[Row]
     validation: list[Row]
     seconds: float
+    earlier_images: int  # of the phases before the last one, whose time is not known
 
     @property
     def val_top1(self) -> float:
@@ -41,7 +42,7 @@ class Result:
     @property
     def images_seen(self) -> int:
         """Labelled and unlabelled images of all steps, repetitions included."""
-        return self.cell.train.steps * self.cell.images_per_step
+        return self.earlier_images + self.cell.train.steps * self.cell.images_per_step
 
     def last(self, key: str) -> float | None:
         """Return the last logged value of a metric, if the method logs it."""
@@ -143,6 +144,7 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
 
 def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str, Any]) -> Result:
     folder, train = folders[0], folders[0] / "train"
+    phases = _json(train / "phases.json") if (train / "phases.json").is_file() else []
     probed = _json(folder / "linear_probe.json")
     protocols = probed["protocols"]
     if (tuned := folder / "fine_tune.json").is_file():
@@ -159,6 +161,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         history=_json(train / "history.json"),
         validation=_json(train / "validation.json"),
         seconds=max(row["seconds"] for row in _json(train / "timing.json")),
+        earlier_images=sum(phase["images"] for phase in phases),
     )
 
 

@@ -100,7 +100,7 @@ def curves(panels: Mapping[str, Sequence[Curve]], xlabel: str = "step") -> str:
         all_axes[-1].set_xlabel(xlabel)
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-    return draw_panels(paint, len(panels), 3.1 if len(panels) == 1 else 1.9 * len(panels) + 0.4)
+    return draw_panels(paint, len(panels), 3.1)
 
 
 def lines(named: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> str:
@@ -183,15 +183,8 @@ def confusion_matrix(names: Sequence[str], counts: NDArray[np.int64]) -> str:
         if len(names) <= 25:
             for i, j in np.argwhere(counts):
                 color = ON_ACCENT if share[i, j] > 0.5 else INK
-                axes.text(
-                    j,
-                    i,
-                    str(counts[i, j]),
-                    ha="center",
-                    va="center",
-                    color=color,
-                    fontsize=size - 1,
-                )
+                label = str(counts[i, j])
+                axes.text(j, i, label, ha="center", va="center", color=color, fontsize=size - 1)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
 
@@ -205,9 +198,9 @@ def picture_rows(rows: Mapping[str, NDArray[np.uint8]]) -> str:
         for axes, (name, images) in zip(all_axes, rows.items(), strict=True):
             axes.imshow(contact_sheet(images), interpolation="none")
             axes.set_axis_off()
-            axes.set_title(name, loc="left", color=MUTED, fontsize=9, pad=2)
+            axes.set_title(name, loc="left", color=MUTED, fontsize=9, pad=4)
 
-    return draw_panels(paint, len(rows), 0.87 * len(rows))
+    return draw_panels(paint, len(rows), 0.9 * len(rows))
 
 
 def _band(axes: Axes, points: Points) -> None:

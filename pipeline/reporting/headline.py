@@ -61,23 +61,20 @@ def headline_section(study: Study) -> Section:
     names = class_names(study, len(scores.per_class))
     blocks: list[Block] = [
         Text(
-            f"{setting.name}, {share(setting.label_fraction)} "
-            f"({count(headline.num_labeled)} labelled and {count(headline.num_unlabeled)} unlabelled "
-            f"images), seed {headline.cell.seed}. Intervals: 95%, Wilson over {count(scores.num_images)} "
-            f"test images, bootstrap for the calibration error. They do not cover the randomness of "
-            f"training; the leaderboard's do. Features are pooled by “{headline.pool}”."
+            f"{setting.name}, {share(setting.label_fraction)} ({count(headline.num_labeled)} "
+            f"labelled and {count(headline.num_unlabeled)} unlabelled images), seed "
+            f"{headline.cell.seed}. Intervals: 95%, Wilson over {count(scores.num_images)} test "
+            "images, bootstrap for the calibration error. They do not cover the randomness of "
+            f"training; the leaderboard's do. Features are pooled by `{headline.pool}`."
         ),
         _protocol_table(headline),
     ]
     if "fine_tune" not in headline.scores:
         blocks.append(Text("Fine-tuning has not run yet: `dvc repro fine_tune`.", tone="note"))
     if len(names) <= _MOST_CLASSES:
+        draw = (_class_figure, _confusion_figure)
         command = headline_command(headline.cell)
-        blocks.append(
-            Figures(
-                [_class_figure(names, scores, command), _confusion_figure(names, scores, command)]
-            )
-        )
+        blocks.append(Figures([figure(names, scores, command) for figure in draw]))
     else:
         blocks += [_worst_classes(names, scores), _worst_pairs(names, scores)]
     return Section("headline", "Headline run", blocks)
@@ -97,8 +94,8 @@ def pictures_section(study: Study) -> Section:
         )
         return Section("reconstructions", "Reconstructions", [Text(words)])
     words = (
-        "Validation images: as they are, with the hidden patches in grey, and with the hidden patches "
-        "predicted. First seed of each setting."
+        "Validation images: as they are, with the hidden patches in grey, and with the hidden "
+        "patches predicted. First seed of each setting."
     )
     return Section(
         "reconstructions",
@@ -133,7 +130,7 @@ def _protocol_table(headline: Result) -> Table:
         if (scores := headline.scores.get(name))
     ]
     return Table(
-        "Test scores. ECE: expected calibration error, 15 bins. NLL: negative log-likelihood, nats.",
+        "Test scores. ECE: expected calibration error, 15 bins. NLL: negative log-likelihood.",
         [*text_columns("Protocol"), *number_columns("Top-1 %", "Top-5 %", "ECE %", "NLL")],
         rows,
     )
@@ -180,13 +177,12 @@ def _confusion_figure(names: list[str], scores: Scores, command: str) -> Figure:
 
 
 def _worst_classes(names: list[str], scores: Scores) -> Table:
-    rows = sorted(
-        zip(_class_rows(names, scores), scores.per_class, strict=True), key=lambda r: r[1].value
-    )
+    rows = _class_rows(names, scores)
+    order = sorted(range(len(names)), key=lambda i: scores.per_class[i].value)
     return Table(
         f"The {_WORST} classes of lowest accuracy, of {len(names)}.",
         _class_columns(),
-        [row for row, _ in rows[:_WORST]],
+        [rows[i] for i in order[:_WORST]],
     )
 
 

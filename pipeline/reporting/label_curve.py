@@ -24,6 +24,7 @@ class LabelCurve:
     resampled: tuple[Law, ...]  # empty with one seed
     smallest: float  # number of labels measured
     largest: float
+    misfit: float  # largest distance of a measured mean from the law
 
     def accuracy(self, num_labels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the fitted accuracies.
@@ -118,7 +119,13 @@ def fit_label_curve(
         draws = np.random.default_rng(0).integers(len(seeds), size=(_RESAMPLES, len(seeds)))
         laws = [fit(tuple(sorted(draw.tolist()))) for draw in draws]
         resampled = [_NO_LAW if found is None else found for found in laws]  # keeps draws paired
-    return LabelCurve(law, tuple(resampled), float(num_labels.min()), float(num_labels.max()))
+    return LabelCurve(
+        law,
+        tuple(resampled),
+        smallest=float(num_labels.min()),
+        largest=float(num_labels.max()),
+        misfit=float(np.abs(power_law(num_labels, *law) - table.mean(axis=0)).max()),
+    )
 
 
 def _fit(num_labels: NDArray[np.float64], accuracy: NDArray[np.float64]) -> Law | None:

@@ -4,7 +4,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.reporting.blocks import (
+    MINUS,
     NONE,
+    TIMES,
     Block,
     Entry,
     Figure,
@@ -31,6 +33,7 @@ from pipeline.reporting.plotting import method_look
 from pipeline.reporting.study import Study
 
 Fits = dict[str, LabelCurve]
+_POOR = 0.01  # a misfit, as a proportion
 
 
 def labels_section(study: Study) -> Section:
@@ -41,22 +44,29 @@ def labels_section(study: Study) -> Section:
     if not fits:
         most = max((len(s) for s in settings.values()), default=0)
         words = (
-            f"Not answered: a curve over labels needs at least {MIN_FRACTIONS} label fractions of one "
-            f"method, with the same seeds, and the grid has {most}. Add values to "
+            f"Not answered: a curve over labels needs at least {MIN_FRACTIONS} label fractions of "
+            f"one method, with the same seeds, and the grid has {most}. Add values to "
             "ablation.label_fraction in params.yaml; only the new cells are trained."
         )
         return Section("labels", title, [Text(words)])
     blocks: list[Block] = [
         Text(
-            "Accuracy = ceiling − scale × labels^(−exponent), fitted to each method's mean accuracy over "
-            "seeds at the mask ratio that validation prefers. Intervals: 95% bootstrap over seeds, which "
-            "is optimistic with few seeds and knows nothing of whether the law is right"
-            f"{_caution(study)}. Nothing is said beyond {REACH:g} times the largest measured number of "
-            "labels, nor below the smallest."
+            f"Accuracy = ceiling {MINUS} scale {TIMES} labels^({MINUS}exponent), fitted to each "
+            "method's mean accuracy over seeds at the mask ratio that validation prefers. "
+            "Intervals: 95% bootstrap over seeds, which is optimistic with few seeds and does not "
+            f"know whether the law is right{_caution(study)}. Nothing is said beyond {REACH:g} "
+            "times the largest measured number of labels, nor below the smallest."
         ),
         Figures([_figure(study, fits, settings)]),
         _needed_table(study, fits),
     ]
+    if poor := [m for m, fit in fits.items() if fit.misfit > _POOR]:
+        words = (
+            f"The law does not fit {', '.join(map(method_name, poor))}: it misses a measured mean "
+            f"by up to {percent(max(fits[m].misfit for m in poor))} points. Accuracy does not rise "
+            "with labels as the law says; do not rely on the numbers below."
+        )
+        blocks.insert(1, Text(words, tone="note"))
     if BASELINE in fits and len(fits) > 1:
         blocks.append(_saved_table(study, fits))
     return Section("labels", title, blocks)
@@ -65,7 +75,7 @@ def labels_section(study: Study) -> Section:
 def _caution(study: Study) -> str:
     if len(study.fractions) > MIN_FRACTIONS:
         return ""
-    return "; three fractions fix its three numbers exactly, so here it cannot be checked at all"
+    return "; it has three numbers, so three fractions cannot check it"
 
 
 def _settings(study: Study, method: str) -> list[Setting]:
@@ -99,7 +109,7 @@ def _figure(study: Study, fits: Fits, settings: dict[str, list[Setting]]) -> Fig
         spreads = [over_seeds(study.grid[s], top1()) for s in settings[method]]
         measured.append(Points(method_name(method), color, marker, positions, spreads))
     rows: list[list[Entry]] = [
-        [method_name(m), percent(f.law[0]), f"{f.law[1]:.3g}", f"{f.law[2]:.3f}"]
+        [method_name(m), percent(f.law[0]), f"{f.law[1]:.3g}", f"{f.law[2]:.3f}", percent(f.misfit)]
         for m, f in fits.items()
     ]
     return Figure(
@@ -109,7 +119,10 @@ def _figure(study: Study, fits: Fits, settings: dict[str, list[Setting]]) -> Fig
         svg=label_curves(drawn, measured),
         table=Table(
             "The fitted laws.",
-            [*text_columns("Method"), *number_columns("Ceiling %", "Scale", "Exponent")],
+            [
+                *text_columns("Method"),
+                *number_columns("Ceiling %", "Scale", "Exponent", "Miss, points"),
+            ],
             rows,
             folded=True,
         ),

@@ -4,8 +4,9 @@ import base64
 import io
 import warnings
 from collections.abc import Callable
+from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -13,30 +14,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 INK, MUTED, LINES, ACCENT, ON_ACCENT = "#1f2430", "#667085", "#dfe3e8", "#2f62d9", "#fefefe"
-_METHODS = ["#77808c", "#c2570c", "#2f62d9", "#2b8a3e", "#8f3fb0", "#0b7f8a", "#b02a53", "#8a6d0b"]
-_DARK = {
-    INK: "#e6e8ec",
-    MUTED: "#9aa4b2",
-    LINES: "#343b46",
-    ON_ACCENT: "#fdfdfd",
-    **dict(
-        zip(
-            _METHODS,
-            [
-                "#a5adb8",
-                "#f08c3c",
-                "#7ba3ff",
-                "#63c177",
-                "#cf8eea",
-                "#4cc3ce",
-                "#f27a9d",
-                "#d4b64a",
-            ],
-            strict=True,
-        )
-    ),
+# Of methods: light, dark. Beyond twelve they come again, with other markers.
+_METHODS = {
+    "#77808c": "#a5adb8",
+    "#c2570c": "#f08c3c",
+    ACCENT: "#7ba3ff",
+    "#2b8a3e": "#63c177",
+    "#8f3fb0": "#cf8eea",
+    "#0b7f8a": "#4cc3ce",
+    "#b02a53": "#f27a9d",
+    "#8a6d0b": "#d4b64a",
+    "#4b5bd6": "#9fa8ff",
+    "#5c7f2b": "#a9cf6f",
+    "#a1467e": "#e59bc9",
+    "#8b4a2f": "#d79a80",
 }
-_STYLE = {
+_DARK = {INK: "#e6e8ec", MUTED: "#9aa4b2", LINES: "#343b46", ON_ACCENT: "#fdfdfd", **_METHODS}
+_STYLE: Any = {
     "svg.fonttype": "none",  # real text: small, sharp, selectable
     "svg.hashsalt": "semimae",  # the same input gives the same bytes
     "font.sans-serif": ["DejaVu Sans"],  # to measure with; the reader's own font is shown
@@ -61,7 +55,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.handlelength": 1.6,
 }
-MARKERS = "soD^vPX*"
+MARKERS = "soD^vPX"
 WIDTH = 4.6  # inches; still readable when scaled down to a phone
 
 
@@ -72,7 +66,7 @@ def draw(paint: Callable[[Axes], None], height: float = 3.1) -> str:
 
 def draw_panels(paint: Callable[[list[Axes]], None], panels: int, height: float) -> str:
     """Return an SVG of panels below each other that share the horizontal axis."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # The reader's font has the letters that the measuring one lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -80,7 +74,8 @@ def draw_panels(paint: Callable[[list[Axes]], None], panels: int, height: float)
         paint(list(axes))
         handles, labels = axes[0].get_legend_handles_labels()
         if labels:  # above the axes, where it covers nothing
-            figure.legend(handles, labels, loc="outside upper left", ncols=3, labelcolor=INK)
+            columns = max(1, int(62 / (6 + np.mean([len(label) for label in labels]))))
+            figure.legend(handles, labels, loc="outside upper left", ncols=columns, labelcolor=INK)
         buffer = io.StringIO()
         figure.savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
@@ -96,12 +91,12 @@ def data_uri(svg: str) -> str:
 def method_look(methods: list[str], method: str) -> tuple[str, str]:
     """Return a method's colour and marker."""
     index = methods.index(method)
-    return _METHODS[index % len(_METHODS)], MARKERS[index % len(MARKERS)]
+    return list(_METHODS)[index % len(_METHODS)], MARKERS[index % len(MARKERS)]
 
 
 def line_colors() -> list[str]:
     """Return colours for lines that are not methods."""
-    return [INK, *_METHODS[1:]]
+    return [INK, *list(_METHODS)[1:]]
 
 
 def fading(color: str = ACCENT) -> LinearSegmentedColormap:

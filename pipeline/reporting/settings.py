@@ -2,6 +2,7 @@
 
 from pipeline.reporting.answer import cost, difference_value, judgement
 from pipeline.reporting.blocks import (
+    MINUS,
     Block,
     Entry,
     Figure,
@@ -26,12 +27,13 @@ _PROTOCOLS = ("classifier", "linear_probe", "knn")
 
 def leaderboard_section(study: Study) -> Section:
     """Rank all settings, a table for each label fraction."""
-    blocks: list[Block] = [
-        Text(
-            "Means over seeds with 95% t intervals, in %. Sorted by the classifier's test accuracy; "
-            "the stressed row is the one that validation accuracy prefers."
-        )
-    ]
+    words = (
+        "Means over seeds with 95% t intervals, in %. Sorted by the classifier's test accuracy; "
+        "the stressed row is the one that validation accuracy prefers."
+    )
+    if any(r.earlier_images for r in study.evidence.grid):
+        words += " Where a method trains in phases, the time is of the last one, the images of all."
+    blocks: list[Block] = [Text(words)]
     for fraction in study.fractions:
         settings = [s for s in study.grid if s.label_fraction == fraction]
         settings.sort(key=lambda s: -over_seeds(study.grid[s], top1()).mean)
@@ -60,25 +62,24 @@ def leaderboard_section(study: Study) -> Section:
 def effects_section(study: Study) -> Section:
     """Draw accuracy over mask ratio and over label fraction."""
     blocks: list[Block] = []
+    figures: list[Figure] = []
     masked = [f for f in study.fractions if any(s.mask_ratio for s in study.grid)]
     if masked:
         blocks += [
             Text(
-                "Points: mean test accuracy over seeds with its 95% t interval. Dashed lines and bands: "
-                "methods without a mask ratio."
+                "Points: mean test accuracy over seeds with its 95% t interval. Dashed lines and "
+                "bands: the same of methods without a mask ratio."
             ),
-            Figures([_over_mask_ratio(study, fraction) for fraction in masked]),
         ]
+        figures += [_over_mask_ratio(study, fraction) for fraction in masked]
     else:
         blocks.append(Text("No finished method of the grid has a mask ratio."))
     if len(study.fractions) > 1:
-        blocks.append(Figures([_over_labels(study)]))
+        figures.append(_over_labels(study))
     else:
-        blocks.append(
-            Text(
-                "One label fraction in the grid: no curve over labels. See ablation.label_fraction."
-            )
-        )
+        blocks.append(Text("One label fraction in the grid: no curve over labels."))
+    if figures:
+        blocks.append(Figures(figures))
     return Section("effects", "Mask ratio and number of labels", blocks)
 
 
@@ -121,13 +122,13 @@ def _row(study: Study, setting: Setting) -> list[Entry]:
 def _difference_table(study: Study, caption: str, comparisons: list[Comparison]) -> Table:
     rows: list[list[Entry]] = [
         [
-            study.labels(c.a.label_fraction or 0),
-            f"{c.a.name} − {c.b.name}",
+            study.short_labels(c.a.label_fraction),
+            f"{c.a.name} {MINUS} {c.b.name}",
             difference_value(c),
             str(c.difference.n),
             p_value(c.difference.p),
             p_value(c.adjusted_p),
-            judgement(c, len(comparisons)),
+            judgement(c),
         ]
         for c in comparisons
     ]
@@ -137,7 +138,7 @@ def _difference_table(study: Study, caption: str, comparisons: list[Comparison])
         [
             *text_columns("Labels", "Difference"),
             *number_columns("Mean [95% interval]", "Seeds", "p", "Adjusted p"),
-            *text_columns("Verdict"),
+            *text_columns("Shown?"),
         ],
         rows,
     )
@@ -152,7 +153,8 @@ def _points(study: Study, settings: list[Setting], positions: list[float]) -> Po
 
 
 def _over_mask_ratio(study: Study, fraction: float) -> Figure:
-    series, ticks = [], {}
+    series: list[Points] = []
+    ticks: dict[float, str] = {}
     for method in study.methods:
         settings = [s for s in study.grid if (s.method, s.label_fraction) == (method, fraction)]
         settings.sort(key=lambda s: s.mask_ratio or 0)
@@ -185,7 +187,7 @@ def _over_labels(study: Study) -> Figure:
     return Figure(
         name="label_fraction",
         alt="Test accuracy over the share of labelled images, one line per method.",
-        caption="Accuracy over labels; each method at the mask ratio that validation prefers there.",
+        caption="Accuracy over labels, each method at the mask ratio that validation prefers.",
         svg=points_with_intervals(series, ticks, "label fraction and labelled images", log=True),
         table=_means_table(study, shown),
         command=study.command,
@@ -199,7 +201,7 @@ def _means_table(study: Study, settings: list[Setting]) -> Table:
         [
             [
                 s.name,
-                study.labels(s.label_fraction or 0),
+                study.short_labels(s.label_fraction),
                 accuracy(over_seeds(study.grid[s], top1())),
                 str(len(study.grid[s])),
             ]

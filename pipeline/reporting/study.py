@@ -47,7 +47,8 @@ class Study:
     def short_labels(self, label_fraction: float | None) -> str:
         """Return the same, short enough for a table's cell."""
         assert label_fraction is not None, "the grid's cells have one"
-        return f"{100 * label_fraction:g}% ({count(self.num_labeled(label_fraction))})"
+        number = count(self.num_labeled(label_fraction))
+        return f"{100 * label_fraction:g}%\N{NO-BREAK SPACE}({number})"
 
     @property
     def main_fraction(self) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.reporting.blocks import (
     Block,
@@ -25,40 +26,11 @@ from pipeline.reporting.study import Study
 
 _MAX_ROWS = 16  # of a folded table; the stage files hold every step
 _LOSS = "loss/"
-
-
-def training_section(study: Study) -> Section:
-    """Draw validation accuracy, the pseudo labels' quality and use, and the headline's losses."""
-    blocks: list[Block] = []
-    figures = [
-        figure
-        for fraction in study.fractions
-        for figure in (
-            _figure(study, fraction, "learning", {"val/top1": "validation top-1, %"}),
-            _figure(
-                study,
-                fraction,
-                "pseudo_labels",
-                {"pseudo/accuracy": "accuracy, %", "pseudo/coverage": "coverage, %"},
-            ),
-            _figure(study, fraction, "gradient_cosine", {"gradient/cosine": "cosine"}),
-        )
-        if figure is not None
-    ]
-    if figures:
-        blocks += [
-            Text(
-                "Lines: mean over seeds, each method at the mask ratio that validation prefers. Shades: "
-                "lowest to highest seed. Coverage is the share of unlabelled images whose pseudo label is "
-                "used; accuracy is of those, known here because the labels were only hidden."
-            ),
-            Figures(figures),
-        ]
-    if study.evidence.headline:
-        blocks.append(Figures([_losses(study.evidence.headline)]))
-    return Section("training", "Training", blocks)
-
-
+_PANELS = {
+    "learning": {"val/top1": "validation top-1, %"},
+    "pseudo_labels": {"pseudo/accuracy": "accuracy, %", "pseudo/coverage": "coverage, %"},
+    "gradient_cosine": {"gradient/cosine": "cosine"},
+}
 _CAPTIONS = {
     "learning": "Validation accuracy of the averaged weights",
     "pseudo_labels": "Accuracy and coverage of the pseudo labels",
@@ -66,13 +38,38 @@ _CAPTIONS = {
 }
 
 
+def training_section(study: Study) -> Section:
+    """Draw validation accuracy, the pseudo labels' quality and use, and the headline's losses."""
+    blocks: list[Block] = []
+    figures = [
+        figure
+        for name, keys in _PANELS.items()
+        for fraction in study.fractions
+        if (figure := _figure(study, fraction, name, keys)) is not None
+    ]
+    if figures:
+        blocks += [
+            Text(
+                "Lines: mean over seeds, each method at the mask ratio that validation prefers. "
+                "Shades: lowest to highest seed. Coverage is the share of unlabelled images whose "
+                "pseudo label is used; accuracy is of those, where the hidden label is known."
+            ),
+        ]
+    if study.evidence.headline:
+        figures.append(_losses(study.evidence.headline))
+    if figures:
+        blocks.append(Figures(figures))
+    return Section("training", "Training", blocks)
+
+
 def _figure(study: Study, fraction: float, name: str, keys: Mapping[str, str]) -> Figure | None:
     settings = study.best_settings(fraction)
     panels = {
-        label: [c for s in settings if (c := _curve(study, s, key)) is not None]
+        label: found
         for key, label in keys.items()
+        if (found := [c for s in settings if (c := _curve(study, s, key)) is not None])
     }
-    if not all(panels.values()):
+    if not panels:
         return None
     caption = f"{_CAPTIONS[name]}, {study.labels(fraction)}."
     return Figure(
@@ -111,16 +108,23 @@ def _table(panels: Mapping[str, Sequence[Curve]]) -> Table:
     ]
     found = [
         {
-            step: Value(f"{100 * v.mean():.1f}", f"[{100 * v.min():.1f}, {100 * v.max():.1f}]")
+            step: _range(v, percent=label.endswith("%"))
             for step, v in zip(curve.steps.tolist(), curve.values.T, strict=True)
         }
-        for _, curve in drawn
+        for label, curve in drawn
     ]
     rows: list[list[Entry]] = [
         [count(step), *(values.get(step, "") for values in found)]
         for step in _thinned(sorted(set().union(*found)))
     ]
     return Table("Mean and range of the seeds.", number_columns("Step", *names), rows, folded=True)
+
+
+def _range(values: NDArray[np.float64], *, percent: bool) -> Value:
+    scale, digits = (100, 1) if percent else (1, 3)
+    summary = (values.mean(), values.min(), values.max())
+    mean, low, high = (f"{scale * value:.{digits}f}" for value in summary)
+    return Value(mean, f"[{low}, {high}]" if len(values) > 1 else "")
 
 
 def _losses(headline: Result) -> Figure:

@@ -12,35 +12,52 @@ class Backbone(Protocol):
     """
 
     image_size: int  # pixels
-    patch_size: int  # pixels, as the MIM branch sees it
+    patch_size: int  # pixels, as the MIM branch sees it: of hierarchical models the total stride
     channels: int
+    token_dim: int  # width of a token, before encoding
     embed_dim: int  # width of an encoded token
     num_patches: int
     num_prefix_tokens: int  # class and register tokens in front of the patches
     num_layers: int  # embedding, blocks; for layer-wise decay
+    can_drop_patches: bool  # whether ``tokenize`` and ``encode`` take ``ids_keep``
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
         ...
 
     def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Embed patches and their positions: ``[B, L, D]``, or ``[B, K, D]`` of ``ids_keep``."""
+        """Embed patches and their positions: ``[B, T, token_dim]``.
+
+        ``T`` is the number of patches, or of those in ``ids_keep`` ``[B, K]``; hierarchical models
+        have several tokens per patch.
+        """
         ...
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Run the blocks on patch tokens: ``[B, prefix + K, D]``, after the final norm."""
+    def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
+        """Put a mask token ``[1, 1, token_dim]``, with its position, at patches ``[B, K]``."""
+        ...
+
+    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Run the blocks: ``[B, prefix + L, embed_dim]``, after the final norm.
+
+        ``ids_keep`` ``[B, K]`` are the patches that the tokens belong to, if not all.
+        """
         ...
 
     def pool(self, encoded: Tensor) -> Tensor:
-        """Reduce encoded tokens to one feature per image, ``[B, D]``."""
+        """Reduce encoded tokens to one feature per image, ``[B, embed_dim]``."""
         ...
 
     def features(self, images: Tensor) -> Tensor:
-        """Return pooled features ``[B, D]``, before the classifier."""
+        """Return pooled features ``[B, embed_dim]``, before the classifier."""
         ...
 
     def classify(self, features: Tensor) -> Tensor:
-        """Map features ``[B, D]`` to logits ``[B, num_classes]``."""
+        """Map features ``[B, embed_dim]`` to logits ``[B, num_classes]``."""
+        ...
+
+    def reset_head(self) -> None:
+        """Give the classifier fresh weights."""
         ...
 
     def layer_id(self, parameter: str) -> int:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from semimae.types import Frozen, UserError
 
 if TYPE_CHECKING:
+    from semimae.backbones.timm_base import TimmBackbone
     from semimae.backbones.vit import ViT
 
+Count = Annotated[int, Field(ge=1, le=4096)]
+PerStage = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]  # YAML has lists
+Pool = Literal["token", "avg"]
 
-class ViTConfig(Frozen):
-    """A Vision Transformer (arXiv:2010.11929)."""
+
+class BackboneOptions(Frozen):
+    """What all backbones have in common."""
+
+    pool: Pool = Field(description="token: class token; avg: mean of patches.")
+    weights: str | None = Field(
+        min_length=1,
+        description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
+        "choice); else a .safetensors or .pth file, relative to the data folder.",
+    )
+
+
+class ViTConfig(BackboneOptions):
+    """A Vision Transformer (arXiv:2010.11929) of any size."""
 
     name: Literal["vit"] = Field(description="Plain Vision Transformer.")
     patch_size: int = Field(ge=1, le=64, description="Side of a patch in pixels.")
@@ -21,11 +37,14 @@ class ViTConfig(Frozen):
     depth: int = Field(ge=1, le=64, description="Number of blocks.")
     num_heads: int = Field(ge=1, le=64, description="Attention heads.")
     mlp_ratio: float = Field(gt=0, le=16, description="Width of the MLP over embed_dim.")
-    pool: Literal["token", "avg"] = Field(description="token: class token; avg: mean of patches.")
     num_registers: int = Field(ge=0, le=64, description="Register tokens (arXiv:2309.16588).")
     pos_embed: Literal["learned", "sincos"] = Field(
         description="learned, or fixed sine-cosine as in arXiv:2111.06377."
     )
+
+    def grid(self, image_size: int) -> int | None:
+        """Return the patches per side of an image."""
+        return image_size // self.patch_size
 
     def build(self, image_size: int, channels: int, num_classes: int) -> ViT:
         """Return the backbone with fresh weights.
@@ -43,9 +62,39 @@ class ViTConfig(Frozen):
                 f"backbone.embed_dim={self.embed_dim} is not a multiple of "
                 f"backbone.num_heads={self.num_heads}."
             )
-        from semimae.backbones.vit import ViT
+        from semimae.backbones.vit import plain_vit
 
-        return ViT(self, image_size, channels, num_classes)
+        return plain_vit(self, image_size, channels, num_classes)
 
 
-BackboneConfig = ViTConfig  # the registry: a new backbone is a file, a class here and a member
+class TimmConfig(BackboneOptions):
+    """A model of timm by its name: ViT, DeiT, DeiT-III, EVA-02, DINOv3's ViT, Swin or SwinV2.
+
+    ``null`` leaves a size as the name says it.
+    """
+
+    name: Literal["timm"] = Field(description="A model of timm.")
+    model: str = Field(min_length=1, description="Its name there, e.g. deit3_small_patch16_224.")
+    patch_size: Count | None = Field(description="Side of a patch in pixels.")
+    embed_dim: Count | None = Field(description="Width; of Swin, that of its first stage.")
+    depth: Count | PerStage | None = Field(description="Blocks; for Swin a list, one per stage.")
+    num_heads: Count | PerStage | None = Field(description="Heads; for Swin a list, one per stage.")
+    window_size: Count | None = Field(description="Swin: side of an attention window in tokens.")
+
+    def grid(self, image_size: int) -> int | None:
+        """Return ``None``: the patches per side are known when the model is built."""
+        return None
+
+    def build(self, image_size: int, channels: int, num_classes: int) -> TimmBackbone:
+        """Return the backbone with fresh weights.
+
+        Raises:
+            UserError: If timm has no such model, or not in these sizes.
+        """
+        from semimae.backbones.from_timm import build
+
+        return build(self, image_size, channels, num_classes)
+
+
+# The registry: a new backbone is a file, a class here and a member of this union.
+BackboneConfig = Annotated[ViTConfig | TimmConfig, Field(discriminator="name")]

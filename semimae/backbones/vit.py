@@ -1,4 +1,4 @@
-"""Plain Vision Transformers of timm; the only file that touches timm's ViT internals."""
+"""Vision Transformers of timm; the only file that touches timm's ViT internals."""
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -6,16 +6,88 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semimae.backbones.config import ViTConfig
+from semimae.backbones.timm_base import TimmBackbone
 from semimae.patches import gather_patches, patchify
 from semimae.positions import sincos_position_embedding
 
 
-class ViT(nn.Module):
-    """A backbone (see ``backbones.base.Backbone``) around timm's ``VisionTransformer``."""
+class ViT(TimmBackbone):
+    """A backbone around timm's ``VisionTransformer``: ViT, DeiT, DeiT-III."""
 
-    def __init__(self, config: ViTConfig, image_size: int, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.vit = VisionTransformer(
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__(vit)
+        self.num_prefix_tokens: int = vit.num_prefix_tokens
+        self.num_layers = len(vit.blocks) + 1
+
+    def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Embed patches and their positions: ``[B, L, D]``, or ``[B, K, D]`` of ``ids_keep``.
+
+        The convolution is applied as a linear map, so that hidden pixels cost nothing.
+        """
+        patches = patchify(images, self.patch_size)  # [B, L, p * p * C]
+        position = self._position()  # [1, L, D]
+        if ids_keep is not None:
+            patches = gather_patches(patches, ids_keep)
+            position = None if position is None else gather_patches(position, ids_keep)
+        embed = self.vit.patch_embed
+        weight = embed.proj.weight.permute(0, 2, 3, 1).reshape(self.embed_dim, -1)
+        tokens: Tensor = embed.norm(functional.linear(patches, weight, embed.proj.bias))
+        return tokens if position is None else tokens + position
+
+    def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
+        """Put a mask token ``[1, 1, D]``, with its position, at patches ``[B, K]``."""
+        hidden = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        hidden.scatter_(1, ids_hide, True)
+        position = self._position()
+        mask = mask_token if position is None else mask_token + position
+        return torch.where(hidden.unsqueeze(-1), mask.to(tokens.dtype), tokens)
+
+    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Run the blocks: ``[B, prefix + K, D]``, after the final norm.
+
+        ``ids_keep`` is not needed: the tokens hold their positions.
+        """
+        x = self._add_prefix(tokens)
+        for block in self.vit.blocks:
+            x = block(x)
+        encoded: Tensor = self.vit.norm(x)
+        return encoded
+
+    def pool(self, encoded: Tensor) -> Tensor:
+        """Reduce encoded tokens to one feature per image, ``[B, D]``."""
+        pooled: Tensor = self.vit.pool(encoded)
+        return pooled
+
+    def layer_id(self, parameter: str) -> int:
+        """Return the depth of a parameter, 0 for the embedding; for layer-wise decay."""
+        name = parameter.removeprefix("vit.")
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        embedding = ("cls_token", "pos_embed", "reg_token", "patch_embed", "norm_pre")
+        return 0 if name.startswith(embedding) else self.num_layers
+
+    def _position(self) -> Tensor | None:
+        """Return the positions of the patches, ``[1, L, D]``, if they are added to the tokens."""
+        embedding: Tensor | None = self.vit.pos_embed
+        return None if embedding is None else embedding[:, -self.num_patches :]
+
+    def _add_prefix(self, tokens: Tensor) -> Tensor:
+        """Put class and register tokens in front: the input of the first block."""
+        extra = [t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None]
+        if extra:
+            prefix = torch.cat(extra, dim=1)
+            position = self.vit.pos_embed
+            if position is not None and position.shape[1] > self.num_patches:
+                prefix = prefix + position[:, : self.num_prefix_tokens]
+            tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        x: Tensor = self.vit.norm_pre(tokens)
+        return x
+
+
+def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: int) -> ViT:
+    """Return a Vision Transformer of the given sizes with fresh weights."""
+    backbone = ViT(
+        VisionTransformer(
             img_size=image_size,
             patch_size=config.patch_size,
             in_chans=channels,
@@ -28,86 +100,26 @@ class ViT(nn.Module):
             reg_tokens=config.num_registers,
             fc_norm=False,  # timm would move the final norm behind the average pooling
         )
-        self.image_size, self.patch_size, self.channels = image_size, config.patch_size, channels
-        self.embed_dim: int = config.embed_dim
-        self.num_patches: int = self.vit.patch_embed.num_patches
-        self.num_prefix_tokens: int = self.vit.num_prefix_tokens
-        self.num_layers = config.depth + 1
-        self._initialise(config.pos_embed)
+    )
+    _initialise(backbone.vit)
+    if config.pos_embed == "sincos":
+        fixed = sincos_position_embedding(config.embed_dim, image_size // config.patch_size)
+        with torch.no_grad():
+            backbone.vit.pos_embed.zero_()
+            backbone.vit.pos_embed[0, -backbone.num_patches :] = fixed
+        backbone.vit.pos_embed.requires_grad_(False)
+    return backbone
 
-    def _initialise(self, pos_embed: str) -> None:
-        """Initialise as arXiv:2111.06377 does: Xavier everywhere, also for the patch embedding.
 
-        At small widths this starts much faster than timm's normal(0, 0.02).
-        """
-        for module in self.vit.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.vit.patch_embed.proj.weight.flatten(1))
-        nn.init.normal_(self.vit.cls_token, std=0.02)
-        if pos_embed == "sincos":
-            grid = self.image_size // self.patch_size
-            fixed = sincos_position_embedding(self.embed_dim, grid)
-            with torch.no_grad():
-                self.vit.pos_embed.zero_()
-                self.vit.pos_embed[0, -self.num_patches :] = fixed
-            self.vit.pos_embed.requires_grad_(False)
+def _initialise(vit: VisionTransformer) -> None:
+    """Initialise as arXiv:2111.06377 does: Xavier everywhere, also for the patch embedding.
 
-    def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Embed patches and their positions: ``[B, L, D]``, or ``[B, K, D]`` of ``ids_keep``.
-
-        The convolution is applied as a linear map, so that hidden pixels cost nothing.
-        """
-        patches = patchify(images, self.patch_size)  # [B, L, p * p * C]
-        position = self.vit.pos_embed[:, -self.num_patches :]  # [1, L, D]
-        if ids_keep is not None:
-            patches = gather_patches(patches, ids_keep)
-            position = gather_patches(position, ids_keep)
-        proj = self.vit.patch_embed.proj
-        weight = proj.weight.permute(0, 2, 3, 1).reshape(self.embed_dim, -1)
-        return functional.linear(patches, weight, proj.bias) + position
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Run the blocks on patch tokens: ``[B, prefix + K, D]``, after the final norm."""
-        prefix = self.vit.cls_token
-        if self.vit.reg_token is not None:
-            prefix = torch.cat([prefix, self.vit.reg_token], dim=1)
-        prefix = prefix + self.vit.pos_embed[:, : self.num_prefix_tokens]
-        x = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        for block in self.vit.blocks:
-            x = block(x)
-        encoded: Tensor = self.vit.norm(x)
-        return encoded
-
-    def pool(self, encoded: Tensor) -> Tensor:
-        """Reduce encoded tokens to one feature per image, ``[B, D]``."""
-        pooled: Tensor = self.vit.pool(encoded)
-        return pooled
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return pooled features ``[B, D]``, before the classifier."""
-        return self.pool(self.encode(self.tokenize(images)))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Map features ``[B, D]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.vit.head(features)
-        return logits
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        return self.classify(self.features(images))
-
-    def reset_head(self) -> None:
-        """Give the classifier fresh weights."""
-        nn.init.xavier_uniform_(self.vit.head.weight)
-        nn.init.zeros_(self.vit.head.bias)
-
-    def layer_id(self, parameter: str) -> int:
-        """Return the depth of a parameter, 0 for the embedding; for layer-wise decay."""
-        name = parameter.removeprefix("vit.")
-        if name.startswith("blocks."):
-            return int(name.split(".")[1]) + 1
-        embedding = ("cls_token", "pos_embed", "reg_token", "patch_embed")
-        return 0 if name.startswith(embedding) else self.num_layers
+    At small widths this starts much faster than timm's normal(0, 0.02).
+    """
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(vit.patch_embed.proj.weight.flatten(1))
+    nn.init.normal_(vit.cls_token, std=0.02)

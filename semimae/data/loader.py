@@ -1,4 +1,4 @@
-"""From prepared images to batches on the device. The batch of a step is a function of (seed, step)."""
+"""From prepared images to batches on the device. A step's batch is a function of (seed, step)."""
 
 import os
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class ImageReader:
         return self._to_device(np.stack(list(arrays)))
 
     def crops(self, rows: Rows, draws: list[Tensor]) -> list[Tensor]:
-        """Return one random resized crop per element of ``draws`` (``[B, 4]``) from one decoding."""
+        """Return a random resized crop per element of ``draws`` (``[B, 4]``) from one decoding."""
         size, min_scale = self.config.image_size, self.config.crop_min_scale
 
         def views(row: int, parameters: list[list[float]]) -> list[NDArray[np.uint8]]:
@@ -128,19 +128,28 @@ class TrainViews:
         progress = step / self.num_steps
         rows = sample_rows(self.labeled, self.batch_size, self.seed, "labeled", step)
         (labeled,) = self._views(rows, ("labeled",), step)
-        labels = self.labels[rows].to(self.device, non_blocking=True)
+        labels = self._send(self.labels[rows])
         if not self.num_unlabeled:
             nothing = labeled[:0]
-            empty = Batch(labeled, labels, *[nothing] * 4, unlabeled_index=labels[:0], progress=progress)
+            nobody = labels[:0]
+            empty = Batch(labeled, labels, nothing, nothing, nothing, nothing, nobody, progress)
             return Step(empty, labels[:0])
         rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
         weak, strong = self._views(rows, ("weak", "strong"), step)
-        mask_noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
-        mix_noise = uniform((len(rows), 4), self.seed, "mix", step)
-        index = torch.from_numpy(np.searchsorted(self.unlabeled, rows))
-        late = [t.to(self.device, non_blocking=True) for t in (mask_noise, mix_noise, index)]
-        hidden_labels = self.labels[rows].to(self.device, non_blocking=True)
-        return Step(Batch(labeled, labels, weak, strong, *late, progress=progress), hidden_labels)
+        batch = Batch(
+            labeled=labeled,
+            labels=labels,
+            weak=weak,
+            strong=strong,
+            mask_noise=self._send(uniform((len(rows), self.num_patches), self.seed, "mask", step)),
+            mix_noise=self._send(uniform((len(rows), 4), self.seed, "mix", step)),
+            unlabeled_index=self._send(torch.from_numpy(np.searchsorted(self.unlabeled, rows))),
+            progress=progress,
+        )
+        return Step(batch, self._send(self.labels[rows]))
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def _views(self, rows: Rows, purposes: tuple[str, ...], step: int) -> list[Tensor]:
         """Return one normalised view of the rows per purpose; ``"strong"`` is the strong one."""
@@ -188,7 +197,8 @@ def sample_rows(rows: Rows, count: int, seed: int, purpose: str, step: int) -> R
     places = np.arange(step * count, (step + 1) * count)
     epochs = places // len(rows)
     order = [_epoch(len(rows), seed, purpose, epoch) for epoch in np.unique(epochs).tolist()]
-    return rows[np.stack(order)[epochs - epochs[0], places % len(rows)]]
+    chosen: Rows = rows[np.stack(order)[epochs - epochs[0], places % len(rows)]]
+    return chosen
 
 
 @lru_cache(maxsize=8)
@@ -229,7 +239,9 @@ def resized_crop(
     return _scaled(image, size, (left, top, left + width, top + height))
 
 
-def _scaled(image: Image.Image, size: int, box: tuple[float, ...]) -> NDArray[np.uint8]:
+def _scaled(
+    image: Image.Image, size: int, box: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
     scaled = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     array: NDArray[np.uint8] = np.asarray(scaled).reshape(size, size, -1)
     return array

@@ -36,13 +36,15 @@ def measure_pseudo_labels(
         meter.add("pseudo/class_coverage", counts / len(pseudo.weight))
 
 
-def measure_gradients(meter: Meter, losses: dict[str, Tensor], encoder: nn.Module) -> None:
-    """Add the norm of each term's gradient in the encoder, and how far two of them agree.
+def measure_gradients(meter: Meter, losses: dict[str, Tensor], model: nn.Module) -> None:
+    """Add the norm of each term's gradient in the backbone, and how far two of them agree.
 
     ``gradient/cosine`` is between the consistency and the reconstruction term: above 0 the MIM
     branch moves the shared weights to where the pseudo labels pull them too.
     """
-    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    parameters = [
+        p for n, p in model.named_parameters() if n.startswith("backbone.") and p.requires_grad
+    ]
     gradients = {}
     for name, loss in losses.items():
         parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)

@@ -45,6 +45,7 @@ def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
         num_classes=info.num_classes,
         mask_ratio=cell.mask_ratio,
         seed=cell.seed,
+        weights_root=prepared.root or Path(),
     )
 
 
@@ -142,7 +143,9 @@ def infer(model: SemiModel, cell: Cell, prepared: Prepared, rows: Rows) -> Outpu
 def save_model(model: SemiModel, cell: Cell, path: Path) -> None:
     """Write weights, with the cell in the file's metadata."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt", "cell": cell.model_dump_json()})
+    # One key only: safetensors writes several in an order that differs between processes.
+    save_file(tensors, path, metadata={"cell": cell.model_dump_json()})
+    path.chmod(0o644)
 
 
 def load_model(path: Path, cell: Cell, prepared: Prepared) -> SemiModel:
@@ -156,7 +159,8 @@ def load_model(path: Path, cell: Cell, prepared: Prepared) -> SemiModel:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not any(name.startswith("mim.") for name in tensors):
             cell = cell.model_copy(update={"mim": None})  # the last of several phases had no branch
-        model = model_of(cell, prepared)
+        fresh = cell.backbone.model_copy(update={"weights": None})  # all of them are in this file
+        model = model_of(cell.model_copy(update={"backbone": fresh}), prepared)
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

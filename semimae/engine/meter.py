@@ -29,11 +29,12 @@ class Meter:
         """Return the mean of every name that has weight, and start again."""
         if not self.sums:
             return {}
+        ordered = sorted(self.sums.items())  # a checkpoint does not keep the order of addition
         names = [
             name if sums.shape[1] == 1 else f"{name}/{i}"
-            for name, sums in self.sums.items()
+            for name, sums in ordered
             for i in range(sums.shape[1])
         ]
-        totals, weights = torch.cat(list(self.sums.values()), dim=1).tolist()
+        totals, weights = torch.cat([sums for _, sums in ordered], dim=1).tolist()
         self.sums = {}
         return {n: t / w for n, t, w in zip(names, totals, weights, strict=True) if w > 0}

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from semimae.backbones.base import Backbone
 from semimae.engine.config import OptimConfig
 
+# Tokens and positions, also relative (Swin, SwinV2) and rotary ones; as timm has it.
+NO_DECAY = ("_token", "pos_embed", "relative_position_bias_table", "cpb_mlp", "logit_scale", "rope.")
+
 
 def cosine_lr(step: float, *, lr: float, min_lr: float, warmup: float, total: float) -> float:
     """Return the learning rate of a step: linear warm-up from 0, then half a cosine.
@@ -49,7 +52,7 @@ def parameter_groups(
         if name.startswith("backbone."):
             layer = backbone.layer_id(name.removeprefix("backbone."))
             scale = layer_decay ** (backbone.num_layers - layer)
-        no_decay = parameter.ndim <= 1 or name.endswith(("_token", "pos_embed"))
+        no_decay = parameter.ndim <= 1 or any(part in name for part in NO_DECAY)
         decay = 0.0 if no_decay else weight_decay
         group = groups.setdefault(
             (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay}

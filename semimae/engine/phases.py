@@ -1,6 +1,7 @@
-"""Methods that train in several phases. A finished phase is kept and shared by all cells that need it."""
+"""Methods that train in several phases. Cells that need the same finished phase share it."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def fit_phases(
     *starts, last = phases(cell)
     model: SemiModel | None = None
     costs = []
+    key = ""
     for phase in starts:
-        path = finished / f"{phase_key(phase, prepared, split)}.safetensors"
+        key = phase_key(phase, prepared, split, before=key)
+        path = finished / f"{key}.safetensors"
         if not path.is_file():
             state = fit(
                 phase,
@@ -79,8 +82,9 @@ def fit_phases(
                 start=_adapted(model, phase),
             )
             finished.mkdir(parents=True, exist_ok=True)
-            save_model(state.ema, phase, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").replace(path)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
+            save_model(state.ema, phase, temporary)
+            temporary.replace(path)
         model = load_model(path, phase, prepared)
         images = phase.train.steps * phase.images_per_step
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images})
@@ -96,8 +100,8 @@ def fit_phases(
     return state, costs
 
 
-def phase_key(phase: Cell, prepared: Prepared, split: Split) -> str:
-    """Return the identity of a phase before the last one.
+def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -> str:
+    """Return the identity of a phase that starts from the weights of the phase ``before``.
 
     Pretraining reads no labels: it is the same for every number of labels, as long as the
     unlabelled images are the same.
@@ -107,7 +111,8 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split) -> str:
         rows = split.unlabeled(prepared).tobytes()
     else:
         rows = split.model_dump_json().encode()
-    content = phase.model_dump_json().encode() + prepared.info.fingerprint.encode() + rows
+    texts = (before, phase.model_dump_json(), prepared.info.fingerprint)
+    content = "\n".join(texts).encode() + rows
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -10,11 +10,7 @@ from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.optim import cosine_lr, ema_update, set_lr
-from semimae.types import Step, UserError
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+from semimae.types import Interrupted, Step, UserError
 
 
 def train(
@@ -38,7 +34,7 @@ def train(
         optim: Learning rate and clipping.
         autocast: Makes the context in which the method runs.
         evaluate: Scores the state on the validation split.
-        on_row: Is told of every row of ``state.history`` ("train") and ``state.validation`` ("val").
+        on_row: Is told of each new row of ``state.history`` ("train") and ``validation`` ("val").
         checkpoints: Where the state is saved.
         should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised.
 
@@ -69,7 +65,7 @@ def train(
             out = method(model, state.ema, batch)
         total = torch.stack([method.weights[k] * v.float() for k, v in out.losses.items()]).sum()
         if config.gradient_every and state.step % config.gradient_every == 0:
-            measure_gradients(meter, out.losses, model.backbone)
+            measure_gradients(meter, out.losses, model)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         grad_norm = clip_grad_norm_(model.parameters(), optim.grad_clip)
@@ -109,7 +105,7 @@ def _bad_steps(state: TrainState, config: TrainConfig) -> Row:
     _, most_in_a_row, total = state.bad_steps.tolist()
     if most_in_a_row >= config.max_bad_steps:
         raise UserError(
-            f"step {state.step}: the gradient was not finite for {most_in_a_row:.0f} steps in a row "
+            f"step {state.step}: the gradient was not finite {most_in_a_row:.0f} steps in a row "
             f"(train.max_bad_steps={config.max_bad_steps}); lower optim.lr or raise "
             "optim.warmup_steps. The last good checkpoint is kept."
         )

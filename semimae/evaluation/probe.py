@@ -94,10 +94,10 @@ def fit_linear(
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = functional.cross_entropy(x @ weight, labels) + l2 / 2 * weight[:-1].square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return weight.detach()
 
 

@@ -12,7 +12,7 @@ from semimae.types import Batch, PseudoLabels, StepOutput
 
 
 class MeanTeacher(Method):
-    """Mean Teacher (arXiv:1703.01780, section 2): squared error between probabilities, no threshold.
+    """Mean Teacher (arXiv:1703.01780, section 2): squared error of probabilities, no threshold.
 
     Deviation: the student sees the strong view and the teacher the weak one, as in
     arXiv:2208.07204 (USB); the paper gives both the same kind of noise.

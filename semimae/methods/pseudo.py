@@ -87,5 +87,5 @@ class PseudoLabelMethod(Method):
 
 
 def fade_in(progress: float, ramp: float) -> float:
-    """Return ``exp(-5 (1 - progress / ramp)^2)`` during the ramp, then 1 (arXiv:1703.01780, 3.1)."""
+    """Return ``exp(-5 (1 - progress / ramp)^2)`` in the ramp, then 1 (arXiv:1703.01780, 3.1)."""
     return math.exp(-5 * (1 - progress / ramp) ** 2) if progress < ramp else 1.0

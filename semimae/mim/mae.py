@@ -1,4 +1,4 @@
-"""The masked-autoencoder branch: the shared encoder sees visible patches, a small decoder the rest."""
+"""The MAE branch: the shared encoder sees visible patches, a small decoder predicts the rest."""
 
 from functools import partial
 
@@ -7,16 +7,16 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
+from semimae.mim.branch import MIMBranch
 from semimae.mim.config import MAEConfig
-from semimae.mim.masking import Mask, random_masking
-from semimae.mim.targets import TARGETS
+from semimae.mim.masking import Mask
 from semimae.patches import gather_patches
 from semimae.positions import sincos_position_embedding
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class MAE(nn.Module):
+class MAE(MIMBranch):
     """Decoder and loss; the encoder is the backbone's, passed to ``forward``.
 
     Parameter names follow the published checkpoints, so that those can be read.
@@ -25,13 +25,8 @@ class MAE(nn.Module):
     decoder_pos_embed: Tensor
 
     def __init__(self, config: MAEConfig, backbone: Backbone, mask_ratio: float) -> None:
-        super().__init__()
+        super().__init__(config, backbone, mask_ratio)
         dim = config.decoder_dim
-        self.mask_ratio = mask_ratio
-        self.patch_size = backbone.patch_size
-        self.target = TARGETS[config.target]
-        blank = torch.zeros(1, backbone.channels, backbone.image_size, backbone.image_size)
-        target_dim = self.target(blank, backbone.patch_size).shape[-1]
         self.num_prefix_tokens = backbone.num_prefix_tokens
         self.decoder_embed = nn.Linear(backbone.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -40,7 +35,7 @@ class MAE(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = _norm(dim)
-        self.decoder_pred = nn.Linear(dim, target_dim)
+        self.decoder_pred = nn.Linear(dim, self.target_dim)
         grid = backbone.image_size // backbone.patch_size
         position = sincos_position_embedding(dim, grid).float()
         prefix = torch.zeros(self.num_prefix_tokens, dim)  # these have no place in the image
@@ -78,18 +73,6 @@ class MAE(nn.Module):
 
     def reconstruct(self, backbone: Backbone, images: Tensor, noise: Tensor) -> tuple[Tensor, Mask]:
         """Hide patches of images and predict them: ``[B, L - K, target_dim]`` and the mask."""
-        mask = random_masking(noise, self.mask_ratio)
-        latent = backbone.encode(backbone.tokenize(images, mask.ids_keep))
-        return self.decode(latent, mask), mask
-
-    def forward(self, backbone: Backbone, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the mean squared error at the hidden patches, a scalar.
-
-        Args:
-            backbone: The shared encoder.
-            images: ``[B, C, H, W]``, normalised.
-            noise: ``[B, L]``, decides the mask.
-        """
-        prediction, mask = self.reconstruct(backbone, images, noise)
-        target = gather_patches(self.target(images, self.patch_size), mask.ids_hide)
-        return (prediction.float() - target).square().mean()
+        mask = self.mask(noise)
+        tokens = backbone.tokenize(images, mask.ids_keep)
+        return self.decode(backbone.encode(tokens, mask.ids_keep), mask), mask

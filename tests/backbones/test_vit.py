@@ -2,15 +2,14 @@ import itertools
 
 import pytest
 import torch
+from support import section
 from torch import Tensor
 
-from semimae.backbones.config import ViTConfig
 from semimae.backbones.vit import ViT
 from semimae.positions import sincos_position_embedding
 from semimae.types import UserError
 
 CONFIG = {
-    "name": "vit",
     "patch_size": 4,
     "embed_dim": 24,
     "depth": 2,
@@ -29,7 +28,7 @@ VARIANTS = [
 def build(channels: int = 3, image_size: int = 16, **changes: object) -> ViT:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vit = ViTConfig.model_validate(CONFIG | changes).build(image_size, channels, 5)
+        vit = section("backbone", **(CONFIG | changes)).build(image_size, channels, 5)
         # what starts at zero would hide a mistake
         for parameter in vit.parameters():
             if parameter.requires_grad:
@@ -152,7 +151,9 @@ def test_a_fresh_head_changes_the_head_only() -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.image_size=18 is not a multiple of backbone\.patch"):
+    with pytest.raises(
+        UserError, match=r"data\.image_size=18 is not a multiple of backbone\.patch"
+    ):
         build(image_size=18)
     with pytest.raises(UserError, match=r"backbone\.embed_dim=25 .* backbone\.num_heads=3"):
         build(embed_dim=25)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import section
 from torch import nn
 
-from semimae.backbones.config import ViTConfig
 from semimae.engine.config import OptimConfig
 from semimae.engine.optim import (
     build_optimizer,
@@ -17,34 +17,14 @@ from semimae.engine.optim import (
     parameter_groups,
     set_lr,
 )
-from semimae.mim.config import MAEConfig
 from semimae.model import SemiModel, build_model
-
-VIT = {
-    "name": "vit",
-    "patch_size": 2,
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_ratio": 2.0,
-    "pool": "token",
-    "num_registers": 1,
-    "pos_embed": "learned",
-}
-MAE = {
-    "name": "mae",
-    "lambda_mim": 1.0,
-    "target": "pixels",
-    "decoder_dim": 8,
-    "decoder_depth": 1,
-    "decoder_heads": 2,
-}
 
 
 def small_model(**changes: object) -> SemiModel:
+    """Two blocks and a register token."""
     return build_model(
-        ViTConfig.model_validate(VIT | changes),
-        MAEConfig.model_validate(MAE),
+        section("backbone", **({"num_registers": 1, "pos_embed": "learned"} | changes)),
+        section("mim"),
         image_size=8,
         channels=1,
         num_classes=3,
@@ -111,8 +91,8 @@ def test_schedule_stays_between_zero_and_the_peak(
 def test_layer_decay_equals_the_published_reference_on_timms_vit_tiny(shared: Path) -> None:
     golden = json.loads((shared / "golden" / "layer_decay_vit_tiny.json").read_text())
     assert golden["model"] == "vit_tiny_patch16_224"
-    config = ViTConfig(
-        name="vit",
+    config = section(
+        "backbone",
         patch_size=16,
         embed_dim=192,
         depth=12,

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from support import section
 from torch import Tensor
 
-from semimae.backbones.config import ViTConfig
 from semimae.backbones.vit import ViT
-from semimae.mim.config import MAEConfig
 from semimae.mim.mae import MAE
 from semimae.mim.masking import Mask, random_masking
 from semimae.patches import gather_patches
@@ -34,8 +33,8 @@ class Golden:
     def build(self, target: str) -> tuple[ViT, MAE]:
         """Our encoder and branch with the reference's weights."""
         c = self.config
-        vit = ViTConfig(
-            name="vit",
+        vit = section(
+            "backbone",
             patch_size=c["patch_size"],
             embed_dim=c["embed_dim"],
             depth=c["depth"],
@@ -45,15 +44,16 @@ class Golden:
             num_registers=0,
             pos_embed="sincos",
         )
-        mae = MAEConfig.model_validate(
-            {
-                "name": "mae",
-                "lambda_mim": 1.0,
-                "target": target,
-                "decoder_dim": c["decoder_embed_dim"],
-                "decoder_depth": c["decoder_depth"],
-                "decoder_heads": c["decoder_num_heads"],
-            }
+        mae = section(
+            "mim",
+            name="mae",
+            target=target,
+            loss="mse",
+            masking="random",
+            mask_unit=1,
+            decoder_dim=c["decoder_embed_dim"],
+            decoder_depth=c["decoder_depth"],
+            decoder_heads=c["decoder_num_heads"],
         )
         backbone = vit.build(c["img_size"], 3, 2).double()
         branch = mae.build(backbone, c["mask_ratio"]).double()

@@ -1,44 +1,26 @@
 import pytest
 import torch
+from support import section
 from torch import Tensor
 
-from semimae.backbones.config import ViTConfig
 from semimae.backbones.vit import ViT
-from semimae.mim.config import MAEConfig
 from semimae.mim.mae import MAE
 from semimae.mim.masking import Mask, random_masking
 from semimae.patches import gather_patches, patchify
 from semimae.positions import sincos_position_embedding
 from semimae.types import UserError
 
-CONFIG = {
-    "name": "mae",
-    "lambda_mim": 1.0,
-    "target": "norm_pixels",
-    "decoder_dim": 16,
-    "decoder_depth": 2,
-    "decoder_heads": 2,
-}
-
 
 def build(
     num_registers: int = 0, ratio: float = 0.75, channels: int = 3, **changes: object
 ) -> tuple[ViT, MAE]:
-    vit = ViTConfig(
-        name="vit",
-        patch_size=2,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_ratio=2.0,
-        pool="token",
-        num_registers=num_registers,
-        pos_embed="sincos",
-    )
+    vit = section("backbone", num_registers=num_registers, mlp_ratio=2.0)
+    config = {"target": "norm_pixels", "decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2}
+    mae = section("mim", **(config | changes))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = vit.build(8, channels, 4)
-        return backbone, MAEConfig.model_validate(CONFIG | changes).build(backbone, ratio)
+        return backbone, mae.build(backbone, ratio)
 
 
 def draw(channels: int = 3) -> tuple[Tensor, Tensor]:

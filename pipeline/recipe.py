@@ -1,0 +1,130 @@
+"""``recipe``: complete params files of known settings."""
+
+import difflib
+import itertools
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.workspace import dvc_root
+from semimae.data.files import write_text
+from semimae.params import Params
+from semimae.types import UserError
+
+app = typer.Typer(help="Complete params files of known settings.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="As `recipe list` names it.")]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A params file whose header says where its values come from and what they led to."""
+
+    path: Path
+    text: str
+
+    @property
+    def header(self) -> list[str]:
+        """The comment lines at the top, without their ``# ``."""
+        lines = itertools.takewhile(lambda line: line.startswith("#"), self.text.splitlines())
+        return [line.removeprefix("#").removeprefix(" ") for line in lines]
+
+    @property
+    def description(self) -> str:
+        """The header's first line."""
+        return self.header[0] if self.header else ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the header states a score."""
+        scores = [line for line in self.header if line.startswith("Score:")]
+        return bool(scores) and "unrun" not in scores[0]
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List all recipes: name, whether a score was measured with it, what it is.
+
+    Example: python -m pipeline recipe list
+    """
+    recipes = _recipes(dvc_root())
+    width = max(map(len, recipes))
+    for name, recipe in recipes.items():
+        state = "measured" if recipe.is_measured else "unrun"
+        typer.echo(f"{name:{width}}  {state:8}  {recipe.description}")
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Print a recipe.
+
+    Example: python -m pipeline recipe show cifar10
+    """
+    typer.echo(_find(dvc_root(), name).text, nl=False)
+
+
+@app.command()
+def use(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also over changes that git does not have.")
+    ] = False,
+) -> None:
+    """Make a recipe the project's params.yaml, after checking it.
+
+    Example: python -m pipeline recipe use cifar10
+    """
+    root = dvc_root()
+    recipe = _find(root, name)
+    Params.read(recipe.path)
+    target = root / "params.yaml"
+    if not force and _holds_own_work(target):
+        raise UserError(f"{target} has changes that git does not have; commit them or add --force.")
+    write_text(target, recipe.text)
+    typer.echo(f"{target} is now recipe {name}; `dvc repro` runs it.")
+
+
+def _recipes(root: Path) -> dict[str, Recipe]:
+    """Return all recipes by name.
+
+    Raises:
+        UserError: If there are none.
+    """
+    paths = sorted((root / "recipes").glob("*.yaml"))
+    if not paths:
+        raise UserError(f"there is no recipe in {root / 'recipes'}; restore that folder.")
+    return {path.stem: Recipe(path, path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _find(root: Path, name: str) -> Recipe:
+    recipes = _recipes(root)
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; see `recipe list`."
+        raise UserError(f"there is no recipe {name!r}{hint}")
+    return recipes[name]
+
+
+def _holds_own_work(path: Path) -> bool:
+    """Whether a params file would be lost: git has another one, and no recipe has the same."""
+    if not path.is_file():
+        return False
+    settings = _settings(path.read_text(encoding="utf-8"))
+    if any(settings == _settings(recipe.text) for recipe in _recipes(path.parent).values()):
+        return False
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", path.name],
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return status.returncode != 0 or bool(status.stdout)  # without git nothing can be restored
+
+
+def _settings(text: str) -> list[str]:
+    """Return the lines below the header."""
+    return list(itertools.dropwhile(lambda line: line.startswith("#"), text.splitlines()))

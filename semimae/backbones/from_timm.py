@@ -1,0 +1,162 @@
+"""Backbones by their names in timm: which families there are and how each is asked for."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import timm
+from timm.models import model_entrypoint
+from timm.models.eva import Eva
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from semimae.backbones.config import TimmConfig
+from semimae.backbones.eva import RotaryViT
+from semimae.backbones.swin import Swin
+from semimae.backbones.timm_base import TimmBackbone
+from semimae.backbones.vit import ViT
+from semimae.types import UserError
+
+
+class Family(NamedTuple):
+    """Models of one of timm's classes."""
+
+    model: type[nn.Module]
+    backbone: Callable[[Any], TimmBackbone]
+    options: dict[str, object]  # for timm, beside the sizes
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether depth and heads are lists, one entry per stage."""
+        return self.backbone is Swin
+
+
+# The final norm stays in front of the pooling: the MIM branch wants normalised tokens too.
+_VIT = Family(VisionTransformer, ViT, {"fc_norm": False, "dynamic_img_size": False})
+_EVA = Family(Eva, RotaryViT, {"use_fc_norm": False, "dynamic_img_size": False})
+
+# By the module of timm that defines the name.
+FAMILIES = {
+    "vision_transformer": _VIT,
+    "deit": _VIT,
+    "eva": _EVA,
+    "swin_transformer": Family(SwinTransformer, Swin, {}),
+    "swin_transformer_v2": Family(SwinTransformerV2, Swin, {}),
+}
+
+
+def family_of(model: str) -> Family:
+    """Return the family of a model's name.
+
+    Raises:
+        UserError: If timm does not know the name, or it is of a family that is not in ``FAMILIES``.
+    """
+    if not timm.is_model(model) or "." in model:
+        near = difflib.get_close_matches(model.split(".")[0], timm.list_models(), n=3)
+        hint = f"near ones are {', '.join(near)}" if near else "see timm.list_models()"
+        raise UserError(
+            f"backbone.model={model} is no model of timm {timm.__version__}: {hint}; a tag behind "
+            "a dot belongs into backbone.weights, as timm:TAG."
+        )
+    module = model_entrypoint(model).__module__.rsplit(".", 1)[-1]
+    if module not in FAMILIES:
+        raise UserError(
+            f"backbone.model={model} is of timm's family {module}; those that can be used are "
+            f"{', '.join(FAMILIES)}."
+        )
+    return FAMILIES[module]
+
+
+def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) -> TimmBackbone:
+    """Return a backbone with fresh weights.
+
+    Stochastic depth and dropout are off: timm draws them from the global generator, and everything
+    random in a run depends on its seed and step alone.
+
+    Raises:
+        UserError: If timm has no such model, or not in these sizes.
+    """
+    family = family_of(config.model)
+    sizes = {
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depths" if family.has_stages else "depth": config.depth,
+        "num_heads": config.num_heads,
+        "window_size": config.window_size,
+    }
+    _check(config, family)
+    try:
+        model = timm.create_model(
+            config.model,
+            pretrained=False,
+            img_size=image_size,
+            in_chans=channels,
+            num_classes=num_classes,
+            global_pool=config.pool,
+            drop_path_rate=0.0,
+            **family.options,
+            **{key: value for key, value in sizes.items() if value is not None},
+        )
+    except (
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"timm cannot build backbone.model={config.model} for images of {image_size} px: "
+            f"{reason}; change data.image_size or the sizes in section backbone."
+        ) from None
+    if type(model) is not family.model or getattr(model, "attn_pool", None) is not None:
+        raise UserError(
+            f"backbone.model={config.model} is timm's {type(model).__name__} with parts of its "
+            "own; choose a model without distillation token and attention pooling."
+        )
+    _check_grid(config, model, image_size)
+    return family.backbone(model)
+
+
+def _check(config: TimmConfig, family: Family) -> None:
+    """Check what timm would accept in silence or refuse without naming our key."""
+    for key in ("depth", "num_heads"):
+        value = getattr(config, key)
+        if value is not None and isinstance(value, tuple) != family.has_stages:
+            kind = "a list, one number per stage" if family.has_stages else "one number"
+            shown = list(value) if isinstance(value, tuple) else value
+            raise UserError(f"backbone.{key}={shown}: {config.model} takes {kind}.")
+    if family.has_stages and config.pool == "token":
+        raise UserError(
+            f"backbone.pool=token: {config.model} has no class token; set backbone.pool: avg."
+        )
+    if not family.has_stages and config.window_size is not None:
+        raise UserError(
+            f"backbone.window_size={config.window_size}: {config.model} has no windows; set it to "
+            "null."
+        )
+
+
+def _check_grid(config: TimmConfig, model: Any, image_size: int) -> None:
+    """Check that patches, merged patches and windows fill the image."""
+    patch = model.patch_embed.patch_size[0]
+    stages = getattr(model, "layers", [None])
+    stride = patch * 2 ** (len(stages) - 1)
+    if image_size % stride:
+        raise UserError(
+            f"data.image_size={image_size} is not a multiple of {stride} px, the "
+            f"{'last stage' if len(stages) > 1 else 'patch'} of {config.model}; change the image "
+            f"size, backbone.patch_size{' or backbone.depth' if len(stages) > 1 else ''}."
+        )
+    if len(stages) == 1:
+        return
+    for index, stage in enumerate(stages):
+        grid, window = stage.blocks[0].input_resolution[0], stage.blocks[0].window_size[0]
+        if grid % window:
+            raise UserError(
+                f"stage {index + 1} of {config.model} has {grid} tokens per side, which its "
+                f"windows of {window} do not fill; set backbone.window_size to a divisor."
+            )

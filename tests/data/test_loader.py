@@ -1,0 +1,423 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import data_config
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from semimae.data.config import DataConfig
+from semimae.data.loader import (
+    ImageReader,
+    TrainViews,
+    centre_crop,
+    eval_batches,
+    resized_crop,
+    sample_rows,
+)
+from semimae.data.prepare import prepare
+from semimae.data.split import Split, make_split
+from semimae.data.store import Prepared
+from semimae.types import Batch, Step
+
+CPU = torch.device("cpu")
+PER_CLASS = 12
+SIDES = [(40, 30), (20, 64), (33, 33)]  # width, height; all above the packing limit of `files`
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEG files of three classes and several shapes."""
+    root = tmp_path_factory.mktemp("jpegs") / "root"
+    rng = np.random.default_rng(0)
+    for label in range(3):
+        for i in range(PER_CLASS):
+            width, height = SIDES[i % len(SIDES)]
+            pixels = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+            path = root / "train" / f"class{label}" / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).resize((width, height)).save(path, quality=90)
+    return root
+
+
+def make(folder: Path, out: Path, **changes: object) -> tuple[Prepared, DataConfig]:
+    config = data_config(**changes)
+    prepare("imagefolder", config, folder, out)
+    return Prepared.read(out, folder), config
+
+
+@pytest.fixture(scope="session")
+def files(folder: Path) -> tuple[Prepared, DataConfig]:
+    """The images stay in their files."""
+    made = make(folder, folder.parent / "files", pack_max_side=16)
+    assert made[0].images is None
+    return made
+
+
+@pytest.fixture(scope="session")
+def packed(folder: Path) -> tuple[Prepared, DataConfig]:
+    """The images are in one array."""
+    made = make(folder, folder.parent / "packed", pack_max_side=64)
+    assert made[0].images is not None
+    return made
+
+
+def halve(prepared: Prepared, include_labeled: bool = False) -> Split:
+    return make_split(
+        prepared, seed=0, num_labels=6, val_fraction=0.2, include_labeled=include_labeled
+    )
+
+
+def views(data: tuple[Prepared, DataConfig], split: Split, **changes: object) -> TrainViews:
+    prepared, config = data
+    options: dict[str, object] = {
+        "seed": 0,
+        "batch_size": 4,
+        "num_unlabeled": 8,
+        "num_patches": 9,
+        "num_steps": 100,
+        "device": CPU,
+    }
+    return TrainViews(prepared, split, config, **(options | changes))  # type: ignore[arg-type]
+
+
+def tensors(step: Step) -> list[torch.Tensor]:
+    return [t for t in (*step.batch, step.hidden_labels) if isinstance(t, torch.Tensor)]
+
+
+def same(a: Step, b: Step) -> bool:
+    pairs = list(zip(tensors(a), tensors(b), strict=True))
+    return len(pairs) >= 5 and all(torch.equal(x, y) for x, y in pairs)
+
+
+# --- sample_rows
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**31 - 1))
+def test_each_pass_takes_every_row_exactly_once(n: int, count: int, passes: int, seed: int) -> None:
+    rows = np.arange(100, 100 + n)
+    num_steps = -(-passes * n // count)
+    drawn = [sample_rows(rows, count, seed, "labeled", step) for step in range(num_steps)]
+    assert all(len(batch) == count for batch in drawn)
+    stream = np.concatenate(drawn)
+    for start in range(0, passes * n, n):
+        assert sorted(stream[start : start + n].tolist()) == rows.tolist()
+
+
+@given(st.integers(1, 9), st.integers(10, 40))
+def test_a_batch_may_be_larger_than_the_set(n: int, count: int) -> None:
+    times = Counter(sample_rows(np.arange(n), count, 0, "labeled", 3).tolist())
+    assert sum(times.values()) == count
+    assert max(times.values()) - min(times[i] for i in range(n)) <= 2
+
+
+def test_rows_depend_on_seed_purpose_and_step_alone() -> None:
+    rows = np.arange(50)
+
+    def draw(seed: int = 0, purpose: str = "labeled", step: int = 7) -> list[int]:
+        return sample_rows(rows, 10, seed, purpose, step).tolist()
+
+    expected = draw()
+    for step in (0, 99, 3):  # other steps in between, out of order
+        draw(step=step)
+    assert draw() == expected
+    assert draw(seed=1) != expected
+    assert draw(purpose="unlabeled") != expected
+    assert draw(step=8) != expected
+
+
+def test_passes_are_shuffled_differently() -> None:
+    rows = np.arange(20)
+    first, second = (sample_rows(rows, 20, 0, "labeled", step).tolist() for step in (0, 1))
+    assert first != second
+    assert first != rows.tolist()
+
+
+# --- crops
+
+
+@given(
+    st.tuples(st.integers(2, 50), st.integers(2, 50)),
+    st.floats(0.05, 1),
+    st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
+)
+def test_a_random_crop_lies_inside_the_image_and_has_the_area_it_should(
+    size: tuple[int, int], min_scale: float, draws: tuple[float, ...]
+) -> None:
+    boxes = []
+
+    class Recorder:
+        width, height = size
+
+        def resize(self, to: tuple[int, int], resample: object, box: tuple[float, ...]) -> object:
+            boxes.append(box)
+            return np.zeros((*to, 3), dtype=np.uint8)
+
+    resized_crop(Recorder(), 8, min_scale, *draws)  # type: ignore[arg-type]
+    ((left, top, right, bottom),) = boxes
+    width, height = size
+    slack = 1e-9 * max(size)
+    assert -slack <= left < right <= width + slack
+    assert -slack <= top < bottom <= height + slack
+    share = (right - left) * (bottom - top) / (width * height)
+    assert share <= 1 + 1e-9
+    ratio = (right - left) / (bottom - top)
+    if right - left < width - slack and bottom - top < height - slack:
+        assert share >= min_scale - 1e-9
+        assert 3 / 4 - 1e-9 <= ratio <= 4 / 3 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("draws", "corner"),
+    [((0.0, 0.5, 0.0, 0.0), "left top"), ((0.0, 0.5, 0.999999, 0.999999), "right bottom")],
+)
+def test_the_draws_move_the_crop_over_the_whole_image(
+    draws: tuple[float, ...], corner: str
+) -> None:
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:8, :8, 0] = 255
+    pixels[8:, 8:, 2] = 255
+    crop = resized_crop(Image.fromarray(pixels), 4, 0.25, *draws)
+    channel = {"left top": 0, "right bottom": 2}[corner]
+    assert crop[..., channel].min() > 200  # the filter reaches a little over the edge
+    assert crop.sum(axis=(0, 1))[channel] > 0.98 * crop.sum()
+
+
+def test_a_crop_of_everything_is_the_scaled_image() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    crop = resized_crop(image, 6, 1.0, 0.0, 0.5, 0.3, 0.7)
+    np.testing.assert_array_equal(crop, np.asarray(image.resize((6, 6), Image.Resampling.BICUBIC)))
+
+
+def test_the_centre_crop_is_seven_eighths_of_the_shorter_side() -> None:
+    pixels = np.zeros((16, 32, 3), dtype=np.uint8)
+    pixels[1:15, 9:23] = 255  # 14 = 16 * 0.875, around the centre
+    assert (centre_crop(Image.fromarray(pixels), 14) == 255).all()
+
+
+def test_grey_images_keep_one_channel() -> None:
+    image = Image.new("L", (10, 20), 7)
+    assert centre_crop(image, 4).shape == (4, 4, 1)
+    assert resized_crop(image, 4, 0.5, 0.1, 0.2, 0.3, 0.4).shape == (4, 4, 1)
+
+
+# --- reader
+
+
+def test_packed_images_are_read_as_they_were_packed(packed: tuple[Prepared, DataConfig]) -> None:
+    prepared, config = packed
+    assert prepared.images is not None
+    rows = np.array([9, 2, 5])
+    reader = ImageReader(prepared, config, np.arange(12), CPU)
+    read = reader.whole(rows)
+    assert read.dtype == torch.uint8
+    np.testing.assert_array_equal(read.numpy(), prepared.images[rows].transpose(0, 3, 1, 2))
+
+
+def test_a_row_that_was_not_asked_for_cannot_be_read(packed: tuple[Prepared, DataConfig]) -> None:
+    reader = ImageReader(*packed, np.array([1, 4]), CPU)
+    with pytest.raises((IndexError, RuntimeError)):
+        reader.whole(np.array([1, 2]))
+
+
+def test_files_are_cropped_at_the_centre(files: tuple[Prepared, DataConfig]) -> None:
+    prepared, config = files
+    rows = np.array([7, 0, 3])
+    read = ImageReader(prepared, config, rows, CPU).whole(rows).numpy()
+    expected = [centre_crop(prepared.open(row), config.image_size) for row in rows.tolist()]
+    np.testing.assert_array_equal(read, np.stack(expected).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("kind", ["files", "packed"])
+def test_crops_use_each_image_s_own_draws(kind: str, request: pytest.FixtureRequest) -> None:
+    prepared, config = request.getfixturevalue(kind)
+    rows = np.array([4, 8])
+    draws = [torch.rand(2, 4, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    made = ImageReader(prepared, config, rows, CPU).crops(rows, draws)
+    assert len(made) == 3
+    for view, parameters in zip(made, draws, strict=True):
+        for image, row, numbers in zip(view, rows.tolist(), parameters.tolist(), strict=True):
+            expected = resized_crop(prepared.open(row), 8, config.crop_min_scale, *numbers)
+            np.testing.assert_array_equal(image.numpy(), expected.transpose(2, 0, 1))
+
+
+# --- eval_batches
+
+
+@pytest.mark.parametrize("kind", ["files", "packed"])
+def test_evaluation_goes_through_the_rows_in_order(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    prepared, config = request.getfixturevalue(kind)
+    rows = np.array([8, 3, 11, 0, 5])
+    batches = list(eval_batches(prepared, config, rows, CPU, 2))
+    assert [len(labels) for _, labels in batches] == [2, 2, 1]
+    labels = torch.cat([labels for _, labels in batches])
+    assert labels.tolist() == prepared.labels[rows].tolist()
+    images = torch.cat([images for images, _ in batches]).double().numpy()
+    read = ImageReader(prepared, config, rows, CPU).whole(rows).numpy() / 255
+    mean, std = (np.array(v).reshape(3, 1, 1) for v in (prepared.info.mean, prepared.info.std))
+    np.testing.assert_allclose(images, (read - mean) / std, rtol=1e-4, atol=1e-4)
+
+
+def test_the_config_s_normalisation_goes_first(packed: tuple[Prepared, DataConfig]) -> None:
+    prepared, config = packed
+    own = config.model_copy(update={"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125)})
+    ((images, _),) = eval_batches(prepared, own, np.array([0]), CPU, 1)
+    assert prepared.images is not None
+    pixels = prepared.images[0].transpose(2, 0, 1) / 255
+    expected = (pixels - np.array([[[0.1]], [[0.2]], [[0.3]]])) / np.array(
+        [[[0.5]], [[0.25]], [[0.125]]]
+    )
+    np.testing.assert_allclose(images[0].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- training views
+
+
+@pytest.fixture(params=["packed-pad", "packed-resized", "files-pad", "files-resized"])
+def data(request: pytest.FixtureRequest) -> tuple[Prepared, DataConfig]:
+    kind, crop = request.param.split("-")
+    prepared, config = request.getfixturevalue(kind)
+    return prepared, config.model_copy(update={"crop": crop})
+
+
+def test_a_step_has_what_a_method_needs(data: tuple[Prepared, DataConfig]) -> None:
+    batch, hidden_labels = views(data, halve(data[0]))(3)
+    assert batch.labeled.shape == (4, 3, 8, 8)
+    assert batch.weak.shape == batch.strong.shape == (8, 3, 8, 8)
+    assert all(t.dtype == torch.float32 for t in (batch.labeled, batch.weak, batch.strong))
+    assert batch.mask_noise.shape == (8, 9)
+    assert batch.labels.shape == (4,)
+    assert hidden_labels.shape == (8,)
+    assert not torch.equal(batch.weak, batch.strong)
+
+
+def test_a_batch_carries_no_label_of_an_unlabelled_image() -> None:
+    """The contract is the type: whoever adds a field has to look at it here."""
+    assert set(Batch._fields) == {
+        "labeled",
+        "labels",
+        "weak",
+        "strong",
+        "mask_noise",
+        "mix_noise",
+        "unlabeled_index",
+        "progress",
+    }
+
+
+def test_a_step_is_a_function_of_seed_and_step(data: tuple[Prepared, DataConfig]) -> None:
+    split = halve(data[0])
+    one, other = views(data, split), views(data, split)
+    expected = one(5)
+    for step in (6, 0, 4):
+        other(step)
+    assert same(other(5), expected)
+    assert same(one(5), expected)
+    assert not same(one(6), expected)
+    assert not same(views(data, split, seed=1)(5), expected)
+
+
+def test_reading_ahead_changes_nothing(data: tuple[Prepared, DataConfig]) -> None:
+    split = halve(data[0])
+    ahead, direct = views(data, split), views(data, split)
+    for step in (0, 1, 2, 7, 1):
+        assert same(ahead(step), direct._make(step))
+
+
+def test_no_draw_comes_from_the_global_generator(data: tuple[Prepared, DataConfig]) -> None:
+    made = views(data, halve(data[0]))
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    made(0)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+def test_views_of_one_image_differ_but_are_of_that_image(
+    packed: tuple[Prepared, DataConfig],
+) -> None:
+    """Without any augmentation the weak and the strong view are the image itself."""
+    prepared, config = packed
+    plain = config.model_copy(
+        update={"crop_padding": 0, "hflip": False, "randaugment_ops": 0, "cutout": 0.0}
+    )
+    split = halve(prepared)
+    batch, hidden_labels = views((prepared, plain), split)(2)
+    torch.testing.assert_close(batch.weak, batch.strong)
+    rows = sample_rows(split.unlabeled(prepared), 8, 0, "unlabeled", 2)
+    assert hidden_labels.tolist() == prepared.labels[rows].tolist()
+    expected = torch.cat([images for images, _ in eval_batches(prepared, plain, rows, CPU, 8)])
+    torch.testing.assert_close(batch.weak, expected)
+    rows = sample_rows(np.array(split.labeled), 4, 0, "labeled", 2)
+    assert batch.labels.tolist() == prepared.labels[rows].tolist()
+    expected = torch.cat([images for images, _ in eval_batches(prepared, plain, rows, CPU, 8)])
+    torch.testing.assert_close(batch.labeled, expected)
+
+
+@pytest.mark.parametrize("kind", ["files", "packed"])
+@pytest.mark.parametrize("num_unlabeled", [0, 8])
+def test_neither_test_nor_validation_images_are_ever_loaded(
+    kind: str,
+    num_unlabeled: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared, config = request.getfixturevalue(kind)
+    split = halve(prepared, include_labeled=True)
+    opened: set[int] = set()
+
+    class Watched(np.ndarray):
+        def __getitem__(self, rows: object) -> np.ndarray:
+            opened.update(np.asarray(rows).ravel().tolist())
+            return np.asarray(self)[rows]  # type: ignore[index]
+
+    def watch(self: Prepared, row: int) -> Image.Image:
+        opened.add(int(row))
+        return real_open(self, row)
+
+    real_open = Prepared.open
+    if prepared.images is None:
+        monkeypatch.setattr(Prepared, "open", watch)
+    else:
+        images = np.asarray(prepared.images).view(Watched)
+        prepared = Prepared(prepared.info, prepared.names, prepared.labels, prepared.splits, images)
+    made = views((prepared, config), split, num_unlabeled=num_unlabeled)
+    for step in range(10):  # several passes over all rows
+        made(step)
+    allowed = set(split.labeled)
+    if num_unlabeled:
+        allowed |= set(split.unlabeled(prepared).tolist())
+    assert opened == allowed
+    assert opened.isdisjoint(split.val)
+    assert set(prepared.splits[sorted(opened)].tolist()) == {"train"}
+
+
+def test_a_method_without_unlabelled_images_gets_none(packed: tuple[Prepared, DataConfig]) -> None:
+    batch, hidden_labels = views(packed, halve(packed[0]), num_unlabeled=0)(1)
+    assert len(batch.labeled) == len(batch.labels) == 4
+    empty = [t for t in tensors(Step(batch, hidden_labels)) if len(t) == 0]
+    assert len(empty) == len(tensors(Step(batch, hidden_labels))) - 2
+
+
+def test_labelled_images_do_not_depend_on_the_unlabelled_ones(
+    packed: tuple[Prepared, DataConfig],
+) -> None:
+    """Methods are compared on the same labelled batches."""
+    split = halve(packed[0])
+    alone = views(packed, split, num_unlabeled=0)(4).batch
+    beside = views(packed, split)(4).batch
+    assert torch.equal(alone.labeled, beside.labeled)
+    assert torch.equal(alone.labels, beside.labels)
+
+
+def test_progress_and_places_of_the_unlabelled_images(packed: tuple[Prepared, DataConfig]) -> None:
+    prepared, split = packed[0], halve(packed[0])
+    batch, _ = views(packed, split, num_steps=40)(10)
+    assert batch.progress == pytest.approx(0.25)
+    unlabeled = split.unlabeled(prepared)
+    rows = sample_rows(unlabeled, 8, 0, "unlabeled", 10)
+    assert unlabeled[batch.unlabeled_index.numpy()].tolist() == rows.tolist()

@@ -1,0 +1,109 @@
+"""Methods of several phases: which phases there are, and that finished ones are shared."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from semimae.cell import Cell
+from semimae.data.split import Split, make_split
+from semimae.data.store import Prepared
+from semimae.engine.checkpoint import TrainState
+from semimae.engine.phases import fit_phases, phase_key, phases
+from semimae.types import Interrupted
+
+MakeCell = Callable[..., Cell]
+
+
+def run(
+    cell: Cell, prepared: Prepared, split: Split, folder: Path, stop: Callable[[], bool]
+) -> tuple[TrainState, list[dict[str, object]]]:
+    return fit_phases(
+        cell,
+        prepared,
+        split,
+        resume=folder / "resume" / cell.name,
+        finished=folder / "phases",
+        on_row=lambda kind, row: None,
+        should_stop=stop,
+    )
+
+
+def never() -> bool:
+    return False
+
+
+def test_phases_take_their_steps_and_only_the_sections_they_read(small_cell: MakeCell) -> None:
+    cell = small_cell("semi_vit", start__mae_steps=5, start__supervised_steps=4, train__steps=3)
+    first, second, last = phases(cell)
+    assert [p.method for p in (first, second, last)] == ["mae", "supervised", "semi_vit"]
+    assert [p.train.steps for p in (first, second, last)] == [5, 4, 3]
+    assert first.mim is not None
+    assert first.mask_ratio == cell.mask_ratio
+    assert second.mim is None
+    assert second.pseudo_label is None
+    assert last.mim is None
+    assert last.pseudo_label == cell.pseudo_label
+
+
+def test_a_phase_of_no_steps_is_left_out(small_cell: MakeCell) -> None:
+    cell = small_cell("semi_vit", start__mae_steps=0, start__supervised_steps=4)
+    assert [p.method for p in phases(cell)] == ["supervised", "semi_vit"]
+    assert phases(small_cell("fixmatch")) == [small_cell("fixmatch")]
+
+
+def test_pretraining_is_shared_by_cells_with_other_labels(
+    small_cell: MakeCell, digits: Prepared, tmp_path: Path
+) -> None:
+    keys = set()
+    for labels in (40, 80):
+        cell = small_cell("mae_finetune", num_labels=labels, start__mae_steps=3, train__steps=2)
+        split = make_split(
+            digits, seed=0, num_labels=labels, val_fraction=0.15, include_labeled=True
+        )
+        keys.add(phase_key(phases(cell)[0], digits, split))
+        run(cell, digits, split, tmp_path, never)
+    assert len(keys) == 1
+    assert len(list((tmp_path / "phases").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("method", ["mae_finetune", "semi_vit"])
+@pytest.mark.parametrize("stop_at", [2, 5, 7])
+def test_a_run_stopped_in_any_phase_ends_with_the_same_weights(
+    method: str,
+    stop_at: int,
+    small_cell: MakeCell,
+    digits: Prepared,
+    digits_split: Split,
+    tmp_path: Path,
+) -> None:
+    cell = small_cell(
+        method, start__mae_steps=3, start__supervised_steps=3, train__steps=5, train__save_every=2
+    )
+    whole, costs = run(cell, digits, digits_split, tmp_path / "whole", never)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == stop_at
+
+    with pytest.raises(Interrupted):
+        run(cell, digits, digits_split, tmp_path / "parts", stop)
+    again, costs_again = run(cell, digits, digits_split, tmp_path / "parts", never)
+    assert costs == costs_again
+    for name, value in whole.ema.state_dict().items():
+        assert torch.equal(value, again.ema.state_dict()[name]), name
+
+
+def test_the_last_phase_starts_from_the_weights_of_the_one_before(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    starts = {}
+    for steps in (1, 30):
+        # The only step of the last phase is the first of its warm-up, with a learning rate of 0.
+        cell = small_cell("mae_finetune", start__mae_steps=steps, train__steps=1)
+        state, _ = run(cell, digits, digits_split, tmp_path / str(steps), never)
+        starts[steps] = state.model.state_dict()["backbone.vit.blocks.0.mlp.fc1.weight"]
+    assert not torch.allclose(starts[1], starts[30])

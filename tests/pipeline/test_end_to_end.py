@@ -1,0 +1,188 @@
+"""The real `dvc repro` on a copy of the project: which stages run after each kind of change."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+from support import REPO
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    ("train", "steps"): 6,
+    ("train", "log_every"): 2,
+    ("train", "eval_every"): 3,
+    ("fine_tune", "steps"): 3,
+    ("ablation", "method"): ["fixmatch", "semi_mae"],
+    ("ablation", "mask_ratio"): [0.5, 0.75],
+    ("ablation", "label_fraction"): [0.1],
+    ("ablation", "seed"): [0],
+    ("label_fraction",): 0.1,
+}
+
+
+class Project:
+    """A copy of the working tree under its own git."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPO,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            if name.startswith(("runs/", "reports/", "tests/")) or name == "dvc.lock":
+                continue
+            if (REPO / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPO / name, folder / name)
+        self.set_params(SMALL)
+        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            self.run("git", *arguments)
+
+    def run(self, *command: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+        for who in ("AUTHOR", "COMMITTER"):
+            environment |= {f"GIT_{who}_NAME": "test", f"GIT_{who}_EMAIL": "test@localhost"}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def dvc(self, *arguments: str) -> tuple[set[str], set[str]]:
+        """Run dvc; return the stages that were computed and those that came from its cache."""
+        output = self.run(sys.executable, "-m", "dvc", *arguments)
+        running = set(re.findall(r"Running stage '([^']+)'", output))
+        cached = set(re.findall(r"Stage '([^']+)' is cached", output))
+        return running, cached
+
+    def set_params(self, changes: dict[tuple[str, ...], object]) -> None:
+        yaml, path = YAML(), self.folder / "params.yaml"
+        tree = yaml.load(path)
+        for keys, value in changes.items():
+            node = tree
+            for key in keys[:-1]:
+                node = node[key]
+            node[keys[-1]] = value
+        yaml.dump(tree, path)
+
+    def append(self, name: str, text: str) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(text)
+
+    def read(self, name: str) -> dict[str, object]:
+        content: dict[str, object] = json.loads((self.folder / name).read_text())
+        return content
+
+
+def kinds(stages: set[str]) -> set[str]:
+    return {stage.split("@")[0] for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+# The tests of this module are steps of one story and run in their order.
+
+
+def test_1_a_fresh_clone_runs_every_stage_and_trains_equal_cells_once(project: Project) -> None:
+    running, cached = project.dvc("repro")
+    computed = {stage for stage in running if "train" in stage} - cached
+    assert len(computed) == 3, computed  # fixmatch, semi_mae at two ratios; the headline is one
+    assert {"prepare", "split", "linear_probe", "fine_tune", "report"} <= running
+    assert (project.folder / "reports/index.html").stat().st_size > 10_000
+    assert project.read("reports/summary.json")
+
+
+def test_2_a_second_run_does_nothing(project: Project) -> None:
+    assert project.dvc("repro") == (set(), set())
+
+
+def test_3_the_store_has_a_run_per_distinct_cell_with_training_and_scores(project: Project) -> None:
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("semi-mae")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    cells = [run for run in runs if "semimae.cell_id" in run.data.tags]
+    (parent,) = [run for run in runs if "semimae.pipeline" in run.data.tags]
+    assert len(cells) == 3
+    assert parent.info.status == "FINISHED"
+    for run in cells:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert {"loss/total", "val/top1", "test/classifier/top1", "test/knn/top1"} <= set(
+            run.data.metrics
+        )
+        assert run.data.params["label_fraction"] == "0.1"
+        assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["digits"]
+    ratios = {run.data.params.get("mask_ratio") for run in cells}
+    assert ratios == {None, "0.5", "0.75"}
+
+
+def test_4_one_more_grid_value_runs_only_its_cells_and_the_report(project: Project) -> None:
+    project.set_params({("ablation", "seed"): [0, 1]})
+    running, _ = project.dvc("repro")
+    assert {stage for stage in running if "@" in stage and not stage.endswith("-1")} == set()
+    assert kinds(running) == {"grid_split", "grid_train", "grid_linear_probe", "report"}
+    project.set_params({("ablation", "seed"): [0]})
+
+
+def test_5_an_option_of_the_evaluation_retrains_nothing(project: Project) -> None:
+    project.set_params({("linear_probe", "knn_k"): 3})
+    running, _ = project.dvc("repro", "linear_probe")
+    assert running == {"linear_probe"}
+
+
+def test_6_an_edit_of_the_evaluation_code_retrains_nothing(project: Project) -> None:
+    project.append("semimae/evaluation/metrics.py", "\n# an edit\n")
+    running, _ = project.dvc("repro", "linear_probe", "fine_tune")
+    assert running == {"linear_probe", "fine_tune"}
+
+
+def test_7_an_experiment_trains_again_but_leaves_the_data_stages(project: Project) -> None:
+    project.run("git", "add", "-A")
+    running, cached = project.dvc("exp", "run", "-S", "mask_ratio=0.25", "-S", "ablation.seed=[0]")
+    assert "prepare" not in running
+    assert {"split", "train", "linear_probe", "fine_tune", "report"} <= running
+    assert "grid_train" not in kinds(running - cached)
+
+
+def test_8_an_experiment_that_is_a_cell_of_the_grid_trains_nothing(project: Project) -> None:
+    running, cached = project.dvc("exp", "run", "-S", "mask_ratio=0.5")
+    assert "split" in running
+    assert "train" in cached
+
+
+def test_9_queued_experiments_run_side_by_side_in_workspaces_of_their_own(project: Project) -> None:
+    project.run(sys.executable, "-m", "dvc", "exp", "run", "--queue", "-S", "mask_ratio=0.4,0.6")
+    project.run(sys.executable, "-m", "dvc", "queue", "start", "-j", "2")
+    for _ in range(120):
+        status = project.run(sys.executable, "-m", "dvc", "queue", "status")
+        if "Running" not in status and "Queued" not in status.split("Worker status")[0]:
+            break
+        subprocess.run(["sleep", "2"], check=True)
+    assert status.count("Success") == 2, status
+    shown = project.run(sys.executable, "-m", "dvc", "exp", "show", "--md")
+    assert "0.4" in shown
+    assert "0.6" in shown
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("semi-mae")
+    assert experiment is not None
+    ratios = {
+        run.data.params.get("mask_ratio") for run in client.search_runs([experiment.experiment_id])
+    }
+    assert {"0.4", "0.6"} <= ratios  # logged to the project's store, not to the workspace's

@@ -1,0 +1,416 @@
+import csv
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pipeline.report as stage
+from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_law
+from pipeline.reporting.render import COLUMNS
+from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
+from semimae.cell import Cell, cell_id
+from semimae.evaluation.metrics import score
+from semimae.params import Params
+from semimae.types import UserError
+
+PARAMS = Params.read(Path(__file__).parents[2] / "params.yaml")
+CLASSES = ["<script>alert(1)</script>", "a|b", "$x$", "tench, Tinca tinca", "4"]
+Workspace = Any
+
+
+def ablation(**lists: Any) -> Params:
+    base = {
+        "method": ["supervised", "semi_mae"],
+        "mask_ratio": [0.5, 0.75],
+        "label_fraction": [0.1],
+        "seed": [0, 1, 2],
+    }
+    grid = PARAMS.ablation.model_copy(update=base | lists)
+    fields = {"method": "semi_mae", "mask_ratio": 0.75, "label_fraction": 0.1, "seed": 0}
+    return PARAMS.model_copy(update={"ablation": grid, "num_labels": None, **fields})
+
+
+def accuracy_of(cell: Cell) -> float:
+    """Semi-MAE gains ten points or more, differently on each seed."""
+    gain = 0.0 if cell.method == "supervised" else 0.1 + 0.01 * (cell.seed % 3)
+    ratio = 0.0 if cell.mask_ratio != 0.5 else -0.05
+    return 0.6 + gain + ratio + 0.02 * cell.seed + 0.2 * (cell.label_fraction or 0)
+
+
+def scores(accuracy: float, classes: int = len(CLASSES)) -> dict[str, Any]:
+    labels = np.arange(200) % classes
+    guess = np.where(np.arange(200) < round(200 * accuracy), labels, (labels + 1) % classes)
+    probabilities = np.full((200, classes), 0.2 / (classes - 1))
+    probabilities[np.arange(200), guess] = 0.8
+    return score(probabilities, labels).model_dump()
+
+
+def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
+    train = folder / "train"
+    train.mkdir(parents=True)
+    cell.write(folder / "config.json")
+    accuracy = accuracy_of(cell)
+    split = {"fingerprint": "f1", "seed": cell.seed, "num_unlabeled": 900, "val": [1, 2, 3]}
+    split["labeled"] = list(range(10, 10 + round(1000 * (cell.label_fraction or 0.1))))
+    semi = cell.method != "supervised"
+    pseudo = (
+        {"pseudo/coverage": 0.5, "pseudo/accuracy": 0.9, "gradient/cosine": 0.1} if semi else {}
+    )
+    history = [
+        {"step": s, "loss/total": 2 / s, "loss/supervised": 1 / s} | pseudo for s in (10, 20)
+    ]
+    validation = [
+        {"step": s, "val/top1": accuracy - 0.1 + s / 200, "val/loss": 1.0} for s in (10, 20)
+    ]
+    timing = [{"step": s, "time_ms": 1000 * s, "seconds": s / 10} for s in (10, 20)]
+    probe = {"pool": "token", "l2": 0.1, "protocols": {}}
+    for i, protocol in enumerate(("classifier", "linear_probe", "knn")):
+        probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
+    for path, value in (
+        (folder / "split.json", split),
+        (folder / "linear_probe.json", probe),
+        (train / "history.json", history),
+        (train / "validation.json", validation),
+        (train / "timing.json", timing),
+    ):
+        path.write_text(json.dumps(value))
+    if cell.mask_ratio:
+        image = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+        np.savez(train / "reconstructions.npz", original=image, masked=image, reconstructed=image)
+
+
+def folder_of(cell: Cell, ratio: float | None = None) -> str:
+    return f"{cell.method}-{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Returns a function that writes params, dataset and runs, and makes the report."""
+    finished: list[Any] = []
+    monkeypatch.setattr(stage, "finish_pipeline", lambda *given: finished.append(given))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def build(params: Params, classes: list[str] | None = None, headline: bool = True) -> None:
+        names = CLASSES if classes is None else classes
+        (tmp_path / "params.yaml").write_text(params.model_dump_json())
+        info = {"name": "fake", "fingerprint": "f1", "num_classes": len(names), "image_size": 8}
+        info |= {"channels": 1, "packed": True, "mean": [0.5], "std": [0.5], "class_names": names}
+        info |= {
+            "counts": {"train": 1000, "test": 200},
+            "num_skipped": 0,
+            "duplicates_test_train": 0,
+        }
+        (tmp_path / "prepared").mkdir(exist_ok=True)
+        (tmp_path / "prepared" / "dataset.json").write_text(json.dumps(info))
+        for cell in params.grid():
+            write_run(
+                tmp_path / "runs" / folder_of(cell, params.ablation.mask_ratio[0]), cell, len(names)
+            )
+        if headline:
+            write_run(tmp_path / "runs" / "headline", params.cell(), len(names))
+
+    build.finished = finished  # type: ignore[attr-defined]
+    return build
+
+
+def report() -> tuple[str, list[dict[str, str]], dict[str, Any]]:
+    stage.report(Path("reports"))
+    with Path("reports/ablation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    page = Path("reports/index.html").read_text()
+    return page, rows, json.loads(Path("reports/summary.json").read_text())
+
+
+class Reader(HTMLParser):
+    """Collects tags, and fails on tags that are not closed in order."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    assert not reader.open
+    return reader
+
+
+def test_interval_over_seeds_matches_the_table_of_t() -> None:
+    spread = mean_over_seeds([0.70, 0.74, 0.78])
+    half = 4.302653 * 0.04 / math.sqrt(3)  # t of 0.975 with two degrees of freedom, any table
+    assert spread.mean == pytest.approx(0.74)
+    assert (spread.low, spread.high) == pytest.approx((0.74 - half, 0.74 + half), abs=1e-7)
+
+
+def test_paired_difference_uses_common_seeds_and_matches_the_definition() -> None:
+    a, b = {0: 0.9, 1: 0.8, 2: 0.85, 7: 0.1}, {0: 0.7, 1: 0.75, 2: 0.72, 9: 0.9}
+    d = paired_difference(a, b)
+    values = [0.2, 0.05, 0.13]
+    mean = sum(values) / 3
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / 2 / 3)
+    t = mean / error
+    assert d is not None
+    assert d.n == 3
+    assert d.mean == pytest.approx(mean)
+    assert d.p == pytest.approx(1 - t / math.sqrt(2 + t * t))  # closed form for two degrees
+    assert d.low == pytest.approx(mean - 4.302653 * error, abs=1e-7)
+    back = d.reversed()
+    assert (back.mean, back.low, back.high) == (-d.mean, -d.high, -d.low)
+    assert paired_difference({1: 0.5}, {2: 0.5}) is None
+
+
+@pytest.mark.parametrize("values", [[0.8], [0.8, 0.8, 0.8], [0.1 + 0.2, 0.3]])
+def test_no_spread_gives_no_interval(values: list[float]) -> None:
+    spread = mean_over_seeds(values)
+    assert (spread.low, spread.high) == (None, None)
+
+
+def test_holm_by_hand() -> None:
+    adjusted = holm([0.04, 0.01, None, 0.03])
+    # Sorted 0.01, 0.03, 0.04 of four tests: 4 x 0.01, 3 x 0.03, then 2 x 0.04 but not below 0.09.
+    assert adjusted[2] is None
+    assert [adjusted[i] for i in (1, 3, 0)] == pytest.approx([0.04, 0.09, 0.09])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_label_curve_recovers_the_law_and_refuses_to_go_far() -> None:
+    labels = np.array([50.0, 100.0, 200.0, 400.0])
+    true = power_law(labels, 0.9, 3.0, 0.6)
+    better = power_law(labels, 0.9, 2.0, 0.6)
+    noise = {0: 0.0, 1: 1e-4, 2: -1e-4}
+    curve = fit_label_curve(labels, {seed: true + e for seed, e in noise.items()})
+    other = fit_label_curve(labels, {seed: better + e for seed, e in noise.items()})
+    assert curve is not None
+    assert other is not None
+    np.testing.assert_allclose(curve.law, [0.9, 3.0, 0.6], rtol=2e-2)
+    assert curve.misfit < 1e-6
+    value, low, high = curve.labels_needed(0.85)
+    assert value == pytest.approx((3.0 / 0.05) ** (1 / 0.6), rel=1e-2)
+    assert low <= value <= high
+    saved = labels_saved(curve, other, 0.85)
+    assert saved is not None
+    assert saved[0] == pytest.approx((3 / 0.05) ** (1 / 0.6) - (2 / 0.05) ** (1 / 0.6), rel=2e-2)
+    assert curve.labels_needed(0.89)[0] == math.inf  # needs 12,000 labels; 4 x 400 is the limit
+    assert labels_saved(curve, other, 0.89) is None
+    with pytest.raises(ValueError, match="beyond 4 times"):
+        curve.accuracy(np.array([1601.0]))
+    assert fit_label_curve(labels[:2], {0: true[:2]}) is None
+
+
+def test_full_grid(workspace: Workspace) -> None:
+    params = ablation(method=["supervised", "fixmatch", "semi_mae"], label_fraction=[0.1, 0.2, 0.4])
+    workspace(params)
+    page, rows, summary = report()
+    reader = read(page)
+    assert len(rows) == len(params.grid()) == 36
+    assert list(rows[0]) == COLUMNS
+    row = next(
+        r for r in rows if (r["method"], r["mask_ratio"], r["seed"]) == ("semi_mae", "0.5", "2")
+    )
+    cell = params.cell("semi_mae", 0.5, 0.1, 2)
+    assert row["folder"] == "runs/semi_mae-0.5-0.1-2"
+    assert row["cell_id"] == cell_id(Path(row["folder"]))
+    assert float(row["top1"]) == pytest.approx(accuracy_of(cell), abs=0.003)
+    assert float(row["val_top1"]) == pytest.approx(accuracy_of(cell))
+    assert (row["num_labeled"], row["seconds"], row["num_labels"]) == ("100", "2.0", "")
+    assert int(row["images_seen"]) == cell.train.steps * cell.images_per_step
+    baseline = rows[0]
+    assert (baseline["mask_ratio"], baseline["pseudo_accuracy_final"]) == ("", "")
+    assert summary["best"]["setting"] == "FixMatch"  # equal to mask 0.75, and first in the grid
+    assert summary["best"]["over_supervised"] == pytest.approx(0.11, abs=0.006)
+    assert summary["runs_missing"] == 0
+    assert "Incomplete" not in reader.text
+    for words in (
+        "Leaderboard",
+        "Paired differences",
+        "Labelled images needed",
+        "75.9",
+        "docs/method.md",
+    ):
+        assert words in reader.text
+    assert "Labels saved against supervised" in reader.text
+    names = {path.stem for path in Path("reports/plots").iterdir()}
+    assert {"label_fraction", "mask_ratio_0.1", "pseudo_labels_0.4", "gradient_cosine_0.1"} <= names
+    root, logged, out = workspace.finished[0]
+    assert root == Path.cwd()
+    assert out == Path("reports")
+    assert logged["headline/classifier/top1"] == summary["classifier"]["top1"]
+
+
+def test_page_is_one_valid_escaped_file(workspace: Workspace) -> None:
+    workspace(ablation())
+    page, _, _ = report()
+    reader = read(page)
+    for tag, attributes in reader.tags:
+        assert tag not in ("script", "iframe", "object")
+        for name in ("src", "href"):
+            if target := attributes.get(name):
+                assert not re.match(r"(https?:)?//", target)
+        if tag == "img":
+            assert (attributes["src"] or "").startswith("data:image/svg+xml;base64,")
+            assert attributes["alt"]
+    assert "@import" not in page
+    assert "url(" not in page
+    ids = [a["id"] for _, a in reader.tags if "id" in a]
+    links = [a["href"] or "" for t, a in reader.tags if t == "a"]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} == set(ids)
+    assert CLASSES[0] in reader.text  # shown, not run
+    markdown = Path("reports/report.md").read_text()
+    assert "<script" not in markdown.replace("\\<", "")
+    for figure in re.findall(r"!\[.+?\]\((.+?)\)", markdown):
+        assert (Path("reports") / figure).is_file()
+    for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()}
+        assert len(widths) == 1  # every row has the header's cells
+
+
+def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
+    workspace(ablation())
+    report()
+    first = {p: p.read_bytes() for p in sorted(Path("reports").rglob("*")) if p.is_file()}
+    shutil.rmtree("reports")
+    report()
+    assert first == {p: p.read_bytes() for p in sorted(Path("reports").rglob("*")) if p.is_file()}
+
+
+def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> None:
+    params = ablation()
+    workspace(params)
+    shutil.copytree("runs/supervised-0.5-0.1-0", "runs/supervised-0.75-0.1-0")
+    write_run(Path("runs/semi_mae-0.9-0.1-0"), params.cell("semi_mae", 0.3, 0.1, 0))
+    Path("runs/other").mkdir()
+    Path("runs/other/config.json").write_text("{}")
+    page, rows, _ = report()
+    assert len(rows) == 9  # three of supervised, six of semi_mae; the headline is one of them
+    assert len({row["cell_id"] for row in rows}) == 9
+    assert "0.3" not in {row["mask_ratio"] for row in rows}
+    text = read(page).text
+    assert "runs/supervised-0.5-0.1-0, runs/supervised-0.75-0.1-0" in text
+    assert "runs/semi_mae-0.75-0.1-0, runs/headline" in text
+
+
+def test_missing_runs_are_named(workspace: Workspace) -> None:
+    workspace(ablation())
+    shutil.rmtree("runs/semi_mae-0.5-0.1-1")
+    Path("runs/semi_mae-0.5-0.1-2/linear_probe.json").unlink()
+    shutil.rmtree("runs/supervised-0.5-0.1-2/train")
+    split = Path("runs/supervised-0.5-0.1-1/split.json")
+    split.write_text(split.read_text().replace('"f1"', '"f0"'))
+    page, rows, summary = report()
+    notes = re.findall(r'<p class="note" role="note">(.+?)</p>', page)
+    assert "4 of 10 runs" in notes[0]
+    for words in (
+        "semi_mae m0.5 f0.1 s1 (not started)",
+        "semi_mae m0.5 f0.1 s2 (trained, not scored)",
+        "supervised f0.1 s2 (not trained)",
+        "supervised f0.1 s1 (made from another version of the dataset)",
+    ):
+        assert words in notes[0]
+    assert len(rows) == 5
+    assert summary["runs_missing"] == 4
+
+
+def test_one_seed_has_no_interval(workspace: Workspace) -> None:
+    workspace(ablation(seed=[0]))
+    text = read(report()[0]).text
+    assert "one seed: no interval" in text
+    assert "a difference is shown" not in text
+
+
+def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
+    params = ablation(method=["semi_vit"], mask_ratio=[0.75], seed=[0])
+    workspace(params, headline=False)
+    folder = Path("runs/semi_vit-0.75-0.1-0")
+    phases = [{"method": "mae", "steps": 10, "images": 640}, {"method": "x", "images": 60}]
+    (folder / "train" / "phases.json").write_text(json.dumps(phases))
+    _, rows, _ = report()
+    cell = params.grid()[0]
+    assert int(rows[0]["images_seen"]) == 700 + cell.train.steps * cell.images_per_step
+
+
+def test_one_cell(workspace: Workspace) -> None:
+    workspace(ablation(method=["semi_mae"], mask_ratio=[0.75], seed=[0]))
+    page, rows, summary = report()
+    assert len(rows) == 1
+    assert "over_next" not in summary["best"]
+    text = read(page).text
+    assert "no other method in the grid" in text
+    assert "Not answered" in text
+    assert "Fine-tuning has not run yet" in text
+
+
+def test_headline_alone(workspace: Workspace) -> None:
+    workspace(ablation().model_copy(update={"mask_ratio": 0.6}))
+    for folder in Path("runs").iterdir():
+        if folder.name != "headline":
+            shutil.rmtree(folder)
+    page, rows, summary = report()
+    assert [row["folder"] for row in rows] == ["runs/headline"]
+    assert "best" not in summary
+    assert "nothing to compare" in read(page).text
+
+
+def test_headline_outside_of_the_grid_is_a_row_and_no_seed(workspace: Workspace) -> None:
+    workspace(ablation().model_copy(update={"mask_ratio": 0.6}))
+    page, rows, _ = report()
+    assert len(rows) == 10
+    assert rows[-1]["folder"] == "runs/headline"
+    leaderboard = page[page.index('id="leaderboard"') : page.index('id="effects"')]
+    assert "mask 0.6" not in leaderboard
+
+
+def test_headline_of_other_params_is_not_taken_for_this_one(workspace: Workspace) -> None:
+    params = ablation()
+    workspace(params, headline=False)
+    write_run(Path("runs/headline"), params.cell(seed=9))
+    page, _, summary = report()
+    assert "headline: semi_mae m0.75 f0.1 s0 (not started)" in read(page).text
+    assert "classifier" not in summary
+
+
+def test_nothing_to_report_is_the_users_mistake(workspace: Workspace) -> None:
+    workspace(ablation())
+    shutil.rmtree("runs")
+    with pytest.raises(UserError, match="dvc repro"):
+        report()
+
+
+def test_many_classes_give_tables_instead_of_figures(workspace: Workspace) -> None:
+    workspace(ablation(method=["semi_mae"], seed=[0]), [f"class {i}" for i in range(120)])
+    page, _, _ = report()
+    assert "The 20 classes of lowest accuracy, of 120" in page
+    assert "confused most often" in page
+    assert not Path("reports/plots/confusion.svg").exists()
+
+
+def test_fine_tuning_is_shown(workspace: Workspace) -> None:
+    workspace(ablation(seed=[0]))
+    result = {"protocols": {"fine_tune": scores(0.9)}, "validation": []}
+    Path("runs/headline/fine_tune.json").write_text(json.dumps(result))
+    page, _, summary = report()
+    assert summary["fine_tune"]["top1"] == 0.9
+    assert "Fine-tuned on the labelled images" in read(page).text

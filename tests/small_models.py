@@ -1,0 +1,119 @@
+"""Every kind of backbone and MIM branch, as small as it can be."""
+
+import torch
+from torch import Tensor
+
+from semimae.backbones.config import TimmConfig, ViTConfig
+from semimae.mim.config import MAEConfig, SimMIMConfig
+from semimae.model import SemiModel, build_model
+
+_VIT = {
+    "name": "vit",
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "pool": "token",
+    "num_registers": 0,
+    "pos_embed": "sincos",
+    "weights": None,
+}
+_TIMM = {
+    "name": "timm",
+    "model": "vit_tiny_patch16_224",
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "window_size": None,
+    "pool": "avg",
+    "weights": None,
+}
+_SWIN = {"patch_size": 1, "depth": [2, 2, 1], "num_heads": [1, 2, 2], "window_size": 4}
+_MAE = {
+    "name": "mae",
+    "lambda_mim": 1.0,
+    "target": "norm_pixels",
+    "loss": "mse",
+    "masking": "random",
+    "mask_unit": 1,
+    "decoder_dim": 8,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+}
+_SIMMIM = {key: value for key, value in _MAE.items() if "decoder" not in key} | {"name": "simmim"}
+
+IMAGE_SIZE, CHANNELS, CLASSES, PATCHES = 16, 3, 5, 16
+
+
+def vit(**changes: object) -> ViTConfig:
+    return ViTConfig.model_validate(_VIT | changes)
+
+
+def timm_model(**changes: object) -> TimmConfig:
+    return TimmConfig.model_validate(_TIMM | changes)
+
+
+def mae(**changes: object) -> MAEConfig:
+    return MAEConfig.model_validate(_MAE | changes)
+
+
+def simmim(**changes: object) -> SimMIMConfig:
+    return SimMIMConfig.model_validate(_SIMMIM | changes)
+
+
+FLAT = {
+    "vit": vit(),
+    "vit_registers": vit(pool="avg", num_registers=2, pos_embed="learned"),
+    "timm_vit": timm_model(pool="token"),
+    "deit3": timm_model(model="deit3_small_patch16_224", pool="token"),
+    "clip": timm_model(model="vit_base_patch32_clip_224"),  # with a norm in front
+    "siglip": timm_model(model="vit_base_patch16_siglip_224"),  # without class token
+    "eva02": timm_model(model="eva02_tiny_patch14_224"),
+    "dinov3": timm_model(model="vit_small_patch16_dinov3", pool="token"),
+    "rope_mixed": timm_model(model="vit_small_patch16_rope_mixed_224"),
+}
+HIERARCHICAL = {
+    "swin": timm_model(model="swin_tiny_patch4_window7_224", **_SWIN),
+    "swinv2": timm_model(model="swinv2_tiny_window8_256", **_SWIN),
+}
+BACKBONES = FLAT | HIERARCHICAL
+
+
+def build(
+    backbone: ViTConfig | TimmConfig,
+    branch: MAEConfig | SimMIMConfig | None = None,
+    *,
+    image_size: int = IMAGE_SIZE,
+    channels: int = CHANNELS,
+    num_classes: int = CLASSES,
+    mask_ratio: float = 0.5,
+    seed: int = 0,
+) -> SemiModel:
+    return build_model(
+        backbone,
+        branch,
+        image_size=image_size,
+        channels=channels,
+        num_classes=num_classes,
+        mask_ratio=mask_ratio,
+        seed=seed,
+    )
+
+
+def scramble(model: torch.nn.Module, seed: int = 0) -> None:
+    """Draw all weights anew: what starts at zero or at one would hide mistakes."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.3)
+
+
+def draw(channels: int = CHANNELS, size: int = IMAGE_SIZE, batch: int = 3) -> Tensor:
+    source = torch.Generator().manual_seed(1)
+    return torch.randn(batch, channels, size, size, generator=source)
+
+
+def draw_noise(patches: int = PATCHES, batch: int = 3) -> Tensor:
+    return torch.rand(batch, patches, generator=torch.Generator().manual_seed(2))

@@ -1,0 +1,314 @@
+"""Each recipe is complete, honest about its origin, and trains; and the commands around them."""
+
+import copy
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from support import REPO
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app, main
+from pipeline.recipe import Recipe
+from semimae.cell import Cell
+from semimae.engine.checkpoint import Checkpoints, TrainState
+from semimae.engine.optim import build_optimizer
+from semimae.engine.phases import phases
+from semimae.engine.train import train
+from semimae.methods.registry import METHODS
+from semimae.model import SemiModel, build_model
+from semimae.params import Params
+from semimae.random import uniform
+from semimae.types import Batch, Step, UserError
+
+RECIPES = sorted((REPO / "recipes").glob("*.yaml"))
+EXPECTED = {
+    *("digits", "compare_digits", "imagefolder", "study_cifar10"),
+    *("cifar10", "cifar10_vit_s", "cifar100", "cifar100_vit_s"),
+    *("usb_cifar100_200", "usb_cifar100_400", "usb_stl10_40", "usb_stl10_100"),
+    *(f"imagenet_{n}pct_{model}" for n in (1, 10) for model in ("vit_s", "vit_b", "vit_b_mae")),
+}
+NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "imagefolder": 10}
+MILLIONS = {64: 0.15, 192: 5.34, 384: 21.3, 768: 85.1}  # parameters of all blocks, by width
+HEADER = ["Source", "Steps", "Hardware", "Hours", "Seeds", "Score"]
+
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+def settings(path: Path) -> list[str]:
+    """Return a file's lines without the comment at its top."""
+    lines = path.read_text().splitlines()
+    return lines[next(i for i, line in enumerate(lines) if not line.startswith("#")) :]
+
+
+def keys(tree: Any, prefix: str = "") -> set[str]:
+    if not isinstance(tree, dict):
+        return {prefix}
+    return set().union(*(keys(value, f"{prefix}.{key}") for key, value in tree.items()))
+
+
+def num_classes(path: Path) -> int:
+    return 1000 if path.stem.startswith("imagenet") else NUM_CLASSES[Params.read(path).dataset]
+
+
+def build(cell: Cell, classes: int) -> SemiModel:
+    """Build a cell's model. Files of weights are not part of the project: it starts fresh."""
+    return build_model(
+        cell.backbone.model_copy(update={"weights": None}),
+        cell.mim,
+        image_size=cell.data.image_size,
+        channels=cell.data.channels,
+        num_classes=classes,
+        mask_ratio=cell.mask_ratio,
+        seed=cell.seed,
+    )
+
+
+def test_all_are_there() -> None:
+    assert {path.stem for path in RECIPES} == EXPECTED
+
+
+def test_digits_is_the_default() -> None:
+    assert settings(REPO / "recipes/digits.yaml") == settings(REPO / "params.yaml")
+
+
+@each_recipe
+def test_states_every_field(path: Path) -> None:
+    assert keys(YAML(typ="safe").load(path)) == keys(Params.read(path).model_dump())
+
+
+@each_recipe
+def test_header_says_where_it_comes_from_and_what_it_led_to(path: Path) -> None:
+    recipe = Recipe(path, path.read_text())
+    header = "\n".join(recipe.header)
+    assert recipe.description.endswith((".", "?"))
+    for part in HEADER:
+        assert re.search(rf"^{part}: \S", header, re.M), part
+    assert re.search(r"^Hours: [^:]*\d", header, re.M)
+    assert re.search(r"estimate|measured", header.partition("\nHours:")[2])
+    assert re.search(r"^Score: (unrun$|\d+\.\d \+- )", header, re.M)
+    assert recipe.is_measured != header.endswith("Score: unrun")
+    assert max(map(len, path.read_text().splitlines())) <= 100
+
+
+@each_recipe
+def test_schedule_fits(path: Path) -> None:
+    params = Params.read(path)
+    assert params.optim.warmup_steps < params.train.steps / 5
+    assert params.fine_tune.optim.warmup_steps <= params.fine_tune.steps / 10
+    assert params.train.eval_every <= params.train.steps
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "labels"),
+    [
+        ("cifar100", 50_000, 200),
+        ("cifar100", 50_000, 400),
+        ("stl10", 5000, 40),
+        ("stl10", 5000, 100),
+    ],
+)
+def test_usb_grid_has_as_many_labels_as_the_headline(name: str, rows: int, labels: int) -> None:
+    params = Params.read(REPO / f"recipes/usb_{name}_{labels}.yaml")
+    rest = rows - round(rows * params.data.val_fraction)
+    cells = [params.cell(), *params.grid()]
+    counts = {cell.num_labels or round(rest * (cell.label_fraction or 0)) for cell in cells}
+    assert counts == {labels}
+
+
+def test_compare_digits_covers_all_methods_that_classify() -> None:
+    methods = set(Params.read(REPO / "recipes/compare_digits.yaml").ablation.method)
+    assert methods == METHODS.keys() - {"mae"} | {"mae_finetune"}
+
+
+@each_recipe
+def test_model_has_the_size_it_claims(path: Path) -> None:
+    """The model in full, on the meta device, where it costs neither memory nor time."""
+    cell = Params.read(path).cell()
+    with torch.device("meta"):
+        model = build(cell, num_classes(path))
+    encoder = [
+        p for name, p in model.named_parameters() if ".blocks." in name and "mim" not in name
+    ]
+    millions = sum(p.numel() for p in blocks) / 1e6
+    assert millions == pytest.approx(MILLIONS[cell.backbone.embed_dim], rel=0.03)
+
+
+@each_recipe
+def test_every_method_of_it_trains_a_step(path: Path, tmp_path: Path) -> None:
+    """One real step of each phase on two labelled and two unlabelled images of the right shape.
+
+    Two of the twelve equal blocks of the larger models are enough: the whole is built above.
+    """
+    params, classes = Params.read(path), num_classes(path)
+    cells = {cell.method: cell for cell in [params.cell(), *params.grid()]}
+    for cell in cells.values():
+        for phase in phases(cell):
+            one_step(small(phase), classes, Checkpoints(tmp_path))
+
+
+def small(cell: Cell) -> Cell:
+    depth = 2 if cell.backbone.embed_dim >= 384 else cell.backbone.depth
+    train_update = {
+        **{"steps": 1, "batch_size": 2, "mu": 1},
+        **{"device": "cpu", "precision": "fp32", "threads": 1},
+    }
+    return cell.model_copy(
+        update={
+            "backbone": cell.backbone.model_copy(update={"depth": depth}),
+            "optim": cell.optim.model_copy(update={"warmup_steps": 0}),
+            "train": cell.train.model_copy(update=train_update),
+        }
+    )
+
+
+def one_step(cell: Cell, classes: int, checkpoints: Checkpoints) -> None:
+    model = build(cell, classes)
+    before = copy.deepcopy(model.state_dict())
+    method = METHODS[cell.method](cell.options, classes, num_unlabeled=10)
+    optimizer = build_optimizer(model, model.backbone, cell.optim)  # type: ignore[arg-type]
+    ema = copy.deepcopy(model).requires_grad_(False)
+    state = TrainState(model=model, ema=ema, method=method, optimizer=optimizer)
+    train(
+        state,
+        lambda step: random_step(cell, classes, model.backbone.num_patches),
+        cell.train,
+        cell.optim,
+        autocast=nullcontext,  # type: ignore[arg-type]
+        evaluate=lambda state: {},
+        on_row=lambda kind, row: None,
+        checkpoints=checkpoints,
+        should_stop=lambda: False,
+    )
+    assert state.history[-1]["loss/total"] > 0, cell.method
+    assert "bad_steps" not in state.history[-1], cell.method
+    changed = [name for name, old in before.items() if not old.equal(model.state_dict()[name])]
+    assert any(name.startswith("backbone.") for name in changed), cell.method
+    assert (cell.mim is not None) == any(name.startswith("mim.") for name in changed), cell.method
+
+
+def random_step(cell: Cell, classes: int, num_patches: int) -> Step:
+    side, channels, unlabeled = cell.data.image_size, cell.data.channels, cell.num_unlabeled
+
+    def images(count: int, name: str) -> torch.Tensor:
+        return 2 * uniform((count, channels, side, side), name) - 1
+
+    batch = Batch(
+        labeled=images(2, "labeled"),
+        labels=torch.tensor([0, classes - 1]),
+        weak=images(unlabeled, "weak"),
+        strong=images(unlabeled, "strong"),
+        mask_noise=uniform((unlabeled, num_patches), "mask"),
+        mix_noise=uniform((unlabeled, 4), "mix"),
+        unlabeled_index=torch.arange(unlabeled),
+        progress=0.5,
+    )
+    return Step(batch, torch.full((unlabeled,), -1))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with the recipes and a committed params.yaml."""
+    shutil.copytree(REPO / "recipes", tmp_path / "recipes")
+    shutil.copy(REPO / "params.yaml", tmp_path)
+    for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm start"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def recipe(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["recipe", *arguments])
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def test_list_names_all_with_their_state(project: Path) -> None:
+    lines = recipe("list").splitlines()
+    assert [line.split()[0] for line in lines] == [path.stem for path in RECIPES]
+    assert {line.split()[1] for line in lines} == {"measured", "unrun"}
+    assert all(line.endswith((".", "?")) for line in lines)
+
+
+def test_show_prints_the_file(project: Path) -> None:
+    assert recipe("show", "cifar10") == (REPO / "recipes/cifar10.yaml").read_text()
+
+
+def test_use_replaces_params_and_can_be_followed_by_another(project: Path) -> None:
+    for name in ("cifar10", "imagefolder"):
+        assert name in recipe("use", name)
+        text = (project / "params.yaml").read_text()
+        assert text == (REPO / f"recipes/{name}.yaml").read_text()
+
+
+def test_use_writes_a_missing_params_file(project: Path) -> None:
+    (project / "params.yaml").unlink()
+    recipe("use", "digits")
+    assert Params.read(project / "params.yaml") == Params.read(REPO / "params.yaml")
+
+
+@pytest.mark.parametrize("without_git", [False, True])
+def test_use_keeps_own_work_unless_forced(project: Path, without_git: bool) -> None:
+    if without_git:
+        shutil.rmtree(project / ".git")
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
+    mine = params.read_text()
+    with pytest.raises(UserError, match=r"changes that git does not have; .*--force"):
+        recipe("use", "cifar10")
+    assert params.read_text() == mine
+    recipe("use", "cifar10", "--force")
+    assert params.read_text() != mine
+
+
+def test_use_overwrites_what_git_has(project: Path) -> None:
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
+    commit = "-c user.name=t -c user.email=t@t commit -qam mine"
+    subprocess.run(["git", *commit.split()], cwd=project, check=True)
+    recipe("use", "cifar10")
+    assert Params.read(params).dataset == "cifar10"
+
+
+def test_use_refuses_a_broken_recipe_and_writes_nothing(project: Path) -> None:
+    broken = project / "recipes/broken.yaml"
+    broken.write_text((project / "params.yaml").read_text().replace("mu: 4", "mu: 0"))
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"broken\.yaml: train\.mu: got 0"):
+        recipe("use", "broken")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["show", "use"])
+def test_unknown_name_ends_with_the_nearest_and_code_2(
+    command: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["semimae", "recipe", command, "cifar_10"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    output = capsys.readouterr().err
+    assert output.startswith("error: there is no recipe 'cifar_10'; did you mean cifar10")
+    assert output.count("\n") == 1
+
+
+def test_no_recipes_is_said(project: Path) -> None:
+    shutil.rmtree(project / "recipes")
+    with pytest.raises(UserError, match="there is no recipe in"):
+        recipe("list")
+
+
+def test_a_lookup_needs_no_torch() -> None:
+    code = "import sys, pipeline.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == 0
