@@ -1,24 +1,16 @@
 """Every kind of backbone and MIM branch, as small as it can be."""
 
+from pathlib import Path
+
 import torch
+from support import section
 from torch import Tensor
 
 from semimae.backbones.config import TimmConfig, ViTConfig
 from semimae.mim.config import MAEConfig, SimMIMConfig
 from semimae.model import SemiModel, build_model
 
-_VIT = {
-    "name": "vit",
-    "patch_size": 4,
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_ratio": 2.0,
-    "pool": "token",
-    "num_registers": 0,
-    "pos_embed": "sincos",
-    "weights": None,
-}
+_VIT = section("backbone").model_dump() | {"patch_size": 4, "mlp_ratio": 2.0}
 _TIMM = {
     "name": "timm",
     "model": "vit_tiny_patch16_224",
@@ -31,18 +23,8 @@ _TIMM = {
     "weights": None,
 }
 _SWIN = {"patch_size": 1, "depth": [2, 2, 1], "num_heads": [1, 2, 2], "window_size": 4}
-_MAE = {
-    "name": "mae",
-    "lambda_mim": 1.0,
-    "target": "norm_pixels",
-    "loss": "mse",
-    "masking": "random",
-    "mask_unit": 1,
-    "decoder_dim": 8,
-    "decoder_depth": 1,
-    "decoder_heads": 2,
-}
-_SIMMIM = {key: value for key, value in _MAE.items() if "decoder" not in key} | {"name": "simmim"}
+_MAE = section("mim").model_dump()
+_SIMMIM = {key: _MAE[key] for key in SimMIMConfig.model_fields} | {"name": "simmim"}
 
 IMAGE_SIZE, CHANNELS, CLASSES, PATCHES = 16, 3, 5, 16
 
@@ -108,6 +90,11 @@ def scramble(model: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.3)
+
+
+def save(path: Path, state: object) -> str:
+    torch.save(state, path)
+    return str(path)
 
 
 def draw(channels: int = CHANNELS, size: int = IMAGE_SIZE, batch: int = 3) -> Tensor:

@@ -134,9 +134,7 @@ def test_model_has_the_size_it_claims(path: Path) -> None:
     cell = Params.read(path).cell()
     with torch.device("meta"):
         model = build(cell, num_classes(path))
-    encoder = [
-        p for name, p in model.named_parameters() if ".blocks." in name and "mim" not in name
-    ]
+    blocks = [p for name, p in model.named_parameters() if ".blocks." in name and "mim" not in name]
     millions = sum(p.numel() for p in blocks) / 1e6
     assert millions == pytest.approx(MILLIONS[cell.backbone.embed_dim], rel=0.03)
 

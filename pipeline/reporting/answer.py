@@ -44,7 +44,9 @@ def judgement(comparison: Comparison) -> Value:
     if d.low is None or d.high is None:
         return Value("no", "the same on every seed: no interval")
     crosses = d.low <= 0 <= d.high
-    return Value("no", "the interval includes zero" if crosses else "only before correction")
+    return Value(
+        "no", "the interval includes zero" if crosses else "zero is excluded only before correction"
+    )
 
 
 def difference_value(comparison: Comparison | None) -> Value:
@@ -86,7 +88,7 @@ def _verdict(study: Study) -> list[Block]:
     ]
     return [
         Text(lead, tone="lead"),
-        *_sentences(study, found.over_next, found.over_baseline),
+        *_sentences(found.over_next, found.over_baseline),
         Facts(facts),
         _fraction_table(study),
         Text(_method_of_comparison(study)),
@@ -106,7 +108,7 @@ def _short_answer(over_next: Comparison | None) -> str:
     return f" On the test set it is {better} than the next, {over_next.b.name}."
 
 
-def _sentences(study: Study, *comparisons: Comparison | None) -> list[Block]:
+def _sentences(*comparisons: Comparison | None) -> list[Block]:
     blocks: list[Block] = []
     for c in dict.fromkeys(c for c in comparisons if c is not None):
         d = c.difference
@@ -117,7 +119,7 @@ def _sentences(study: Study, *comparisons: Comparison | None) -> list[Block]:
             details.append(f"adjusted p {p_value(c.adjusted_p)}")
         numbers = f" ({', '.join(details)})" if details else ""
         shown = judgement(c)
-        verb = f"no difference shown, {shown.detail}" if shown.detail else "a difference is shown"
+        verb = f"no difference shown: {shown.detail}" if shown.detail else "a difference is shown"
         blocks.append(
             Text(f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}.")
         )

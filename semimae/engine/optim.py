@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from semimae.backbones.base import Backbone
 from semimae.engine.config import OptimConfig
 
-# Tokens and positions, also relative (Swin, SwinV2) and rotary ones; as timm has it.
-NO_DECAY = ("_token", "pos_embed", "relative_position_bias_table", "cpb_mlp", "logit_scale", "rope.")
+# Tokens and positions, also relative (Swin: table, SwinV2: mlp) and rotary ones; as timm has it.
+NO_DECAY = ("_token", "pos_embed", "position_bias_table", "cpb_mlp", "logit_scale", "rope.freqs")
 
 
 def cosine_lr(step: float, *, lr: float, min_lr: float, warmup: float, total: float) -> float:
