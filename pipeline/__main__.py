@@ -1,5 +1,6 @@
 """The command line: ``python -m pipeline COMMAND``. Heavy imports wait for a command's call."""
 
+import logging
 import sys
 import warnings
 
@@ -30,6 +31,8 @@ app.command("prune", rich_help_panel=_TOOLS)(prune.prune)
 
 def main() -> None:
     """Run a command; a user's mistake ends with one line and exit code 2."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("semimae").setLevel(logging.INFO)
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
     try:
         app()

@@ -12,11 +12,18 @@ from semimae.types import UserError
 FromParams = "instead of the value in params.yaml"
 
 
+def _number_or_none(text: str) -> float | None:
+    """Read an item of the grid as DVC writes it, where null becomes ``None``."""
+    return None if text == "None" else float(text)
+
+
 def split(
     folder: Annotated[Path, typer.Argument(help="Folder of the cell, e.g. runs/headline.")],
     method: Annotated[str | None, typer.Option(help=FromParams)] = None,
     mask_ratio: Annotated[float | None, typer.Option(help=FromParams)] = None,
-    label_fraction: Annotated[float | None, typer.Option(help=FromParams)] = None,
+    label_fraction: Annotated[
+        float | None, typer.Option(help=f"{FromParams}; None: that value.", parser=_number_or_none)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help=FromParams)] = None,
 ) -> None:
     """Write the cell's resolved config.json and its split.json.
@@ -24,9 +31,11 @@ def split(
     Example: python -m pipeline split runs/headline
     """
     from semimae.data.split import make_split
-    from semimae.data.store import Prepared
+    from semimae.data.store import Prepared, resolve_root
 
     cell = Params.read().cell(method, mask_ratio, label_fraction, seed)
+    root = dvc_root()
+    cell = cell.with_weights_hash(resolve_root(cell.data.root, root))
     prepared = Prepared.read(PREPARED)
     names = cell.data.labeled_list
     made = make_split(
@@ -34,7 +43,7 @@ def split(
         seed=cell.seed,
         label_fraction=cell.label_fraction,
         num_labels=cell.num_labels,
-        labeled_list=None if names is None else dvc_root() / names,
+        labeled_list=None if names is None else root / names,
         val_fraction=cell.data.val_fraction,
         include_labeled=cell.data.include_labeled,
     )

@@ -42,6 +42,7 @@ class Cell(Frozen):
     start: StartConfig | None
     optim: OptimConfig
     train: TrainConfig
+    weights_sha256: str | None = None  # of the file that backbone.weights names
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -64,8 +65,8 @@ class Cell(Frozen):
         ]
         if len(given) != 1:
             raise ValueError(
-                f"{' and '.join(given) or 'nothing'} says which images are labelled; set exactly one "
-                "of label_fraction, num_labels, data.labeled_list and the others to null"
+                f"{' and '.join(given) or 'nothing'} says which images are labelled; set "
+                "exactly one of label_fraction, num_labels, data.labeled_list and the others to null"
             )
         grid = self.backbone.grid(self.data.image_size)
         if self.mim is not None and self.mask_ratio is not None and grid is not None:
@@ -91,6 +92,27 @@ class Cell(Frozen):
     def write(self, path: Path) -> None:
         """Write config.json; equal cells give equal bytes."""
         path.write_text(self.model_dump_json(indent=2) + "\n")
+
+    def with_weights_hash(self, root: Path) -> Self:
+        """Return the cell with the content of its starting weights as part of its identity.
+
+        Args:
+            root: What a relative ``backbone.weights`` is relative to.
+
+        Raises:
+            UserError: If the file cannot be read.
+        """
+        weights = self.backbone.weights
+        if weights is None or weights.startswith("timm:"):
+            return self
+        try:
+            with (root / weights).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"backbone.weights={weights}: {error.strerror}: {root / weights}"
+            ) from None
+        return self.model_copy(update={"weights_sha256": digest})
 
     @property
     def options(self) -> MethodOptions:

@@ -30,7 +30,9 @@ class AblationConfig(Frozen):
 
     method: list[MethodName] = Field(min_length=1, description="Methods of the grid.")
     mask_ratio: list[MaskRatio] = Field(min_length=1, description="Mask ratios of the grid.")
-    label_fraction: list[LabelFraction] = Field(min_length=1, description="Label fractions.")
+    label_fraction: list[LabelFraction | None] = Field(
+        min_length=1, description="Label fractions; null: the labels of the headline."
+    )
     seed: list[Seed] = Field(min_length=1, description="Seeds; intervals are over these.")
 
 

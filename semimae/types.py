@@ -12,13 +12,13 @@ if TYPE_CHECKING:  # the stages that touch no tensors start without torch
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line that says what arrived, what is allowed, what to do.
+    """A mistake that the user can mend: one line with what arrived, what is allowed, what to do.
 
     Commands print it without a traceback and exit with code 2.
     """
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error: the run continues later)
+class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 

@@ -121,7 +121,8 @@ def make_split(
     Args:
         prepared: The dataset.
         seed: Any integer.
-        label_fraction: Share of the training rows that remain after validation, (0, 1].
+        label_fraction: Share of all labelled training rows, in (0, 1]; at most those that remain
+            after validation.
         num_labels: Number of labelled rows, at least one per class.
         labeled_list: File, plain or .gz, with one image name per line; see `match_names`. Its
             validation rows come from outside the list if that has enough rows.
@@ -154,7 +155,19 @@ def make_split(
     else:
         order = train[stratified_order(prepared.labels[train], rank[train])]
         rest, val = order[: len(order) - num_val], order[len(order) - num_val :]
-        labeled = rest[: _label_count(label_fraction, num_labels, len(rest), info.num_classes)]
+        if label_fraction is not None:
+            num_labeled = min(round(label_fraction * len(order)), len(rest))
+            asked = f"label_fraction={label_fraction:g} asks for {num_labeled} labels"
+        else:
+            assert num_labels is not None
+            num_labeled, asked = num_labels, f"num_labels={num_labels}"
+        if not info.num_classes <= num_labeled <= len(rest):
+            least = math.ceil(1e6 * info.num_classes / len(order)) / 1e6
+            raise UserError(
+                f"{asked}; allowed: {info.num_classes} (one per class; label_fraction "
+                f"{least:g}) to {len(rest)} (all training images that are not held out)."
+            )
+        labeled = rest[:num_labeled]
     val = np.sort(val) if num_val else official_val
     hidden = _without_labels(prepared, _rows(()) if include_labeled else labeled, val)
     counts = np.bincount(prepared.labels[labeled], minlength=info.num_classes)
@@ -171,25 +184,6 @@ def make_split(
         class_counts=tuple(counts.tolist()),
         num_unlabeled=len(hidden),
     )
-
-
-def _label_count(
-    label_fraction: float | None, num_labels: int | None, num_rows: int, num_classes: int
-) -> int:
-    if num_labels is not None:
-        count, asked = num_labels, f"num_labels={num_labels}"
-        least, most = f"{num_classes}", f"{num_rows}"
-    else:
-        assert label_fraction is not None
-        count = round(label_fraction * num_rows)
-        asked = f"label_fraction={label_fraction:g} asks for {count} labels"
-        least, most = f"{math.ceil(1e6 * num_classes / num_rows) / 1e6:g}", "1"
-    if not num_classes <= count <= num_rows:
-        raise UserError(
-            f"{asked}; allowed: {least} (one for each of {num_classes} classes) to {most} "
-            f"(all {num_rows} training images that are not held out)."
-        )
-    return count
 
 
 def _without_labels(prepared: Prepared, labeled: Rows, val: Rows) -> Rows:

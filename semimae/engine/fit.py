@@ -1,6 +1,7 @@
 """From a cell and its images to trained weights: builds what the loop needs and runs it."""
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from semimae.methods.registry import METHODS
 from semimae.model import SemiModel, build_model
 from semimae.types import UserError
 
+_log = logging.getLogger(__name__)
 EVAL_BATCH = 512  # images per forward pass without gradient
 
 
@@ -29,15 +31,21 @@ def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
     """Build the cell's model with its first weights, on the CPU.
 
     Raises:
-        UserError: If the prepared images do not have the cell's size.
+        UserError: If the prepared images do not have the cell's size, or the file of starting
+            weights is not the one that the cell was made for.
     """
+    root = prepared.root or Path()
+    if cell.weights_sha256 is not None and cell.with_weights_hash(root) != cell:
+        raise UserError(
+            f"backbone.weights={cell.backbone.weights} has changed; run `dvc repro -f`."
+        )
     info = prepared.info
     if (info.image_size, info.channels) != (cell.data.image_size, cell.data.channels):
         raise UserError(
             f"the prepared images are {info.image_size} px with {info.channels} channels, the cell "
             f"wants {cell.data.image_size} px with {cell.data.channels}; run `dvc repro prepare`."
         )
-    return build_model(
+    model = build_model(
         cell.backbone,
         cell.mim,
         image_size=info.image_size,
@@ -45,8 +53,11 @@ def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
         num_classes=info.num_classes,
         mask_ratio=cell.mask_ratio,
         seed=cell.seed,
-        weights_root=prepared.root or Path(),
+        weights_root=root,
     )
+    if model.weight_report is not None:
+        _log.info("%s", model.weight_report)
+    return model
 
 
 def fit(

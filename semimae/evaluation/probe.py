@@ -125,7 +125,7 @@ def knn_probabilities(
 ) -> Tensor:
     """Return class probabilities ``[N, classes]`` by weighted votes of the nearest neighbours.
 
-    The ``k`` labelled features of highest cosine similarity ``s`` vote with ``exp(s / temperature)``.
+    The ``k`` labelled features of highest cosine similarity s vote with ``exp(s / temperature)``.
 
     Source: arXiv:1805.01978, section 3.4.
     """
