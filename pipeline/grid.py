@@ -1,5 +1,6 @@
 """``grid``: the whole pipeline, with several cells at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ from typing import Annotated
 import typer
 
 from pipeline.progress import QUIET, progress
+from pipeline.sync import sync
+from pipeline.tracking import LATER
 from pipeline.workspace import HEADLINE, RUNS, dvc_root
 from semimae.cell import cell_id
 from semimae.params import Params
@@ -42,8 +45,8 @@ def grid(
     groups = _pending_by_cell(root)
     with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
         # The bars of cells that run side by side would overwrite each other.
-        quiet = {QUIET: "1"} if jobs > 1 else {}
-        futures = [pool.submit(_run, ["repro", "-q", "-s", *g], root, quiet) for g in groups]
+        variables = {QUIET: "1", LATER: "1"} if jobs > 1 else {LATER: "1"}
+        futures = [pool.submit(_run, ["repro", "-q", "-s", *g], root, variables) for g in groups]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
@@ -51,6 +54,8 @@ def grid(
         except BaseException:  # what has not begun is not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    with contextlib.suppress(typer.Exit):  # a store that does not answer costs a warning
+        sync(root)
     _run(["repro", "-q"], root)
     typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
 

@@ -41,6 +41,6 @@ def prune(
 
 def _is_wanted(folder: Path, wanted: set[str]) -> bool:
     try:
-        return Cell.read(folder / "config.json").model_dump_json() in wanted
+        return Cell.read(folder / "config.json").as_asked.model_dump_json() in wanted
     except UserError:
         return False

@@ -1,7 +1,10 @@
 """``sync-mlflow``: log what the tracking store misses."""
 
+from pathlib import Path
+
 import typer
 
+from pipeline.progress import progress
 from pipeline.tracking import publish
 from pipeline.workspace import RUNS, dvc_root
 from semimae.cell import cell_id
@@ -15,9 +18,20 @@ def sync_mlflow() -> None:
     Example: python -m pipeline sync-mlflow
     """
     root = dvc_root()
+    count = sync(root)
+    typer.echo(f"The store has all {count} finished runs.")
+
+
+def sync(root: Path) -> int:
+    """Publish each distinct finished cell and return their number.
+
+    Raises:
+        typer.Exit: With code 1, if the store does not answer; a warning says why.
+    """
     folders = {cell_id(path.parent): path.parent for path in sorted(root.glob(f"{RUNS}/*/train"))}
-    for identity, folder in folders.items():
-        if not publish(folder, root):
-            raise typer.Exit(1)
-        typer.echo(f"{identity}  {folder.name}")
-    typer.echo(f"The store has all {len(folders)} finished runs.")
+    with progress("MLflow", len(folders)) as update:
+        for done, folder in enumerate(folders.values(), start=1):
+            if not publish(folder, root):
+                raise typer.Exit(1)
+            update(done, folder.name)
+    return len(folders)

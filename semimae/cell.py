@@ -65,8 +65,8 @@ class Cell(Frozen):
         ]
         if len(given) != 1:
             raise ValueError(
-                f"{' and '.join(given) or 'nothing'} says which images are labelled; set "
-                "exactly one of label_fraction, num_labels, data.labeled_list and the others to null"
+                f"{' and '.join(given) or 'nothing'} says which images are labelled; "
+                "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
             )
         grid = self.backbone.grid(self.data.image_size)
         if self.mim is not None and self.mask_ratio is not None and grid is not None:
@@ -113,6 +113,11 @@ class Cell(Frozen):
                 f"backbone.weights={weights}: {error.strerror}: {root / weights}"
             ) from None
         return self.model_copy(update={"weights_sha256": digest})
+
+    @property
+    def as_asked(self) -> Self:
+        """The cell as params.yaml asks for it, whatever its starting weights hold."""
+        return self.model_copy(update={"weights_sha256": None})
 
     @property
     def options(self) -> MethodOptions:

@@ -126,12 +126,12 @@ def _facts(study: Study, commit: str | None) -> list[list[Entry]]:
 def _split_table(study: Study) -> Table:
     rows: list[list[Entry]] = []
     for fraction in study.fractions:
-        result = next(r for r in study.evidence.grid if r.cell.label_fraction == fraction)
+        result = study.result_of(fraction)
         sizes = (result.num_labeled, result.num_unlabeled, result.num_val)
-        rows.append([f"{100 * fraction:g}%", *map(count, sizes)])
+        rows.append([result.labels, *map(count, sizes)])
     return Table(
         "Images of each split.",
-        number_columns("Label fraction", "Labelled", "Unlabelled", "Validation"),
+        [*text_columns("Labels"), *number_columns("Labelled", "Unlabelled", "Validation")],
         rows,
     )
 

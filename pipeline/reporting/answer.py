@@ -17,10 +17,9 @@ from pipeline.reporting.blocks import (
     p_value,
     percent,
     points,
-    share,
     text_columns,
 )
-from pipeline.reporting.compare import ALPHA, Comparison, Setting, over_seeds, setting_of, top1
+from pipeline.reporting.compare import ALPHA, Comparison, over_seeds, setting_of, top1
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.study import Study
 
@@ -65,7 +64,6 @@ def cost(results: list[Result]) -> str:
 
 def _verdict(study: Study) -> list[Block]:
     fraction = study.main_fraction
-    assert fraction is not None
     found = study.verdicts[fraction]
     results = study.grid[found.best]
     spread = over_seeds(results, top1())
@@ -73,7 +71,7 @@ def _verdict(study: Study) -> list[Block]:
     device = results[0].cell.train.device
     seeds = f"{spread.n} seeds" if spread.n > 1 else "one seed, no interval"
     lead = (
-        f"With {share(fraction)} ({count(results[0].num_labeled)} images), {found.best.name} is "
+        f"With {study.labels(fraction)}, {found.best.name} is "
         f"preferred by validation accuracy: {percent(spread.mean)}% test top-1 ({seeds})."
         f"{_short_answer(found.over_next)}"
     )
@@ -153,7 +151,7 @@ def _fraction_table(study: Study) -> Table:
             *number_columns("Time per run"),
         ],
         rows,
-        strong=study.fractions.index(study.main_fraction) if study.main_fraction else None,
+        strong=study.fractions.index(study.main_fraction),
     )
 
 
@@ -196,8 +194,7 @@ def _headline_only(study: Study) -> list[Block]:
     headline = study.evidence.headline
     assert headline is not None, "read_evidence refuses to report nothing"
     scores = headline.scores["classifier"]
-    setting: Setting = setting_of(headline)
-    words = f"{setting.name} with {share(setting.label_fraction)}"
+    words = f"{setting_of(headline).name} with {headline.labels}"
     return [
         Text(
             f"The headline run, {words}, reaches {percent(scores.top1.value)}% test top-1. "

@@ -134,11 +134,6 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def share(fraction: float | None) -> str:
-    """Return a label fraction for people."""
-    return "a fixed number of labels" if fraction is None else f"{100 * fraction:g}% of labels"
-
-
 def count(number: float) -> str:
     """Return a whole number with thin thousands separators."""
     return f"{number:,.0f}".replace(",", "\u202f")

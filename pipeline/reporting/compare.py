@@ -16,6 +16,7 @@ from pipeline.reporting.statistics import (
 )
 
 Metric = Callable[[Result], float]
+Labels = float | None  # a label fraction; None: what the headline has instead
 BASELINE = "supervised"
 ALPHA = 0.05
 _NAMES = {
@@ -36,7 +37,7 @@ class Setting(NamedTuple):
 
     method: str
     mask_ratio: float | None
-    label_fraction: float | None
+    label_fraction: Labels
 
     @property
     def name(self) -> str:
@@ -99,9 +100,10 @@ def by_setting(results: Iterable[Result]) -> Grid:
     return dict(grid)
 
 
-def fractions(grid: Grid) -> list[float]:
-    """Return the label fractions, ascending."""
-    return sorted({s.label_fraction for s in grid if s.label_fraction is not None})
+def fractions(grid: Grid) -> list[Labels]:
+    """Return the label fractions by their number of labels, ascending."""
+    found = {s.label_fraction: results[0].num_labeled for s, results in grid.items()}
+    return sorted(found, key=lambda fraction: (found[fraction], fraction or 0))
 
 
 def over_seeds(results: Iterable[Result], metric: Metric) -> Spread:
@@ -109,7 +111,7 @@ def over_seeds(results: Iterable[Result], metric: Metric) -> Spread:
     return mean_over_seeds([metric(result) for result in results])
 
 
-def ranked(grid: Grid, label_fraction: float) -> list[Setting]:
+def ranked(grid: Grid, label_fraction: Labels) -> list[Setting]:
     """Return each method's best setting for a label fraction, best method first.
 
     The validation split alone decides, here and between mask ratios, so that the test accuracies
@@ -151,7 +153,7 @@ def ratio_comparisons(grid: Grid) -> list[Comparison]:
     return _compare(grid, pairs)
 
 
-def verdict(grid: Grid, label_fraction: float, comparisons: Sequence[Comparison]) -> Verdict:
+def verdict(grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison]) -> Verdict:
     """Say what to prefer for a label fraction, from the comparisons of the methods."""
     best, *others = ranked(grid, label_fraction)
 

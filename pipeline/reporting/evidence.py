@@ -1,5 +1,6 @@
 """All that a report is made of, read from the stage files."""
 
+import itertools
 import json
 from collections import defaultdict
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.reporting.blocks import count
 from pipeline.workspace import HEADLINE
 from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
@@ -33,6 +35,15 @@ class Result:
     validation: list[Row]
     seconds: float
     earlier_images: int  # of the phases before the last one, whose time is not known
+
+    @property
+    def labels(self) -> str:
+        """How the labels were chosen, for people."""
+        cell = self.cell
+        if cell.label_fraction is not None:
+            return f"{100 * cell.label_fraction:g}% of labels"
+        names = cell.data.labeled_list
+        return f"{count(self.num_labeled)} labels" + (f" of {Path(names).name}" if names else "")
 
     @property
     def val_top1(self) -> float:
@@ -115,7 +126,7 @@ def _folders_by_cell(runs: Path) -> dict[Cell, list[Path]]:
     paths = sorted(runs.glob("*/config.json"), key=lambda p: (p.parent.name == HEADLINE, p))
     for path in paths:
         try:
-            folders[Cell.read(path)].append(path.parent)
+            folders[Cell.read(path).as_asked].append(path.parent)
         except UserError:  # of another version: nothing asks for it
             continue
     return folders
@@ -167,8 +178,12 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
 
 def _grid_folder(cell: Cell, params: Params) -> str:
     """Return the first folder in which the grid's stages make the cell."""
-    ratio = params.ablation.mask_ratio[0] if cell.mask_ratio is None else cell.mask_ratio
-    return f"{cell.method}-{ratio}-{cell.label_fraction}-{cell.seed}"
+    choices = itertools.product(params.ablation.mask_ratio, params.ablation.label_fraction)
+    return next(
+        f"{cell.method}-{ratio}-{fraction}-{cell.seed}"
+        for ratio, fraction in choices
+        if params.cell(cell.method, ratio, fraction, cell.seed) == cell
+    )
 
 
 def _json(path: Path) -> Any:

@@ -17,13 +17,12 @@ from pipeline.reporting.blocks import (
     interval,
     number_columns,
     percent,
-    share,
     text_columns,
 )
 from pipeline.reporting.compare import setting_of
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.figures import class_accuracy, confusion_matrix, picture_rows
-from pipeline.reporting.study import Study
+from pipeline.reporting.study import Study, exp_run, label_options
 from semimae.cell import Cell
 from semimae.evaluation.metrics import Estimate, Scores
 
@@ -39,15 +38,9 @@ _PROTOCOLS = {
 
 def headline_command(cell: Cell) -> str:
     """Return the command that makes a headline run again, whatever params.yaml says by then."""
-    values = {
-        "method": cell.method,
-        "mask_ratio": cell.mask_ratio,
-        "label_fraction": cell.label_fraction,
-        "num_labels": cell.num_labels,
-        "seed": cell.seed,
-    }
-    given = (f"-S {key}={value}" for key, value in values.items() if value is not None)
-    return " ".join(["dvc exp run", *given])
+    ratio = [] if cell.mask_ratio is None else [f"mask_ratio={cell.mask_ratio}"]
+    values = [f"method={cell.method}", *ratio, *label_options(cell), f"seed={cell.seed}"]
+    return exp_run(values)
 
 
 def headline_section(study: Study) -> Section:
@@ -61,7 +54,7 @@ def headline_section(study: Study) -> Section:
     names = class_names(study, len(scores.per_class))
     blocks: list[Block] = [
         Text(
-            f"{setting.name}, {share(setting.label_fraction)} ({count(headline.num_labeled)} "
+            f"{setting.name}, {headline.labels} ({count(headline.num_labeled)} "
             f"labelled and {count(headline.num_unlabeled)} unlabelled images), seed "
             f"{headline.cell.seed}. Intervals: 95%, Wilson over {count(scores.num_images)} test "
             "images, bootstrap for the calibration error. They do not cover the randomness of "
@@ -213,7 +206,7 @@ def _picture_figure(result: Result) -> Figure:
     return Figure(
         name=f"reconstructions_{setting.method}_{setting.mask_ratio:g}",
         alt=f"Images in three rows for {setting.name}: original, masked, reconstructed.",
-        caption=f"{setting.name}, {share(setting.label_fraction)}, seed {result.cell.seed}.",
+        caption=f"{setting.name}, {result.labels}, seed {result.cell.seed}.",
         svg=picture_rows(rows),
         table=Table(
             "Mean absolute error over all pixels, in grey levels of 255.",

@@ -118,11 +118,13 @@ def summary(study: Study) -> dict[str, Any]:
         protocol: {"top1": scores.top1.value, "ece": scores.ece.value}
         for protocol, scores in (headline.scores if headline else {}).items()
     }
-    if study.main_fraction is not None:
-        verdict = study.verdicts[study.main_fraction]
+    if study.grid:
+        fraction = study.main_fraction
+        verdict = study.verdicts[fraction]
         best: dict[str, Any] = {
             "setting": verdict.best.name,
-            "label_fraction": study.main_fraction,
+            **({} if fraction is None else {"label_fraction": fraction}),
+            "num_labeled": study.num_labeled(fraction),
             "top1": over_seeds(study.grid[verdict.best], top1()).mean,
         }
         for name, comparison in (

@@ -17,7 +17,7 @@ from pipeline.reporting.blocks import (
     percent,
     text_columns,
 )
-from pipeline.reporting.compare import Comparison, Setting, over_seeds, top1
+from pipeline.reporting.compare import Comparison, Labels, Setting, over_seeds, top1
 from pipeline.reporting.figures import Points, points_with_intervals
 from pipeline.reporting.plotting import method_look
 from pipeline.reporting.study import Study
@@ -152,7 +152,7 @@ def _points(study: Study, settings: list[Setting], positions: list[float]) -> Po
     return Points(name, color, marker, positions, spreads)
 
 
-def _over_mask_ratio(study: Study, fraction: float) -> Figure:
+def _over_mask_ratio(study: Study, fraction: Labels) -> Figure:
     series: list[Points] = []
     ticks: dict[float, str] = {}
     for method in study.methods:
@@ -164,7 +164,7 @@ def _over_mask_ratio(study: Study, fraction: float) -> Figure:
             series.append(_points(study, settings, ratios))
     settings = [s for s in study.grid if s.label_fraction == fraction]
     return Figure(
-        name=f"mask_ratio_{fraction:g}",
+        name=f"mask_ratio_{study.file_part(fraction)}",
         alt=f"Test accuracy over mask ratio with {study.labels(fraction)}, one line per method.",
         caption=f"Accuracy over mask ratio, {study.labels(fraction)}.",
         svg=points_with_intervals(series, ticks or {0.5: "0.5"}, "mask ratio"),
@@ -180,15 +180,19 @@ def _over_labels(study: Study) -> Figure:
             s for f in study.fractions for s in study.best_settings(f) if s.method == method
         ]
         if settings:
-            positions = [float(s.label_fraction or 0) for s in settings]
+            positions = [float(study.num_labeled(s.label_fraction)) for s in settings]
             series.append(_points(study, settings, positions))
             shown += settings
-    ticks = {f: f"{100 * f:g}%\n{count(study.num_labeled(f))}" for f in study.fractions}
+    ticks = {
+        float(study.num_labeled(f)): ("" if f is None else f"{100 * f:g}%\n")
+        + count(study.num_labeled(f))
+        for f in study.fractions
+    }
     return Figure(
         name="label_fraction",
-        alt="Test accuracy over the share of labelled images, one line per method.",
+        alt="Test accuracy over the number of labelled images, one line per method.",
         caption="Accuracy over labels, each method at the mask ratio that validation prefers.",
-        svg=points_with_intervals(series, ticks, "label fraction and labelled images", log=True),
+        svg=points_with_intervals(series, ticks, "labelled images", log=True),
         table=_means_table(study, shown),
         command=study.command,
     )

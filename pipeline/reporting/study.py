@@ -1,11 +1,13 @@
 """The evidence with its comparisons made: what every section of the report draws on."""
 
+import shlex
 from dataclasses import dataclass
 
-from pipeline.reporting.blocks import count, share
+from pipeline.reporting.blocks import count
 from pipeline.reporting.compare import (
     Comparison,
     Grid,
+    Labels,
     Setting,
     Verdict,
     by_setting,
@@ -15,7 +17,8 @@ from pipeline.reporting.compare import (
     ratio_comparisons,
     verdict,
 )
-from pipeline.reporting.evidence import Evidence
+from pipeline.reporting.evidence import Evidence, Result
+from semimae.cell import Cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,38 +28,48 @@ class Study:
     evidence: Evidence
     grid: Grid
     methods: list[str]  # in the order of params.yaml, which colours follow
-    fractions: list[float]
+    fractions: list[Labels]
     between_methods: list[Comparison]
     between_ratios: list[Comparison]
-    verdicts: dict[float, Verdict]
+    verdicts: dict[Labels, Verdict]
 
-    def best_settings(self, label_fraction: float) -> list[Setting]:
+    def best_settings(self, label_fraction: Labels) -> list[Setting]:
         """Return each method's best setting by validation, in the order of the methods."""
         best = ranked(self.grid, label_fraction)
         return sorted(best, key=lambda setting: self.methods.index(setting.method))
 
-    def num_labeled(self, label_fraction: float) -> int:
+    def result_of(self, label_fraction: Labels) -> Result:
+        """Return one of the results with a label fraction."""
+        return next(r[0] for s, r in self.grid.items() if s.label_fraction == label_fraction)
+
+    def num_labeled(self, label_fraction: Labels) -> int:
         """Return how many images a label fraction labels."""
-        results = (r[0] for s, r in self.grid.items() if s.label_fraction == label_fraction)
-        return next(results).num_labeled
+        return self.result_of(label_fraction).num_labeled
 
-    def labels(self, label_fraction: float) -> str:
+    def labels(self, label_fraction: Labels) -> str:
         """Return a label fraction for people, with its number of images."""
-        return f"{share(label_fraction)} ({count(self.num_labeled(label_fraction))})"
+        result = self.result_of(label_fraction)
+        number = "" if label_fraction is None else f" ({count(result.num_labeled)} images)"
+        return result.labels + number
 
-    def short_labels(self, label_fraction: float | None) -> str:
+    def short_labels(self, label_fraction: Labels) -> str:
         """Return the same, short enough for a table's cell."""
-        assert label_fraction is not None, "the grid's cells have one"
         number = count(self.num_labeled(label_fraction))
+        if label_fraction is None:
+            return f"{number}\N{NO-BREAK SPACE}labels"
         return f"{100 * label_fraction:g}%\N{NO-BREAK SPACE}({number})"
 
+    def file_part(self, label_fraction: Labels) -> str:
+        """Return what stands for a label fraction in the name of a file."""
+        if label_fraction is None:
+            return f"{self.num_labeled(label_fraction)}_labels"
+        return f"{label_fraction:g}"
+
     @property
-    def main_fraction(self) -> float | None:
-        """Return the label fraction to speak of first: the headline's, if the grid has it."""
+    def main_fraction(self) -> Labels:
+        """The label fraction to speak of first: the headline's, if the grid, not empty, has it."""
         wanted = self.evidence.params.label_fraction
-        if wanted in self.fractions:
-            return wanted
-        return self.fractions[0] if self.fractions else None
+        return wanted if wanted in self.fractions else self.fractions[0]
 
     @property
     def num_seeds(self) -> int:
@@ -66,9 +79,12 @@ class Study:
     @property
     def command(self) -> str:
         """Return the command that makes the grid again, whatever params.yaml says by then."""
-        ablation = self.evidence.params.ablation.model_dump()
-        lists = (f"'ablation.{k}=[{','.join(map(str, v))}]'" for k, v in ablation.items())
-        return "dvc exp run " + " ".join(f"-S {value}" for value in lists)
+        params = self.evidence.params
+        ablation = {k: ",".join(map(_given, v)) for k, v in params.ablation.model_dump().items()}
+        values = [f"ablation.{name}=[{items}]" for name, items in ablation.items()]
+        if None in params.ablation.label_fraction:
+            values += label_options(params.cell())
+        return exp_run(values)
 
 
 def make_study(evidence: Evidence) -> Study:
@@ -85,3 +101,21 @@ def make_study(evidence: Evidence) -> Study:
         between_ratios=ratio_comparisons(grid),
         verdicts={f: verdict(grid, f, between_methods) for f in fractions(grid)},
     )
+
+
+def label_options(cell: Cell) -> list[str]:
+    """Return the settings that choose a cell's labelled images, and undo any other choice."""
+    return [
+        f"label_fraction={_given(cell.label_fraction)}",
+        f"num_labels={_given(cell.num_labels)}",
+        f"data.labeled_list={_given(cell.data.labeled_list)}",
+    ]
+
+
+def exp_run(values: list[str]) -> str:
+    """Return the command that runs the pipeline with some values in place of params.yaml's."""
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(value)}" for value in values)])
+
+
+def _given(value: object) -> str:
+    return "null" if value is None else str(value)

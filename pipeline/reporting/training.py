@@ -17,7 +17,7 @@ from pipeline.reporting.blocks import (
     count,
     number_columns,
 )
-from pipeline.reporting.compare import Setting
+from pipeline.reporting.compare import Labels, Setting
 from pipeline.reporting.evidence import Result, Row
 from pipeline.reporting.figures import Curve, curves, lines
 from pipeline.reporting.headline import headline_command
@@ -62,7 +62,7 @@ def training_section(study: Study) -> Section:
     return Section("training", "Training", blocks)
 
 
-def _figure(study: Study, fraction: float, name: str, keys: Mapping[str, str]) -> Figure | None:
+def _figure(study: Study, fraction: Labels, name: str, keys: Mapping[str, str]) -> Figure | None:
     settings = study.best_settings(fraction)
     panels = {
         label: found
@@ -73,7 +73,7 @@ def _figure(study: Study, fraction: float, name: str, keys: Mapping[str, str]) -
         return None
     caption = f"{_CAPTIONS[name]}, {study.labels(fraction)}."
     return Figure(
-        name=f"{name}_{fraction:g}",
+        name=f"{name}_{study.file_part(fraction)}",
         alt=f"{caption[:-1]}, over training steps, one line per method.",
         caption=caption,
         svg=curves(panels),

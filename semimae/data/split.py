@@ -156,8 +156,10 @@ def make_split(
         order = train[stratified_order(prepared.labels[train], rank[train])]
         rest, val = order[: len(order) - num_val], order[len(order) - num_val :]
         if label_fraction is not None:
-            num_labeled = min(round(label_fraction * len(order)), len(rest))
+            num_labeled = round(label_fraction * len(order))
             asked = f"label_fraction={label_fraction:g} asks for {num_labeled} labels"
+            if label_fraction <= 1:
+                num_labeled = min(num_labeled, len(rest))
         else:
             assert num_labels is not None
             num_labeled, asked = num_labels, f"num_labels={num_labels}"

@@ -66,8 +66,8 @@ class TrainState:
 class Checkpoints:
     """A folder with the two newest checkpoints of one run.
 
-    A checkpoint is a safetensors file and, written after it, a JSON file with its checksum: without
-    a matching JSON file it does not count. Both appear by an atomic rename.
+    A checkpoint is a safetensors file and, written after it, a JSON file with the checksum of both:
+    without a matching JSON file it does not count. Both appear by an atomic rename.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,13 +82,13 @@ class Checkpoints:
         digest = _sync_and_hash(Path(f"{stem}.tmp"))
         os.replace(f"{stem}.tmp", f"{stem}.safetensors")
         record = {
-            "sha256": digest,
             "step": state.step,
             "seconds": state.seconds,
             "history": state.history,
             "validation": state.validation,
         }
-        Path(f"{stem}.tmp").write_text(json.dumps(record))
+        content = {"sha256": _checksum(digest, record), "record": record}
+        Path(f"{stem}.tmp").write_text(json.dumps(content))
         _sync_and_hash(Path(f"{stem}.tmp"))
         os.replace(f"{stem}.tmp", f"{stem}.json")
         for old in self._newest_first()[2:]:
@@ -102,14 +102,15 @@ class Checkpoints:
         """
         for path in self._newest_first():
             try:
-                record = json.loads(path.read_text())
-                data = path.with_suffix(".safetensors")
-                if hashlib.sha256(data.read_bytes()).hexdigest() != record["sha256"]:
+                content = json.loads(path.read_text())
+                record, data = content["record"], path.with_suffix(".safetensors")
+                digest = hashlib.sha256(data.read_bytes()).hexdigest()
+                if content["sha256"] != _checksum(digest, record):
                     raise ValueError("its checksum does not match")
                 state.load(load_file(data))
                 state.step, state.seconds = record["step"], record["seconds"]
                 state.history, state.validation = record["history"], record["validation"]
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
             else:
                 return True
@@ -117,6 +118,11 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+
+def _checksum(digest: str, record: Mapping[str, object]) -> str:
+    """Return the checksum of a record and of the tensors with the given digest."""
+    return hashlib.sha256(f"{digest} {json.dumps(record)}".encode()).hexdigest()
 
 
 def _sync_and_hash(path: Path) -> str:

@@ -53,12 +53,13 @@ def measure_gradients(meter: Meter, losses: dict[str, Tensor], model: nn.Module)
             for p, part in zip(parameters, parts, strict=True)
         ]
         gradients[name] = torch.cat([part.flatten().float() for part in flat])
-        meter.add(f"gradient/{name}", gradients[name].norm())
+        norm = gradients[name].norm()
+        meter.add(f"gradient/{name}", norm, norm.isfinite())
     if {"consistency", "reconstruction"} <= gradients.keys():
         ours, theirs = gradients["consistency"], gradients["reconstruction"]
         product = ours.norm() * theirs.norm()
         cosine = torch.dot(ours, theirs) / product.clamp(min=1e-20)
-        meter.add("gradient/cosine", cosine, product > 0)
+        meter.add("gradient/cosine", cosine, (product > 0) & product.isfinite())
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

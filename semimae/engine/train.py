@@ -43,6 +43,7 @@ def train(
         UserError: If gradients stay non-finite for ``config.max_bad_steps`` steps in a row.
     """
     model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
+    parameters = [p for p in model.parameters() if p.requires_grad]  # walking the tree is slow
     started = time.perf_counter() - state.seconds
 
     def add_row(kind: str, rows: list[Row], values: Row) -> None:
@@ -68,7 +69,7 @@ def train(
             measure_gradients(meter, out.losses, model)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        grad_norm = clip_grad_norm_(model.parameters(), optim.grad_clip)
+        grad_norm = clip_grad_norm_(parameters, optim.grad_clip)
         finite = grad_norm.isfinite()
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # skips the update
         optimizer.step()

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -11,6 +13,7 @@ from semimae.engine.fit import fit, infer
 from semimae.evaluation.config import FineTuneConfig
 from semimae.evaluation.metrics import score
 from semimae.model import SemiModel
+from semimae.random import generator
 
 
 def fine_tune(
@@ -36,7 +39,9 @@ def fine_tune(
     """
     model = SemiModel(model.backbone, None)  # type: ignore[arg-type]  # the decoder has done its work
     if config.reset_head:
-        model.backbone.reset_head()
+        with torch.random.fork_rng(devices=[]):  # nn.init draws from the global generator
+            torch.manual_seed(generator(cell.seed, "head").initial_seed())
+            model.backbone.reset_head()
     train = cell.train.model_copy(
         update={
             "steps": config.steps,

@@ -2,12 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from semimae.types import Frozen
 
 _BINS = 15  # as arXiv:1706.04599
+_Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
 class Estimate(Frozen):
@@ -39,13 +38,12 @@ def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
     """
     num_images, num_classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
-    confusion = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
+    pairs = labels * num_classes + predicted
+    confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     top5 = None
     if num_classes > 5:
-        hits = top_k_accuracy_score(
-            labels, probabilities, k=5, labels=np.arange(num_classes), normalize=False
-        )
-        top5 = proportion(round(hits), num_images)
+        best_five = np.argpartition(probabilities, -5, axis=1)[:, -5:]
+        top5 = proportion(int((best_five == labels[:, None]).sum()), num_images)
     true_probability = probabilities[np.arange(num_images), labels]
     return Scores(
         num_images=num_images,
@@ -61,11 +59,16 @@ def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
 
 
 def proportion(successes: int, trials: int) -> Estimate:
-    """Return a proportion and its 95% Wilson interval; of no trials: 0, between 0 and 1."""
+    """Return a proportion and its 95% interval; of no trials: 0, between 0 and 1.
+
+    Source: E. B. Wilson, "Probable inference", JASA 22 (1927).
+    """
     if trials == 0:
         return Estimate(value=0.0, low=0.0, high=1.0)
-    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return Estimate(value=successes / trials, low=float(interval.low), high=float(interval.high))
+    share, spread = successes / trials, _Z**2 / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = _Z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
+    return Estimate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
 def expected_calibration_error(
