@@ -33,7 +33,7 @@ smoke: setup ## Run the same pipeline on a small subset, as CI does.
 	  -S 'ablation.mask_ratio=[0.75]' -S 'ablation.label_fraction=[0.1]' -S 'ablation.seed=[0]'
 
 test: setup ## Run the tests.
-	python -m pytest -q
+	python -m pytest -q -n 2 --dist loadfile
 
 check: setup ## Lint, format check, types.
 	ruff check .

@@ -106,21 +106,55 @@ def test_schedule_fits(path: Path) -> None:
     assert params.train.eval_every <= params.train.steps
 
 
+def how_labeled(path: Path) -> set[tuple[float | None, int | None, str | None]]:
+    """Return the ways in which headline and grid choose labels: share, number, list."""
+    params = Params.read(path)
+    cells = [params.cell(), *params.grid()]
+    return {(cell.label_fraction, cell.num_labels, cell.data.labeled_list) for cell in cells}
+
+
 @pytest.mark.parametrize(
-    ("name", "rows", "labels"),
+    ("name", "labels"), [("cifar100", 200), ("cifar100", 400), ("stl10", 40), ("stl10", 100)]
+)
+def test_usb_grid_has_as_many_labels_as_the_headline(name: str, labels: int) -> None:
+    path = REPO / f"recipes/usb_{name}_{labels}.yaml"
+    assert how_labeled(path) == {(None, labels, None)}
+    assert header_labels(path) == [labels]
+
+
+@pytest.mark.parametrize("model", ["vit_s", "vit_b", "vit_b_mae"])
+@pytest.mark.parametrize(("percent", "labels"), [(1, 12_811), (10, 128_116)])
+def test_imagenet_takes_the_customary_list(percent: int, labels: int, model: str) -> None:
+    path = REPO / f"recipes/imagenet_{percent}pct_{model}.yaml"
+    assert how_labeled(path) == {(None, None, f"data/imagenet_{percent}percent.txt")}
+    header = "\n".join(Recipe(path, path.read_text()).header)
+    assert f"data/imagenet_{percent}percent.txt below this project: " in " ".join(header.split())
+    assert header_labels(path)[0] == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
     [
-        ("cifar100", 50_000, 200),
-        ("cifar100", 50_000, 400),
-        ("stl10", 5000, 40),
-        ("stl10", 5000, 100),
+        *[("digits", 1348), ("compare_digits", 1348), ("study_cifar10", 50_000)],
+        *[("cifar10", 50_000), ("cifar10_vit_s", 50_000)],
+        *[("cifar100", 50_000), ("cifar100_vit_s", 50_000)],
     ],
 )
-def test_usb_grid_has_as_many_labels_as_the_headline(name: str, rows: int, labels: int) -> None:
-    params = Params.read(REPO / f"recipes/usb_{name}_{labels}.yaml")
-    rest = rows - round(rows * params.data.val_fraction)
-    cells = [params.cell(), *params.grid()]
-    counts = {cell.num_labels or round(rest * (cell.label_fraction or 0)) for cell in cells}
-    assert counts == {labels}
+def test_header_counts_the_labels_that_the_split_takes(name: str, rows: int) -> None:
+    path = REPO / f"recipes/{name}.yaml"
+    rest = rows - round(rows * Params.read(path).data.val_fraction)
+    shares = [share or 0 for share, _, _ in how_labeled(path)]
+    named = header_labels(path)
+    assert {min(round(share * rows), rest) for share in shares} <= {*named}
+    assert rows in named
+
+
+def header_labels(path: Path) -> list[int]:
+    """Return the whole numbers of the header's paragraph about labels."""
+    header = "\n".join(Recipe(path, path.read_text()).header)
+    paragraph = re.split(r"\n(?=\S)", header.partition("\nLabels: ")[2])[0]
+    numbers = re.findall(r"(?<![\d.])\d[\d,]*(?![\d.]*%)(?!\.\d)", paragraph)
+    return [int(number.replace(",", "")) for number in numbers if number.strip(",")]
 
 
 def test_compare_digits_covers_all_methods_that_classify() -> None:

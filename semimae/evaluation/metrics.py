@@ -68,7 +68,9 @@ def proportion(successes: int, trials: int) -> Estimate:
     share, spread = successes / trials, _Z**2 / trials
     centre = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
-    return Estimate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    # At shares of 0 and 1 an end of the interval is the share itself, but for rounding.
+    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return Estimate(value=share, low=low, high=high)
 
 
 def expected_calibration_error(

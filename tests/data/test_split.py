@@ -45,8 +45,8 @@ def refusal(prepared: Prepared, **changes: object) -> str:
 def test_counts_and_disjointness() -> None:
     prepared = dataset()
     split = split_of(prepared, label_fraction=0.1)
-    assert (len(split.val), len(split.labeled)) == (40, 36)  # a tenth of the 360 that remain
-    assert split.class_counts == (9, 9, 9, 9)
+    assert (len(split.val), len(split.labeled)) == (40, 40)  # a tenth of all 400, not of the rest
+    assert split.class_counts == (10, 10, 10, 10)
     assert Counter(prepared.labels[list(split.val)].tolist()) == dict.fromkeys(range(4), 10)
     assert not set(split.val) & set(split.labeled)
     assert set(prepared.splits[list(split.val + split.labeled)].tolist()) == {"train"}
@@ -78,6 +78,15 @@ def test_a_fraction_of_one_is_every_training_row_that_remains() -> None:
     split = split_of(prepared, label_fraction=1.0, include_labeled=False)
     assert set(split.labeled) | set(split.val) == set(range(400))
     assert split.unlabeled(prepared).tolist() == list(range(400, 410))
+    nearly = split_of(prepared, label_fraction=0.95, include_labeled=False)  # 380 of the 360
+    assert nearly.labeled == split.labeled
+
+
+@pytest.mark.parametrize("val_fraction", [0.02, 0.1, 0.5])
+def test_a_fraction_labels_the_same_rows_whatever_is_held_out(val_fraction: float) -> None:
+    prepared = dataset()
+    split = split_of(prepared, label_fraction=0.1, val_fraction=val_fraction)
+    assert split.labeled == split_of(prepared, num_labels=40).labeled
 
 
 def test_the_split_depends_on_content_and_seed_only() -> None:
@@ -124,7 +133,7 @@ def test_smaller_sets_are_inside_larger_ones(
     assert min(small.class_counts) >= 1
     assert sum(small.class_counts) == few
     same = split_of(
-        prepared, seed=seed, label_fraction=few / (len(labels) - num_val), val_fraction=val_fraction
+        prepared, seed=seed, label_fraction=few / len(labels), val_fraction=val_fraction
     )
     assert same.labeled == small.labeled
     wider = split_of(prepared, seed=seed, num_labels=len(sizes), val_fraction=0.01)
@@ -133,15 +142,22 @@ def test_smaller_sets_are_inside_larger_ones(
 
 def test_too_few_or_too_many_labels() -> None:
     prepared = dataset()
-    message = refusal(prepared, label_fraction=0.005)  # 1.8 of 360
-    assert message.startswith("label_fraction=0.005 asks for 2 labels; allowed: 0.011112 (one for")
-    assert len(split_of(prepared, label_fraction=0.011112).labeled) == 4
-    assert "num_labels=3; allowed: 4 (one for each of 4 classes) to 360" in refusal(
-        prepared, num_labels=3
+    allowed = "allowed: 4 (one per class; label_fraction 0.01) to 360 (all training images that"
+    message = refusal(prepared, label_fraction=0.005)
+    assert message.startswith(f"label_fraction=0.005 asks for 2 labels; {allowed} are not held")
+    assert len(split_of(prepared, label_fraction=0.01).labeled) == 4
+    assert refusal(prepared, num_labels=3).startswith(f"num_labels=3; {allowed}")
+    assert refusal(prepared, num_labels=361).startswith(f"num_labels=361; {allowed}")
+    assert refusal(prepared, label_fraction=1.5).startswith(
+        f"label_fraction=1.5 asks for 600 labels; {allowed}"
     )
-    assert "num_labels=361; allowed: 4 " in refusal(prepared, num_labels=361)
-    assert "label_fraction=1.5 asks for 540 labels" in refusal(prepared, label_fraction=1.5)
     assert "data.val_fraction=0.995 takes 398 of 400" in refusal(prepared, val_fraction=0.995)
+
+
+def test_the_smallest_fraction_that_is_named_is_enough() -> None:
+    prepared = dataset(num_classes=3, train=7)  # 3 of 21 is 0.142857142...
+    assert "label_fraction 0.142858)" in refusal(prepared, label_fraction=0.01)
+    assert len(split_of(prepared, label_fraction=0.142858).labeled) == 3
 
 
 def test_exactly_one_way_of_choosing() -> None:
@@ -187,8 +203,8 @@ TAMPERING = {
     "huge": (lambda s: {"val": [*s["val"], 2**70]}, "Input should be less than"),
     "unsorted": (lambda s: {"labeled": s["labeled"][::-1]}, "not sorted"),
     "repeated": (lambda s: {"val": sorted([*s["val"], s["val"][0]])}, "not unique"),
-    "class counts": (lambda s: {"class_counts": [10, 8, 9, 9]}, "class_counts"),
-    "class counts of fewer classes": (lambda s: {"class_counts": [9, 9, 9]}, "class_counts"),
+    "class counts": (lambda s: {"class_counts": [11, 9, 10, 10]}, "class_counts"),
+    "class counts of fewer classes": (lambda s: {"class_counts": [10, 10, 10]}, "class_counts"),
     "a labelled row dropped": (lambda s: {"labeled": s["labeled"][1:]}, "class_counts"),
     "unlabelled count": (lambda s: {"num_unlabeled": 1}, "num_unlabeled"),
     "include_labeled": (lambda s: {"include_labeled": False}, "num_unlabeled"),
@@ -236,6 +252,7 @@ def test_a_dataset_of_imagenets_size_takes_seconds(tmp_path: Path) -> None:
     prepared = in_memory(labels, ["train"] * len(labels))
     start = time.process_time()
     split = split_of(prepared, label_fraction=0.1, val_fraction=0.01)
+    assert (len(split.labeled), len(split.val)) == (128_117, 12_812)
     split.write(tmp_path / "split.json")
     assert Split.read(tmp_path / "split.json", prepared) == split
     assert time.process_time() - start < 10

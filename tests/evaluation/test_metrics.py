@@ -157,3 +157,10 @@ def test_the_order_of_the_images_does_not_matter(seed: int) -> None:
     one, other = score(probabilities, labels), score(probabilities[order], labels[order])
     assert (one.top1, one.top5, one.confusion) == (other.top1, other.top5, other.confusion)
     assert one.ece.value == pytest.approx(other.ece.value)
+
+
+def test_an_interval_always_holds_its_share_and_stays_in_the_unit_range() -> None:
+    for trials in range(1, 1200, 7):
+        for successes in {0, 1, trials // 2, trials - 1, trials}:
+            e = proportion(successes, trials)
+            assert 0 <= e.low <= e.value <= e.high <= 1

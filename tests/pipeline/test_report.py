@@ -40,7 +40,14 @@ def accuracy_of(cell: Cell) -> float:
     """Semi-MAE gains ten points or more, differently on each seed."""
     gain = 0.0 if cell.method == "supervised" else 0.1 + 0.01 * (cell.seed % 3)
     ratio = 0.0 if cell.mask_ratio != 0.5 else -0.05
-    return 0.6 + gain + ratio + 0.02 * cell.seed + 0.2 * (cell.label_fraction or 0)
+    return 0.6 + gain + ratio + 0.02 * cell.seed + 0.2 * num_labeled(cell) / 1000
+
+
+def num_labeled(cell: Cell) -> int:
+    """What a split of 1000 training images labels; a list is one of 300 names."""
+    if cell.label_fraction is not None:
+        return round(1000 * cell.label_fraction)
+    return cell.num_labels or 300
 
 
 def scores(accuracy: float, classes: int = len(CLASSES)) -> dict[str, Any]:
@@ -57,7 +64,7 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
     cell.write(folder / "config.json")
     accuracy = accuracy_of(cell)
     split = {"fingerprint": "f1", "seed": cell.seed, "num_unlabeled": 900, "val": [1, 2, 3]}
-    split["labeled"] = list(range(10, 10 + round(1000 * (cell.label_fraction or 0.1))))
+    split["labeled"] = list(range(10, 10 + num_labeled(cell)))
     semi = cell.method != "supervised"
     pseudo = (
         {"pseudo/coverage": 0.5, "pseudo/accuracy": 0.9, "gradient/cosine": 0.1} if semi else {}
@@ -241,6 +248,7 @@ def test_full_grid(workspace: Workspace) -> None:
     assert (baseline["mask_ratio"], baseline["pseudo_accuracy_final"]) == ("", "")
     assert summary["best"]["setting"] == "FixMatch"  # equal to mask 0.75, and first in the grid
     assert summary["best"]["over_supervised"] == pytest.approx(0.11, abs=0.006)
+    assert (summary["best"]["label_fraction"], summary["best"]["num_labeled"]) == (0.1, 100)
     assert summary["runs_missing"] == 0
     assert "Incomplete" not in reader.text
     for words in (
@@ -258,6 +266,83 @@ def test_full_grid(workspace: Workspace) -> None:
     assert root == Path.cwd()
     assert out == Path("reports")
     assert logged["headline/classifier/top1"] == summary["classifier"]["top1"]
+
+
+def with_labels(params: Params, num_labels: int | None, labeled_list: str | None) -> Params:
+    data = params.data.model_copy(update={"labeled_list": labeled_list})
+    update = {"label_fraction": None, "num_labels": num_labels, "data": data}
+    return params.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labeled_list", "words", "number"),
+    [(200, None, "200 labels", 200), (None, "data/my_list.txt", "300 labels of my_list.txt", 300)],
+)
+def test_labels_of_the_headline_in_the_grid(
+    num_labels: int | None,
+    labeled_list: str | None,
+    words: str,
+    number: int,
+    workspace: Workspace,
+) -> None:
+    workspace(with_labels(ablation(label_fraction=[None]), num_labels, labeled_list))
+    page, rows, summary = report()
+    text = read(page).text
+    assert f"With {words}, Semi-MAE, mask 0.75 is preferred" in text
+    assert f"Semi-MAE, mask 0.75, {words} ({number} labelled" in text  # the headline's section
+    assert f"{number}\N{NO-BREAK SPACE}labels" in text  # in tables
+    results = text[: text.rindex("Provenance")]  # it shows params.yaml and folders
+    assert "None" not in results
+    assert {(row["label_fraction"], row["num_labeled"]) for row in rows} == {("", str(number))}
+    assert {row["num_labels"] for row in rows} == {str(num_labels or "")}
+    assert summary["best"]["num_labeled"] == number
+    assert "label_fraction" not in summary["best"]
+    assert summary["runs_missing"] == 0
+    names = {path.stem for path in Path("reports/plots").iterdir()}
+    assert {f"mask_ratio_{number}_labels", f"learning_{number}_labels"} <= names
+    chosen = (
+        f"-S label_fraction=null -S num_labels={num_labels or 'null'} "
+        f"-S data.labeled_list={labeled_list or 'null'}"
+    )
+    assert f"-S 'ablation.label_fraction=[null]' -S 'ablation.seed=[0,1,2]' {chosen}" in text
+    assert f"dvc exp run -S method=semi_mae -S mask_ratio=0.75 {chosen} -S seed=0" in text
+
+
+def test_labels_of_the_headline_beside_fractions(workspace: Workspace) -> None:
+    params = ablation(method=["supervised", "semi_mae"], label_fraction=[0.4, None, 0.1])
+    workspace(with_labels(params, 200, None))
+    page, rows, summary = report()
+    text = read(page).text
+    assert len(rows) == 27
+    assert summary["best"]["num_labeled"] == 200  # the headline's labels come first
+    board = text[text.index("Means over seeds") :]
+    titles = ("10% of labels (100 images)", "200 labels", "40% of labels (400 images)")
+    places = [board.index(title) for title in titles]
+    assert places == sorted(places)
+    assert "Labels saved against supervised" in text  # three numbers of labels make a curve
+    assert Path("reports/plots/label_fraction.svg").is_file()
+
+
+def test_missing_runs_of_the_headline_s_labels_are_named(workspace: Workspace) -> None:
+    workspace(with_labels(ablation(label_fraction=[None]), 200, None))
+    shutil.rmtree("runs/semi_mae-0.5-None-1")
+    page, _, summary = report()
+    assert "semi_mae m0.5 n200 s1 (not started)" in read(page).text
+    assert summary["runs_missing"] == 1
+
+
+def test_runs_count_whatever_their_starting_weights_hold(workspace: Workspace) -> None:
+    """A cell's file has a hash of its starting weights, which params.yaml does not know."""
+    params = ablation(method=["semi_mae"])
+    params = params.model_copy(
+        update={"backbone": params.backbone.model_copy(update={"weights": "w.pth"})}
+    )
+    workspace(params)
+    for path in Path("runs").glob("*/config.json"):
+        Cell.read(path).model_copy(update={"weights_sha256": "0" * 64}).write(path)
+    _, rows, summary = report()
+    assert len(rows) == 6
+    assert summary["runs_missing"] == 0
 
 
 def test_page_is_one_valid_escaped_file(workspace: Workspace) -> None:

@@ -1,0 +1,117 @@
+"""``python -m pipeline.reference``: write docs/reference/params.md from the option classes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.workspace import dvc_root
+from semimae.data.files import write_text
+from semimae.params import Params
+
+TARGET = Path("docs/reference/params.md")
+DEFAULTS = Path("recipes/digits.yaml")  # what params.yaml holds in a fresh clone
+_HEADER = """\
+# params.yaml
+
+Written by `python -m pipeline.reference` from the option classes; do not edit it by hand.
+Every key must be stated. The default is that of recipe digits, which a fresh clone has as its
+`params.yaml`. A wrong key, type or range ends any command with exit code 2 and one line that
+says what arrived and what is allowed.
+"""
+_TYPES = {
+    "number": "number",
+    "integer": "whole number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "<="}
+
+Schema = dict[str, Any]
+
+
+def reference(defaults: Schema) -> str:
+    """Return the page: a table of every key, with type, allowed values, default and meaning.
+
+    Args:
+        defaults: A params file, as read.
+    """
+    schema = Params.model_json_schema()
+    fields, definitions = schema["properties"], schema["$defs"]
+    sections = {name: field for name, field in fields.items() if _members(field)}
+    plain = {name: field for name, field in fields.items() if name not in sections}
+    parts = [_HEADER, "## Top level\n", *_table(plain, defaults, "", definitions)]
+    for name, field in sections.items():
+        members = [definitions[reference] for reference in _members(field)]
+        for member in members:
+            values = defaults[name]
+            title = name
+            if len(members) > 1:
+                tag = member["properties"]["name"]["const"]
+                title = f"{name}, name: {tag}"
+                values = values if values["name"] == tag else {}
+            parts += [f"\n## {title}\n", f"{_text(member)}\n"]
+            parts += _table(member["properties"], values, f"{name}.", definitions)
+    return "\n".join(parts) + "\n"
+
+
+def _members(field: Schema) -> list[str]:
+    """Return the names of the section that a field is, or of the several that it may be."""
+    options = [field, *field.get("oneOf", [])]
+    return [option["$ref"].rpartition("/")[2] for option in options if "$ref" in option]
+
+
+def _table(fields: Schema, values: Schema, prefix: str, definitions: Schema) -> list[str]:
+    head = ["| Key | Type | Allowed | Default | Meaning |", "| --- | --- | --- | --- | --- |"]
+    return head + [" | ".join(row) for row in _rows(fields, values, prefix, definitions)]
+
+
+def _rows(
+    fields: Schema, values: Schema, prefix: str, definitions: Schema
+) -> Iterator[tuple[str, ...]]:
+    for name, field in sorted(fields.items(), key=lambda entry: entry[0] != "name"):
+        if members := _members(field):
+            inner = definitions[members[0]]["properties"]
+            yield from _rows(inner, values.get(name, {}), f"{prefix}{name}.", definitions)
+            continue
+        default = f"`{json.dumps(values[name])}`" if name in values else ""
+        yield f"| `{prefix}{name}`", _type(field), _allowed(field), default, f"{_text(field)} |"
+
+
+def _text(described: Schema) -> str:
+    return " ".join(described["description"].replace("``", "`").split())
+
+
+def _type(field: Schema) -> str:
+    if "anyOf" in field:
+        return " or ".join(map(_type, field["anyOf"]))
+    if field["type"] == "array":
+        return f"list of {_type(_item(field))}".replace("number", "numbers")
+    return _TYPES[field["type"]]
+
+
+def _allowed(field: Schema) -> str:
+    if "anyOf" in field:
+        return "; ".join(filter(None, map(_allowed, field["anyOf"])))
+    if "const" in field or "enum" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if field["type"] == "array":
+        least, most = field["minItems"], field.get("maxItems")
+        count = {None: f"{least} or more", least: f"{least}"}.get(most, f"{least} to {most}")
+        return ", each ".join(filter(None, [f"{count} values", _allowed(_item(field))]))
+    bounds = [f"{sign} {field[key]:,}" for key, sign in _BOUNDS.items() if key in field]
+    return ", ".join(bounds[1:] if {"minimum", "exclusiveMinimum"} <= field.keys() else bounds)
+
+
+def _item(array: Schema) -> Schema:
+    """Return the schema of a list's values; in those of fixed length all have the same."""
+    item: Schema = array["items"] if "items" in array else array["prefixItems"][0]
+    return item
+
+
+if __name__ == "__main__":
+    root = dvc_root()
+    write_text(root / TARGET, reference(YAML(typ="safe").load(root / DEFAULTS)))

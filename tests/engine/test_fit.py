@@ -1,0 +1,258 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from semimae.cell import Cell
+from semimae.data.loader import eval_batches
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.engine import fit as fit_module
+from semimae.engine.checkpoint import Checkpoints, TrainState
+from semimae.engine.device import make_autocast, setup_device
+from semimae.engine.fit import fit, infer, load_model, model_of, save_model
+from semimae.types import UserError
+
+MakeCell = Callable[..., Cell]
+
+
+def run(cell: Cell, prepared: Prepared, split: Split, folder: Path) -> TrainState:
+    return fit(
+        cell,
+        prepared,
+        split,
+        checkpoints=Checkpoints(folder),
+        on_row=lambda kind, row: None,
+        should_stop=lambda: False,
+    )
+
+
+# --- first weights
+
+
+def test_first_weights_depend_on_the_seed_alone(small_cell: MakeCell, digits: Prepared) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = model_of(small_cell(), digits).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = model_of(small_cell(optim__lr=1e-4), digits).state_dict()
+    other = model_of(small_cell(seed=1), digits).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    drawn = [name for name in first if name.endswith(("qkv.weight", "head.weight", "_token"))]
+    assert len(drawn) > 3
+    assert not any(torch.equal(first[name], other[name]) for name in drawn)
+
+
+def test_all_methods_start_from_the_same_backbone(small_cell: MakeCell, digits: Prepared) -> None:
+    supervised = model_of(small_cell("supervised"), digits).state_dict()
+    semi_mae = model_of(small_cell("semi_mae"), digits).state_dict()
+    assert supervised.keys() < semi_mae.keys()
+    assert all(torch.equal(value, semi_mae[name]) for name, value in supervised.items())
+
+
+def test_images_of_another_size_are_refused(small_cell: MakeCell, digits: Prepared) -> None:
+    with pytest.raises(UserError, match=r"images are 8 px .* wants 16 px .* `dvc repro prepare`"):
+        model_of(small_cell(data__image_size=16), digits)
+
+
+# --- training
+
+
+@pytest.mark.parametrize("method", ["supervised", "fixmatch", "semi_mae"])
+def test_the_loss_goes_down(
+    method: str, small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    options = {"train__steps": 80, "train__log_every": 10, "train__eval_every": 80}
+    sizes = {"backbone__patch_size": 4, "backbone__embed_dim": 32, "train__batch_size": 16}
+    cell = small_cell(method, optim__lr=5e-3, **sizes, **options)
+    state = run(cell, digits, digits_split, tmp_path)
+    first, last = state.history[0], state.history[-1]
+    assert last["loss/supervised"] < 0.7 * first["loss/supervised"]
+    if method == "semi_mae":
+        assert last["loss/reconstruction"] < 0.8 * first["loss/reconstruction"]
+    assert state.validation[-1]["val/top1"] > 0.3  # chance: 0.1
+
+
+def test_the_validation_row_says_what_the_average_predicts(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    state = run(small_cell("fixmatch"), digits, digits_split, tmp_path)
+    assert digits.images is not None
+    rows = np.array(digits_split.val)
+    images = (digits.images[rows].transpose(0, 3, 1, 2) / 255 - digits.info.mean[0]) / (
+        digits.info.std[0]
+    )
+    right, nll = {}, 0.0
+    for name, model in (("ema", state.ema), ("model", state.model)):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(images).float()).double().numpy()
+        right[name] = (logits.argmax(axis=1) == digits.labels[rows]).mean()
+        if name == "ema":
+            picked = logits[np.arange(len(rows)), digits.labels[rows]]
+            nll = (np.log(np.exp(logits).sum(axis=1)) - picked).mean()
+    row = state.validation[-1]
+    assert row["val/top1"] == pytest.approx(right["ema"])
+    assert row["val/teacher_gain"] == pytest.approx(right["ema"] - right["model"])
+    assert row["val/loss"] == pytest.approx(nll, rel=1e-4)
+
+
+def test_training_opens_neither_the_test_images_nor_hidden_labels(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    """With other test images and other hidden classes the weights are the same."""
+    assert digits.images is not None
+    images, labels = np.array(digits.images), digits.labels.copy()
+    test = digits.splits == "test"
+    images[test] = 255 - images[test]
+    hidden = np.setdiff1d(np.arange(len(labels)), [*digits_split.labeled, *digits_split.val])
+    labels[hidden] = (labels[hidden] + 3) % 10
+    other = Prepared(digits.info, digits.names, labels, digits.splits, images)
+    cell = small_cell("semi_mae")
+    one = run(cell, digits, digits_split, tmp_path / "a")
+    two = run(cell, other, digits_split, tmp_path / "b")
+    for name, value in one.ema.state_dict().items():
+        assert torch.equal(value, two.ema.state_dict()[name]), name
+    assert one.history[-1]["pseudo/accuracy_all"] != two.history[-1]["pseudo/accuracy_all"]
+
+
+def test_it_can_start_from_a_model(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    cell = small_cell("supervised", train__steps=1)  # its only step has the rate 0
+    start = model_of(small_cell("supervised", seed=5), digits)
+    expected = {name: value.clone() for name, value in start.state_dict().items()}
+    state = fit(
+        cell,
+        digits,
+        digits_split,
+        checkpoints=Checkpoints(tmp_path),
+        on_row=lambda kind, row: None,
+        should_stop=lambda: False,
+        start=start,
+    )
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+# --- inference
+
+
+def test_inference_does_not_depend_on_the_batch_size(
+    small_cell: MakeCell, digits: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = small_cell()
+    model = model_of(cell, digits)
+    rows = np.array([5, 900, 3, 77, 1500, 4, 8])
+    whole = infer(model, cell, digits, rows)
+    monkeypatch.setattr(fit_module, "EVAL_BATCH", 3)
+    parts = infer(model, cell, digits, rows)
+    assert whole.labels.tolist() == parts.labels.tolist() == digits.labels[rows].tolist()
+    torch.testing.assert_close(parts.features, whole.features, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts.probabilities, whole.probabilities, rtol=1e-5, atol=1e-7)
+
+
+def test_inference_gives_pooled_features_and_probabilities(
+    small_cell: MakeCell, digits: Prepared
+) -> None:
+    cell = small_cell()
+    model = model_of(cell, digits)
+    rows = np.arange(6)
+    out = infer(model, cell, digits, rows)
+    ((images, _),) = eval_batches(digits, cell.data, rows, torch.device("cpu"), 6)
+    with torch.no_grad():
+        features, logits = model.backbone.features(images), model(images).double().numpy()
+    torch.testing.assert_close(out.features, features)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(out.probabilities.numpy(), expected, rtol=1e-6)
+    assert out.probabilities.dtype == torch.float64
+    assert not out.features.requires_grad
+
+
+# --- files
+
+
+def test_a_model_survives_its_file(small_cell: MakeCell, digits: Prepared, tmp_path: Path) -> None:
+    cell = small_cell()
+    model = model_of(small_cell(seed=3), digits)
+    path = tmp_path / "model.safetensors"
+    save_model(model, cell, path)
+    loaded = load_model(path, cell, digits)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    with safe_open(path, "pt") as file:
+        assert Cell.model_validate_json(file.metadata()["cell"]) == cell
+
+
+def test_equal_models_give_equal_bytes(
+    small_cell: MakeCell, digits: Prepared, tmp_path: Path
+) -> None:
+    cell = small_cell()
+    for name in "ab":
+        save_model(model_of(cell, digits), cell, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no weights", "another model"])
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+    damage: str, small_cell: MakeCell, digits: Prepared, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    saved = small_cell(backbone__embed_dim=8) if damage == "another model" else small_cell()
+    save_model(model_of(saved, digits), saved, path)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "no weights":
+        path.write_bytes(b"hello")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors cannot be loaded: .*; run `dvc repro`"
+    ) as e:
+        load_model(path, small_cell(), digits)
+    assert "\n" not in str(e.value)
+
+
+# --- device
+
+
+def test_auto_is_always_there(small_cell: MakeCell) -> None:
+    device = setup_device(small_cell(train__device="auto").train)
+    if torch.cuda.is_available():
+        assert device.type == "cuda"
+    elif torch.backends.mps.is_available():
+        assert device.type == "mps"
+    else:
+        assert device.type == "cpu"
+
+
+def test_a_device_that_is_not_there_is_refused(
+    small_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    message = r"train\.device=cuda is not available here; choose one of auto, cpu\."
+    with pytest.raises(UserError, match=message):
+        setup_device(small_cell(train__device="cuda").train)
+    assert setup_device(small_cell(train__device="auto").train).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "half"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("bf16", "cpu", True),
+        ("fp32", "cpu", False),
+    ],
+)
+def test_precision(precision: str, device: str, half: bool, small_cell: MakeCell) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    config = small_cell(train__precision=precision).train
+    with make_autocast(config, torch.device(device))():
+        assert torch.is_autocast_enabled(device) == half

@@ -1,0 +1,63 @@
+"""Stage split resolves a cell; prune keeps what the params still ask for."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from support import changed_params
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app
+from semimae.cell import Cell
+from semimae.data.prepare import prepare
+from semimae.params import Params
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Params]:
+    """Return a function that writes params.yaml beside prepared digits, with changes."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("SEMIMAE_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def write(**changes: object) -> Params:
+        params = changed_params(**changes)
+        Path("params.yaml").write_text(params.model_dump_json())
+        return params
+
+    prepare("digits", changed_params().data, tmp_path, tmp_path / "prepared")
+    return write
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+@pytest.mark.parametrize(("given", "fraction", "number"), [("None", None, 40), ("0.1", 0.1, None)])
+def test_null_of_the_grid_arrives_as_none(
+    project: Callable[..., Params], given: str, fraction: float | None, number: int | None
+) -> None:
+    params = project(num_labels=40, ablation__label_fraction=[None, 0.1])
+    run("split", "runs/x", "--method", "fixmatch", "--label-fraction", given, "--seed", "1")
+    cell = Cell.read(Path("runs/x/config.json"))
+    assert (cell.label_fraction, cell.num_labels) == (fraction, number)
+    assert cell in params.grid()
+
+
+def test_starting_weights_are_hashed_and_such_runs_are_kept(
+    project: Callable[..., Params],
+) -> None:
+    params = project(backbone__weights="w.safetensors", ablation__label_fraction=[None])
+    save_file({}, "w.safetensors")
+    run("split", "runs/asked", "--method", "fixmatch", "--label-fraction", "None", "--seed", "0")
+    run("split", "runs/other", "--method", "fixmatch", "--label-fraction", "0.5", "--seed", "0")
+    cell = Cell.read(Path("runs/asked/config.json"))
+    assert cell.weights_sha256 == hashlib.sha256(Path("w.safetensors").read_bytes()).hexdigest()
+    assert cell.as_asked in params.grid()
+    assert run("prune", "--yes").splitlines() == ["runs/other", "1 folders removed."]
+    assert [path.name for path in Path("runs").iterdir()] == ["asked"]
