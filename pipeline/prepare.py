@@ -25,3 +25,4 @@ def prepare(out: Path = PREPARED) -> None:
             out,
             lambda done, total: update(done, total=total),
         )
+    Path("dataset.json").write_bytes((out / "dataset.json").read_bytes())  # see dvc.yaml

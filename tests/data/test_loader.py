@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from semimae.data import loader
 from semimae.data.config import DataConfig
 from semimae.data.loader import (
     ImageReader,
@@ -21,6 +23,7 @@ from semimae.data.loader import (
 from semimae.data.prepare import prepare
 from semimae.data.split import Split, make_split
 from semimae.data.store import Prepared
+from semimae.random import uniform
 from semimae.types import Batch, Step
 
 CPU = torch.device("cpu")
@@ -329,6 +332,24 @@ def test_reading_ahead_changes_nothing(data: tuple[Prepared, DataConfig]) -> Non
         assert same(ahead(step), direct._make(step))
 
 
+def test_no_two_draws_of_a_step_are_the_same(
+    data: tuple[Prepared, DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weak, strong and labelled views are drawn with keys of their own, from seed and step."""
+    keys: list[tuple[int | str, ...]] = []
+
+    def record(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
+        keys.append(key)
+        return uniform(shape, *key)
+
+    monkeypatch.setattr(loader, "uniform", record)
+    made = views(data, halve(data[0]), seed=17)
+    made._make(5)
+    assert len(keys) >= 5
+    assert len(set(keys)) == len(keys)
+    assert all(key[0] == 17 and key[-1] == 5 for key in keys)
+
+
 def test_no_draw_comes_from_the_global_generator(data: tuple[Prepared, DataConfig]) -> None:
     made = views(data, halve(data[0]))
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -364,27 +385,25 @@ def test_neither_test_nor_validation_images_are_ever_loaded(
     kind: str,
     num_unlabeled: int,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prepared, config = request.getfixturevalue(kind)
     split = halve(prepared, include_labeled=True)
     opened: set[int] = set()
 
-    class Watched(np.ndarray):
+    class Images(np.ndarray):
         def __getitem__(self, rows: object) -> np.ndarray:
             opened.update(np.asarray(rows).ravel().tolist())
             return np.asarray(self)[rows]  # type: ignore[index]
 
-    def watch(self: Prepared, row: int) -> Image.Image:
-        opened.add(int(row))
-        return real_open(self, row)
+    class Watched(Prepared):
+        def open(self, index: int) -> Image.Image:
+            opened.add(int(index))
+            return super().open(index)
 
-    real_open = Prepared.open
-    if prepared.images is None:
-        monkeypatch.setattr(Prepared, "open", watch)
-    else:
-        images = np.asarray(prepared.images).view(Watched)
-        prepared = Prepared(prepared.info, prepared.names, prepared.labels, prepared.splits, images)
+    values = {field.name: getattr(prepared, field.name) for field in dataclasses.fields(prepared)}
+    if prepared.images is not None:
+        values["images"] = np.asarray(prepared.images).view(Images)
+    prepared = Watched(**values)
     made = views((prepared, config), split, num_unlabeled=num_unlabeled)
     for step in range(10):  # several passes over all rows
         made(step)

@@ -80,7 +80,9 @@ def test_the_loss_goes_down(
 def test_the_validation_row_says_what_the_average_predicts(
     small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
 ) -> None:
-    state = run(small_cell("fixmatch"), digits, digits_split, tmp_path)
+    sizes = {"backbone__patch_size": 4, "backbone__embed_dim": 32, "train__batch_size": 16}
+    cell = small_cell("fixmatch", optim__lr=5e-3, train__steps=30, train__ema_decay=0.99, **sizes)
+    state = run(cell, digits, digits_split, tmp_path)
     assert digits.images is not None
     rows = np.array(digits_split.val)
     images = (digits.images[rows].transpose(0, 3, 1, 2) / 255 - digits.info.mean[0]) / (
@@ -94,6 +96,7 @@ def test_the_validation_row_says_what_the_average_predicts(
         if name == "ema":
             picked = logits[np.arange(len(rows)), digits.labels[rows]]
             nll = (np.log(np.exp(logits).sum(axis=1)) - picked).mean()
+    assert right["ema"] != right["model"]
     row = state.validation[-1]
     assert row["val/top1"] == pytest.approx(right["ema"])
     assert row["val/teacher_gain"] == pytest.approx(right["ema"] - right["model"])
@@ -117,6 +120,22 @@ def test_training_opens_neither_the_test_images_nor_hidden_labels(
     for name, value in one.ema.state_dict().items():
         assert torch.equal(value, two.ema.state_dict()[name]), name
     assert one.history[-1]["pseudo/accuracy_all"] != two.history[-1]["pseudo/accuracy_all"]
+
+
+@pytest.mark.parametrize(("needed", "opened"), [(0.0, 1.0), (1.0, 0.0)])
+def test_a_method_hears_of_every_validation(
+    needed: float,
+    opened: float,
+    small_cell: MakeCell,
+    digits: Prepared,
+    digits_split: Split,
+    tmp_path: Path,
+) -> None:
+    """SSMAE's gate is shut until the first evaluation, at step 3, says otherwise."""
+    cell = small_cell("ssmae", ssmae__gate_accuracy=needed, train__log_every=1)
+    state = run(cell, digits, digits_split, tmp_path)
+    gate = [row["pseudo/gate"] for row in state.history]
+    assert gate == [0, 0, 0, *[opened] * (len(gate) - 3)]
 
 
 def test_it_can_start_from_a_model(

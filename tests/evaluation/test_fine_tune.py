@@ -127,16 +127,24 @@ def test_it_uses_its_own_options_and_not_those_of_training(
     assert {n for n in names if n.startswith("loss/")} == {"loss/supervised", "loss/total"}
 
 
+@pytest.mark.parametrize(("decay", "equal"), [(0.0, True), (0.999, False)])
 def test_the_average_is_scored_on_all_test_images(
-    tune: Callable[..., Tuning], small_cell: MakeCell, digits: Prepared, digits_split: Split
+    decay: float,
+    equal: bool,
+    tune: Callable[..., Tuning],
+    small_cell: MakeCell,
+    digits: Prepared,
+    digits_split: Split,
 ) -> None:
-    run = tune(config(ema_decay=0.0))  # then the average is the model itself
+    """Without memory the average is the model itself."""
+    run = tune(config(ema_decay=decay))
     outputs = infer(run.model, small_cell("semi_mae"), digits, digits_split.test(digits))
-    expected = score(outputs.probabilities.numpy(), outputs.labels.numpy())
+    of_model = score(outputs.probabilities.numpy(), outputs.labels.numpy())
     protocols = run.result["protocols"]
     assert protocols.keys() == {"fine_tune"}
-    assert Scores.model_validate(protocols["fine_tune"]) == expected
-    assert expected.num_images == (digits.splits == "test").sum()
+    scores = Scores.model_validate(protocols["fine_tune"])
+    assert (scores == of_model) == equal
+    assert scores.num_images == (digits.splits == "test").sum()
 
 
 def test_the_test_set_is_only_scored(tune: Callable[..., Tuning], digits: Prepared) -> None:

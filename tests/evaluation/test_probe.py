@@ -187,6 +187,19 @@ def test_the_strength_is_chosen_on_the_validation_split(
     assert chosen == max(strengths, key=lambda l2: (right[l2], l2))  # of equals the stronger
 
 
+def test_of_equally_good_strengths_the_stronger_is_taken(
+    small_cell: Callable[..., Cell],
+    digits: Prepared,
+    digits_split: Split,
+    probe_config: LinearProbeConfig,
+) -> None:
+    cell = small_cell("semi_mae")
+    for strengths in [(0.1, 0.1000001), (0.1000001, 0.1)]:  # too close to predict differently
+        config = probe_config.model_copy(update={"l2": strengths})
+        made = probe(model_of(cell, digits), cell, digits, digits_split, config)
+        assert made["l2"] == 0.1000001
+
+
 def test_the_test_set_takes_no_part_in_the_choice(
     small_cell: Callable[..., Cell],
     digits: Prepared,
