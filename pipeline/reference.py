@@ -99,7 +99,7 @@ def _allowed(field: Schema) -> str:
     if "const" in field or "enum" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "array":
-        least, most = field["minItems"], field.get("maxItems")
+        least, most = field.get("minItems", 0), field.get("maxItems")
         count = {None: f"{least} or more", least: f"{least}"}.get(most, f"{least} to {most}")
         return ", each ".join(filter(None, [f"{count} values", _allowed(_item(field))]))
     bounds = [f"{sign} {field[key]:,}" for key, sign in _BOUNDS.items() if key in field]

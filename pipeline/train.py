@@ -13,7 +13,7 @@ from semimae.cell import Cell
 
 Row = dict[str, float]
 PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
-_CLOCK = ("time_ms", "seconds")
+_CLOCK = ("time_ms", "seconds", "data_wait")  # data_wait: share of the steps' time, not in all rows
 
 
 def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
@@ -64,7 +64,8 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             write_json(out / "history.json", _without_clock(state.history))
             write_json(out / "validation.json", _without_clock(state.validation))
             rows = state.history + state.validation
-            write_json(out / "timing.json", [{k: r[k] for k in ("step", *_CLOCK)} for r in rows])
+            clock = [{k: r[k] for k in ("step", *_CLOCK) if k in r} for r in rows]
+            write_json(out / "timing.json", clock)
             write_json(out / "phases.json", earlier_phases)
             pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))
             if pictures is not None:

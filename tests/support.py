@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from semimae.params import Params
 
 REPO = Path(__file__).parents[1]
@@ -51,3 +54,24 @@ def section(name: str, /, **changes: object) -> Any:
     """Return one section of ``changed_params`` with its own fields changed."""
     changed = {f"{name}__{field}": value for field, value in changes.items()}
     return getattr(changed_params(**changed), name)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host must wait for its device."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.__name__.split(".")[0]
+        by_mask = name in ("index", "index_put_") and any(
+            t is not None and t.dtype == torch.bool for t in args[1]
+        )
+        if by_mask or any(name.startswith(waiting) for waiting in self.NAMES):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))

@@ -20,6 +20,8 @@ class Backbone(Protocol):
     num_prefix_tokens: int  # class and register tokens in front of the patches
     num_layers: int  # embedding, blocks; for layer-wise decay
     can_drop_patches: bool  # whether ``tokenize`` and ``encode`` take ``ids_keep``
+    trim: bool  # whether ``features`` may leave out work that does not reach them
+    recompute: bool  # whether activations inside blocks are computed again for the gradient
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""

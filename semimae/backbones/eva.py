@@ -4,6 +4,7 @@ from timm.layers import apply_keep_indices_nlc
 from timm.models.eva import Eva
 from torch import Tensor
 
+from semimae.backbones.blocks import run_block
 from semimae.backbones.vit import ViT
 
 
@@ -26,7 +27,7 @@ class RotaryViT(ViT):
         """
         x = self._add_prefix(tokens)
         for block, rotation in zip(self.vit.blocks, self._rotations(tokens, ids_keep), strict=True):
-            x = block(x, rope=rotation)
+            x = run_block(block, x, recompute=self.recompute, rope=rotation)
         encoded: Tensor = self.vit.norm(x)
         return encoded
 

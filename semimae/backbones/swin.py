@@ -58,6 +58,8 @@ class Swin(TimmBackbone):
         assert ids_keep is None, "tokenize refused it"
         side = self.cells * self.image_size // self.patch_size
         x = tokens.unflatten(1, (side, side))
+        for stage in self.vit.layers:
+            stage.grad_checkpointing = self.recompute
         encoded: Tensor = self.vit.norm(self.vit.layers(x))
         return encoded.flatten(1, 2)
 

@@ -11,6 +11,10 @@ class TimmBackbone(nn.Module):
     vit: Any  # of timm, which has no types
     num_layers: int
     can_drop_patches = True
+    trim = (
+        True  # leave out the last block's work on tokens that are not pooled, where that is known
+    )
+    recompute = False  # keep no activations inside the blocks
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semimae.backbones.blocks import can_run_rows, run_blocks, run_rows
 from semimae.backbones.config import ViTConfig
 from semimae.backbones.timm_base import TimmBackbone
 from semimae.patches import gather_patches, patchify
@@ -47,11 +48,21 @@ class ViT(TimmBackbone):
 
         ``ids_keep`` is not needed: the tokens hold their positions.
         """
-        x = self._add_prefix(tokens)
-        for block in self.vit.blocks:
-            x = block(x)
+        x = run_blocks(self.vit.blocks, self._add_prefix(tokens), recompute=self.recompute)
         encoded: Tensor = self.vit.norm(x)
         return encoded
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return pooled features ``[B, D]``, before the classifier.
+
+        If the class token is pooled, the other tokens leave the last block as keys and values.
+        """
+        *blocks, last = self.vit.blocks
+        if not (self.trim and self.vit.global_pool == "token" and can_run_rows(last)):
+            return super().features(images)
+        x = run_blocks(blocks, self._add_prefix(self.tokenize(images)), recompute=self.recompute)
+        feature: Tensor = self.vit.norm(run_rows(last, x, slice(0, 1)))[:, 0]
+        return feature
 
     def pool(self, encoded: Tensor) -> Tensor:
         """Reduce encoded tokens to one feature per image, ``[B, D]``."""

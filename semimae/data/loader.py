@@ -45,7 +45,8 @@ class ImageReader:
         """Return whole images; where they are not packed, scaled and cropped at the centre."""
         if self.packed is not None:
             # index_select: many times faster than indexing for bytes on the CPU
-            return self.packed.index_select(0, torch.from_numpy(self.place[rows]).to(self.device))
+            places = torch.from_numpy(self.place[rows]).to(self.device, non_blocking=True)
+            return self.packed.index_select(0, places)
         size = self.config.image_size
         arrays = self.pool.map(lambda row: centre_crop(self.prepared.open(row), size), rows)
         return self._to_device(np.stack(list(arrays)))
@@ -110,8 +111,10 @@ class TrainViews:
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
         self.reader = ImageReader(prepared, config, rows, device)
         self.mean, self.std = normalisation(prepared, config)
-        # Decoding takes long enough that the next step is read while the device works on this one.
-        self.ahead = ThreadPoolExecutor(1) if self.reader.packed is None else None
+        # The next step is made while the device works on this one: decoding takes long, and on a
+        # CPU views do too. Packed images on a GPU are only work for the GPU's own queue.
+        inline = self.reader.packed is not None and device.type != "cpu"
+        self.ahead = None if inline else ThreadPoolExecutor(1)
         self.reading: dict[int, Future[Step]] = {}
 
     def __call__(self, step: int) -> Step:

@@ -43,7 +43,23 @@ class TrainConfig(Frozen):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         description="auto: cuda if there is one, else mps, else cpu."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 on cuda, else fp32.")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        description="auto: bf16 on cuda, else fp32; tf32: fp32 whose products on cuda are TF32."
+    )
+    trim: Annotated[
+        tuple[Literal["class_token", "hidden_patches"], ...],
+        Field(
+            strict=False,
+            description="Last blocks whose unused tokens are left out, of the encoder where the "
+            "class token is pooled and of the decoder; exact. []: none.",
+        ),
+    ]
+    recompute: bool = Field(
+        description="Compute activations inside blocks again for the gradient: less memory, exact."
+    )
+    compile: bool = Field(
+        description="torch.compile the blocks; the first steps take long, for long runs only."
+    )
     threads: int = Field(
         ge=0, le=1024, description="CPU threads, 0: all. Fixed, because it changes the rounding."
     )

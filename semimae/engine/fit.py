@@ -15,7 +15,7 @@ from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
-from semimae.engine.device import make_autocast, setup_device
+from semimae.engine.device import make_autocast, set_up_model, setup_device
 from semimae.engine.infer import Outputs, run_model
 from semimae.engine.optim import build_optimizer
 from semimae.engine.train import train
@@ -87,10 +87,13 @@ def fit(
     device = setup_device(cell.train)
     autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device)
+    set_up_model(model, cell.train, device)
     method = METHODS[cell.method](cell.options, prepared.info.num_classes, split.num_unlabeled)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    set_up_model(ema, cell.train, device)  # a copy is not compiled
     state = TrainState(
         model=model,
-        ema=copy.deepcopy(model).requires_grad_(False),
+        ema=ema,
         method=method.to(device),
         optimizer=build_optimizer(model, model.backbone, cell.optim),
         bad_steps=torch.zeros(3, device=device),

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from semimae.cell import Cell
+from semimae.engine.device import set_up_model
 from semimae.engine.phases import phases
 from semimae.methods.registry import METHODS
 from semimae.model import build_model
@@ -27,7 +28,8 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
     """Return the floating-point operations of one training step, forward and backward.
 
     It is counted on tensors without memory, so that it takes about as long as building the model.
-    No strong view is left out: where rejected ones are skipped, a step is less than this.
+    No strong view is left out: where rejected ones are skipped, a step is less than this. What
+    ``train.recompute`` computes again is not counted.
 
     Args:
         cell: A cell of one phase (see ``training_flops`` for the others).
@@ -44,6 +46,8 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
         mask_ratio=cell.mask_ratio,
         seed=cell.seed,
     ).to(meta)
+    plain = cell.train.model_copy(update={"compile": False, "recompute": False})
+    set_up_model(model, plain, meta)
     teacher = copy.deepcopy(model).requires_grad_(False)
     method = METHODS[cell.method](cell.options, num_classes, num_unlabeled).to(meta)
     labeled, unlabeled = cell.train.batch_size, cell.num_unlabeled

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.optim import cosine_lr, ema_update, set_lr
 from semimae.types import Interrupted, Step, UserError
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -45,6 +48,7 @@ def train(
     model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
     parameters = [p for p in model.parameters() if p.requires_grad]  # walking the tree is slow
     started = time.perf_counter() - state.seconds
+    waited = busy = 0.0  # seconds: for data, and for steps in all, since the last row
 
     def add_row(kind: str, rows: list[Row], values: Row) -> None:
         state.seconds = time.perf_counter() - started
@@ -53,6 +57,7 @@ def train(
         on_row(kind, rows[-1])
 
     while state.step < config.steps:
+        began = time.perf_counter()
         lr = cosine_lr(
             state.step,
             lr=optim.lr,
@@ -61,7 +66,9 @@ def train(
             total=config.steps,
         )
         set_lr(optimizer, lr)
+        asked = time.perf_counter()
         batch, hidden_labels = steps(state.step)
+        waited += time.perf_counter() - asked
         with autocast():
             out = method(model, state.ema, batch)
         total = torch.stack([method.weights[k] * v.float() for k, v in out.losses.items()]).sum()
@@ -75,6 +82,8 @@ def train(
         optimizer.step()
         # The average forgets its random start early on, as in TensorFlow's num_updates rule.
         ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
+        if config.compile and not busy and not state.history:
+            _log.info("first step, with compiling: %.1f s", time.perf_counter() - began)
         state.step += 1
 
         streak, longest, count = state.bad_steps
@@ -90,7 +99,11 @@ def train(
         last = state.step == config.steps
         if last or state.step % config.log_every == 0:  # the only place where the host waits
             values = {"lr": lr, **meter.flush(), **_bad_steps(state, config)}
-            add_row("train", state.history, values)
+            busy += time.perf_counter() - began
+            add_row("train", state.history, values | {"data_wait": waited / busy})
+            waited = busy = 0.0
+        else:
+            busy += time.perf_counter() - began
         if last or state.step % config.eval_every == 0:
             add_row("val", state.validation, evaluate(state))
         stopping = should_stop()

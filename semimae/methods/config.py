@@ -67,8 +67,9 @@ class PseudoLabelConfig(Frozen):
     teacher: Literal["ema", "student"] = Field(
         description="Who labels: the moving average of the weights, or the model itself."
     )
-    skip_rejected: bool = Field(
-        description="Leave strong views with weight 0 out of the forward pass (exact; CPU only)."
+    skip_rejected: Literal["never", "cpu", "always"] = Field(
+        description="Where strong views with weight 0 are left out of the forward pass (exact). "
+        "always: on a GPU too, padded to eighths of the batch; the host waits once per step."
     )
 
 

@@ -71,19 +71,38 @@ class PseudoLabelMethod(Method):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run labelled and strong views in one pass.
 
-        A view with weight 0 has no gradient, so leaving it out changes nothing. Its index must be
-        known to the host, which on a GPU would stall the queue; there all views are run.
+        A view with weight 0 has no gradient, so leaving it out changes nothing. How many there are
+        must be known to the host, which on a GPU stalls the queue.
 
         Returns:
             Logits of the labelled views, of the strong views, and the rows of the strong views
             that were run (``None``: all).
         """
         rows = None
-        if self.config.skip_rejected and strong.device.type == "cpu":
+        skip, device = self.config.skip_rejected, strong.device.type
+        if device == "cpu" and skip != "never":
             rows = weight.nonzero().squeeze(1)
+        elif device in ("cuda", "mps") and skip == "always":
+            rows = rows_that_count(weight)
+        if rows is not None:
             strong = strong[rows]
         first, second = model(torch.cat([labeled, strong])).tensor_split([len(labeled)])
         return first, second, rows
+
+
+def rows_that_count(weight: Tensor, buckets: int = 8) -> Tensor:
+    """Return the rows with a weight, then some without, so that few different numbers occur.
+
+    A GPU keeps kernels and memory for each shape that it sees.
+
+    Args:
+        weight: ``[U]``, none below 0.
+        buckets: The result's length is a multiple of ``U / buckets``, rounded up, or ``U``.
+    """
+    size = -(-len(weight) // buckets)
+    count = int(weight.count_nonzero())  # here the host waits
+    padded = min(-(-count // size) * size, len(weight))
+    return (weight == 0).byte().argsort(stable=True)[:padded]
 
 
 def fade_in(progress: float, ramp: float) -> float:

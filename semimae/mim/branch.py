@@ -23,6 +23,9 @@ class MIMBranch(nn.Module):
     A branch says in ``reconstruct`` how it predicts.
     """
 
+    trim = True  # leave out work that does not reach the prediction
+    recompute = False  # keep no activations inside the decoder's blocks
+
     def __init__(self, options: MIMOptions, backbone: Backbone, mask_ratio: float) -> None:
         super().__init__()
         self.options = options

@@ -7,6 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
+from semimae.backbones.blocks import can_run_rows, run_blocks, run_rows
 from semimae.mim.branch import MIMBranch
 from semimae.mim.config import MAEConfig
 from semimae.mim.masking import Mask
@@ -50,7 +51,8 @@ class MAE(MIMBranch):
         """Predict the target at the hidden patches.
 
         The tokens stay in the mask's order, visible ones first: attention does not mind, and
-        nothing has to be moved back.
+        nothing has to be moved back. With ``trim`` the last block is computed for the hidden
+        patches alone; all tokens are its keys and values.
 
         Args:
             latent: ``[B, prefix + K, D]``, the encoded visible patches.
@@ -66,9 +68,14 @@ class MAE(MIMBranch):
         tokens = self.decoder_embed(latent)
         hidden = self.mask_token.expand(latent.shape[0], num_hidden, -1).to(tokens.dtype)
         x = torch.cat([tokens, hidden], dim=1) + position
-        for block in self.decoder_blocks:
-            x = block(x)
-        prediction: Tensor = self.decoder_pred(self.decoder_norm(x[:, -num_hidden:]))
+        wanted = slice(-num_hidden, None)
+        if self.trim and can_run_rows(self.decoder_blocks[-1]):
+            *blocks, last = self.decoder_blocks
+            x = run_blocks(blocks, x, recompute=self.recompute)
+            x = run_rows(last, x, wanted)
+        else:
+            x = run_blocks(self.decoder_blocks, x, recompute=self.recompute)[:, wanted]
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(x))
         return prediction
 
     def reconstruct(self, backbone: Backbone, images: Tensor, noise: Tensor) -> tuple[Tensor, Mask]:

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from support import Waits
 
 from semimae.cell import Cell
-from semimae.data.loader import eval_batches
+from semimae.data.loader import TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine import fit as fit_module
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, setup_device
 from semimae.engine.fit import fit, infer, load_model, model_of, save_model
-from semimae.types import UserError
+from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
+from semimae.types import Step, UserError
 
 MakeCell = Callable[..., Cell]
 
@@ -60,6 +63,43 @@ def test_images_of_another_size_are_refused(small_cell: MakeCell, digits: Prepar
 
 
 # --- training
+
+
+@pytest.mark.parametrize("method", sorted(METHOD_SECTIONS.keys() - METHOD_PHASES.keys()))
+def test_the_host_waits_for_rows_alone_and_not_for_steps(
+    method: str, small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    def waits(steps: int) -> list[str]:
+        rhythm = {"train__steps": steps, "train__log_every": 99, "train__eval_every": 99}
+        rhythm |= {"train__save_every": 99, "train__gradient_every": 1}
+        cell = small_cell(method, pseudo_label__skip_rejected="never", **rhythm)
+        with Waits() as mode:
+            run(cell, digits, digits_split, tmp_path / f"{steps}")
+        return mode.seen
+
+    assert waits(3) == waits(7) != []
+
+
+@pytest.mark.parametrize("method", ["supervised", "semi_mae"])
+def test_rows_say_how_long_steps_waited_for_data(
+    method: str,
+    small_cell: MakeCell,
+    digits: Prepared,
+    digits_split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = TrainViews._make
+    quick = run(small_cell(method), digits, digits_split, tmp_path / "quick")
+    assert all(0 <= row["data_wait"] < 1 for row in quick.history)
+
+    def late(views: TrainViews, step: int) -> Step:
+        time.sleep(0.2)
+        return make(views, step)
+
+    monkeypatch.setattr(TrainViews, "_make", late)
+    slow = run(small_cell(method), digits, digits_split, tmp_path / "slow")
+    assert all(0.5 < row["data_wait"] < 1 for row in slow.history)
 
 
 @pytest.mark.parametrize("method", ["supervised", "fixmatch", "semi_mae"])

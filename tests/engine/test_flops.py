@@ -17,9 +17,11 @@ def encoder_flops(images: int, tokens: int, width: int, depth: int, mlp: float) 
     return round(images * depth * per_block)
 
 
-@pytest.mark.parametrize("pool", ["avg", "token"])
-def test_a_supervised_step_is_the_textbook_formula(pool: str) -> None:
-    params = changed_params(method="supervised", backbone__pool=pool, backbone__depth=4)
+@pytest.mark.parametrize(("pool", "trim"), [("avg", ["class_token"]), ("token", [])])
+def test_a_supervised_step_is_the_textbook_formula(pool: str, trim: list[str]) -> None:
+    params = changed_params(
+        method="supervised", backbone__pool=pool, backbone__depth=4, train__trim=trim
+    )
     cell, b = params.cell(), params.backbone
     assert b.name == "vit"
     images, classes = cell.train.batch_size, 10
@@ -54,3 +56,13 @@ def test_a_run_is_its_steps_and_its_phases() -> None:
     parts = [changed_params(method=name).cell() for name in ("mae", "supervised")]
     expected = 3 * step_flops(parts[0], 10) + 5 * step_flops(parts[1], 10)
     assert training_flops(params.cell(), 10) == expected
+
+
+def test_trimming_saves_what_it_says() -> None:
+    def flops(*trim: str) -> int:
+        return step_flops(changed_params(method="semi_mae", train__trim=list(trim)).cell(), 10)
+
+    assert flops("class_token") < flops() > flops("hidden_patches")
+    assert flops("class_token", "hidden_patches") < min(
+        flops("class_token"), flops("hidden_patches")
+    )

@@ -257,7 +257,7 @@ def test_leaving_rejected_views_out_changes_nothing(
     def run(skip: bool) -> tuple[Setting, StepOutput]:
         s = setting(
             name,
-            pseudo_label__skip_rejected=skip,
+            pseudo_label__skip_rejected="cpu" if skip else "never",
             pseudo_label__threshold=threshold,
             pseudo_label__threshold_start=threshold,
             pseudo_label__mixup=mixup,
@@ -279,7 +279,7 @@ def test_leaving_rejected_views_out_changes_nothing(
 
 def test_rejected_views_are_really_left_out(setting: MakeSetting) -> None:
     """They may hold anything: nothing is computed from them."""
-    s = setting("fixmatch", pseudo_label__threshold=0.6, pseudo_label__skip_rejected=True)
+    s = setting("fixmatch", pseudo_label__threshold=0.6, pseudo_label__skip_rejected="cpu")
     batch = s.batch()
     expected = s.method(s.model, s.teacher, batch)
     rejected = expected.pseudo.weight == 0
