@@ -164,6 +164,7 @@ def test_compiling_finds_the_blocks(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler silences its own warnings, not errors
 def test_a_compiled_model_gives_the_same_loss() -> None:
     model = model_of("vit")
     plain = loss_and_gradients(model)
