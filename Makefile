@@ -1,7 +1,7 @@
 # Everything a contributor runs. `make repro` and `make test` work on a fresh clone, each alone.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test check format ui lock clean help
+.PHONY: setup repro grid smoke test check bench format ui lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,6 +39,9 @@ check: setup ## Lint, format check, types.
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: setup ## Measure speed and memory here; the table is beside the JSON in benchmarks/results/.
+	python -m benchmarks
 
 format: setup ## Format and fix.
 	ruff check --fix -q .

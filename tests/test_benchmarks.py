@@ -1,0 +1,58 @@
+"""The benchmark runs and measures the same work as training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.baseline import Baseline
+from benchmarks.measure import interleaved
+from benchmarks.ours import Ours
+from benchmarks.settings import SETTINGS, make_cell, make_data
+from benchmarks.table import table
+
+
+def test_it_writes_figures_and_their_table(tmp_path: Path) -> None:
+    path = main(["--quick", "--settings", "tiny", "--device", "cpu", "--out", str(tmp_path)])
+    result = json.loads(path.read_text())
+    assert {"device", "torch", "commit", "threads"} <= result["machine"].keys()
+    assert set(result["peak"]) == {"fp32", "bf16"}
+    tiny = result["settings"]["tiny"]
+    assert all(value > 0 for value in tiny["parts"].values())
+    assert 0 <= tiny["data_wait"] < 1
+    assert tiny["flops"]["60% rejected"] < tiny["flops"]["dense"]
+    assert tiny["flops"]["dense"] < tiny["flops"]["baseline, one batch"]
+    dense, peer = tiny["seconds"]["dense"], tiny["seconds"]["baseline, one batch"]
+    assert tiny["speedup"]["baseline, one batch"]["dense"] == pytest.approx(peer / dense)
+    written = path.with_suffix(".md").read_text()
+    assert written == table(result)
+    assert result["machine"]["torch"] in written
+
+
+def test_a_median_is_over_the_rounds_after_the_first() -> None:
+    calls: list[str] = []
+    pairs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    interleaved(pairs, torch.device("cpu"), 2)
+    assert calls == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize("concatenate", [True, False])
+def test_the_baseline_computes_the_same_losses(concatenate: bool, tmp_path: Path) -> None:
+    """Otherwise a ratio of times would say nothing."""
+    cell = make_cell(SETTINGS["tiny"], "cpu", "fp32", train__threads=1)
+    ours = Ours(cell, *make_data(SETTINGS["tiny"], cell.data, tmp_path), rejected=0.5)
+    ours.ema.load_state_dict(ours.model.state_dict())  # the baseline labels with the model
+    baseline = Baseline(ours, concatenate=concatenate, rejected=0.5)
+    out = ours.method(ours.model, ours.ema, ours.batch)
+    torch.stack([ours.method.weights[k] * v for k, v in out.losses.items()]).sum().backward()
+    torch.testing.assert_close(baseline.reconstruction(), out.losses["reconstruction"])
+    clipped = cell.optim.grad_clip
+    wanted = torch.nn.utils.clip_grad_norm_(ours.parameters, clipped)
+    baseline.step()
+    theirs = [p.grad for p in baseline.model.parameters() if p.requires_grad]
+    for one, other in zip(ours.parameters, theirs, strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(other, one.grad, rtol=1e-4, atol=1e-5)
+    assert wanted > 0
