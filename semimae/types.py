@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -29,21 +31,56 @@ class Frozen(BaseModel):
 
 
 class Batch(NamedTuple):
-    """One global step's images, normalised and on the device.
+    """The images of one step, normalised and on the device: all of them, or one process's share.
 
-    It carries no labels of the unlabelled images: a method cannot see them by construction.
+    ``B`` and ``U`` count the global batch, ``b`` and ``u`` what is here. It carries no labels of
+    the unlabelled images: a method cannot see them by construction.
     """
 
-    labeled: Tensor  # [B, C, H, W], weak view
+    labeled: Tensor  # [b, C, H, W], weak view
     labels: Tensor  # [B], class indices
-    weak: Tensor  # [U, C, H, W], weak view of the unlabelled images
-    strong: Tensor  # [U, C, H, W], strong view of the same images
-    mask_noise: Tensor  # [U, L], uniform noise; its order decides which patches are hidden
+    weak: Tensor  # [u, C, H, W], weak view of the unlabelled images
+    strong: Tensor  # [u, C, H, W], strong view of the same images
+    mask_noise: Tensor  # [u, L], uniform noise; its order decides which patches are hidden
     mix_noise: Tensor  # [U, 4], uniform noise that decides which views are mixed and how
     unlabeled_index: (
         Tensor  # [U], place of each unlabelled image among all of them, for per-image memory
     )
     progress: float  # share of the run that is done, in [0, 1)
+    first_labeled: int = 0  # place of the first of ``labeled`` in the global batch
+    first_unlabeled: int = 0  # place of the first of ``weak``
+    accumulate: int = 1  # micro-batches that the gradient is added up over
+
+    @property
+    def labeled_rows(self) -> slice:
+        """The places of ``labeled`` in the global batch."""
+        return slice(self.first_labeled, self.first_labeled + len(self.labeled))
+
+    @property
+    def unlabeled_rows(self) -> slice:
+        """The places of ``weak`` in the global batch."""
+        return slice(self.first_unlabeled, self.first_unlabeled + len(self.weak))
+
+    def micro_batches(self) -> list[Batch]:
+        """Return ``accumulate`` shares, of about equal size."""
+        if self.accumulate == 1:
+            return [self]
+        return [self._micro_batch(part) for part in range(self.accumulate)]
+
+    def _micro_batch(self, part: int) -> Batch:
+        labeled, unlabeled = (
+            slice(count * part // self.accumulate, count * (part + 1) // self.accumulate)
+            for count in (len(self.labeled), len(self.weak))
+        )
+        return self._replace(
+            labeled=self.labeled[labeled],
+            weak=self.weak[unlabeled],
+            strong=self.strong[unlabeled],
+            mask_noise=self.mask_noise[unlabeled],
+            first_labeled=self.first_labeled + labeled.start,
+            first_unlabeled=self.first_unlabeled + unlabeled.start,
+            accumulate=1,
+        )
 
 
 class Step(NamedTuple):
@@ -62,13 +99,28 @@ class PseudoLabels(NamedTuple):
     other_labels: Tensor | None = None  # [U], of mixed images: the second class
     share: Tensor | None = None  # [U], of mixed images: the first class's share
 
-    def take(self, rows: Tensor) -> PseudoLabels:
-        """Return the labels of the images ``rows`` ``[K]``."""
+    def take(self, rows: Tensor | slice) -> PseudoLabels:
+        """Return the labels of the images ``rows``: ``[K]``, or a slice."""
         other = None if self.other_labels is None else self.other_labels[rows]
         share = None if self.share is None else self.share[rows]
         return PseudoLabels(
             self.labels[rows], self.confidence[rows], self.weight[rows], other, share
         )
+
+
+class Labeled(NamedTuple):
+    """A batch with what its loss needs to know of the global batch."""
+
+    batch: Batch  # its strong views are mixed where the method mixes them
+    pseudo: PseudoLabels | None = None  # of the global batch, as diagnostics see them
+    targets: PseudoLabels | None = None  # of the global batch, as the student is trained on them
+    probs: Tensor | None = None  # [U, N], the teacher's, where the loss needs them
+    class_sums: Tensor | None = None  # [2, N], FreeMatch's, where they are added up beforehand
+    metrics: Mapping[str, Tensor] = MappingProxyType({})  # scalars to log
+
+    def micro_batches(self) -> list[Labeled]:
+        """Return the same for each micro-batch of the batch."""
+        return [self._replace(batch=batch) for batch in self.batch.micro_batches()]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from semimae.cell import Cell
 LAYERS = [
     "semimae.types",
     "semimae.random",
+    "semimae.distributed",
     "semimae.patches",
     "semimae.positions",
     "*.config",

@@ -15,6 +15,7 @@ from semimae.data.augment import num_draws, strong_view, to_float, weak_view
 from semimae.data.config import DataConfig
 from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.distributed import own_share
 from semimae.random import permutation, uniform
 from semimae.types import Batch, Step
 
@@ -88,6 +89,7 @@ class TrainViews:
         num_patches: int,
         num_steps: int,
         device: torch.device,
+        accumulate: int = 1,
     ) -> None:
         """Set up.
 
@@ -101,10 +103,13 @@ class TrainViews:
             num_patches: Patches per image, for the mask's noise.
             num_steps: Length of the run, for ``Batch.progress``.
             device: Where the views are made.
+            accumulate: Micro-batches per step, for ``Batch``.
         """
         self.config, self.seed, self.device = config, seed, device
         self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
-        self.num_patches, self.num_steps = num_patches, num_steps
+        self.num_patches, self.num_steps, self.accumulate = num_patches, num_steps, accumulate
+        # Draws are the global batch's; views are made of this process's share alone.
+        self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
         self.unlabeled = split.unlabeled(prepared)
@@ -130,35 +135,43 @@ class TrainViews:
     def _make(self, step: int) -> Step:
         progress = step / self.num_steps
         rows = sample_rows(self.labeled, self.batch_size, self.seed, "labeled", step)
-        (labeled,) = self._views(rows, ("labeled",), step)
+        (labeled,) = self._views(rows, self.own_labeled, ("labeled",), step)
         labels = self._send(self.labels[rows])
+        first, parts = self.own_labeled.start, self.accumulate
         if not self.num_unlabeled:
             nothing = labeled[:0]
             nobody = labels[:0]
-            empty = Batch(labeled, labels, nothing, nothing, nothing, nothing, nobody, progress)
+            none = (nothing, nothing, nothing, nothing, nobody)
+            empty = Batch(labeled, labels, *none, progress, first, accumulate=parts)
             return Step(empty, labels[:0])
         rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
-        weak, strong = self._views(rows, ("weak", "strong"), step)
+        own = self.own_unlabeled
+        weak, strong = self._views(rows, own, ("weak", "strong"), step)
+        noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
         batch = Batch(
             labeled=labeled,
             labels=labels,
             weak=weak,
             strong=strong,
-            mask_noise=self._send(uniform((len(rows), self.num_patches), self.seed, "mask", step)),
+            mask_noise=self._send(noise[own]),
             mix_noise=self._send(uniform((len(rows), 4), self.seed, "mix", step)),
             unlabeled_index=self._send(torch.from_numpy(np.searchsorted(self.unlabeled, rows))),
             progress=progress,
+            first_labeled=first,
+            first_unlabeled=own.start,
+            accumulate=parts,
         )
         return Step(batch, self._send(self.labels[rows]))
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
-    def _views(self, rows: Rows, purposes: tuple[str, ...], step: int) -> list[Tensor]:
-        """Return one normalised view of the rows per purpose; ``"strong"`` is the strong one."""
+    def _views(self, rows: Rows, own: slice, purposes: tuple[str, ...], step: int) -> list[Tensor]:
+        """Return a normalised view per purpose of the rows' ``own``; ``"strong"`` is the strong."""
+        count, rows = len(rows), rows[own]
 
         def draw(kind: str, purpose: str, columns: int) -> Tensor:
-            return uniform((len(rows), columns), self.seed, kind, purpose, step)
+            return uniform((count, columns), self.seed, kind, purpose, step)[own]
 
         if self.config.crop == "resized":
             images = self.reader.crops(rows, [draw("crop", p, _CROP_DRAWS) for p in purposes])

@@ -60,6 +60,17 @@ class TrainConfig(Frozen):
     compile: bool = Field(
         description="torch.compile the blocks; the first steps take long, for long runs only."
     )
+    accumulate: int = Field(
+        ge=1, le=4096, description="Micro-batches per step: less memory, the same step."
+    )
+    processes: int = Field(
+        ge=1,
+        le=1024,
+        description="Processes that share a step, on one machine; for more see docs/scaling.md.",
+    )
+    sharding: Literal["none", "zero1"] = Field(
+        description="zero1: each process keeps its share of the optimizer's state."
+    )
     threads: int = Field(
         ge=0, le=1024, description="CPU threads, 0: all. Fixed, because it changes the rounding."
     )

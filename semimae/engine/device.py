@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from semimae.backbones.blocks import is_block, set_plain_attention
+from semimae.distributed import world
 from semimae.engine.config import TrainConfig
 from semimae.model import SemiModel
 from semimae.types import UserError
@@ -30,6 +31,14 @@ def setup_device(config: TrainConfig) -> torch.device:
     if not there[name]:
         allowed = ", ".join(["auto", *(device for device, is_there in there.items() if is_there)])
         raise UserError(f"train.device={name} is not available here; choose one of {allowed}.")
+    if name == "cuda" and world().size > 1:
+        count, local_rank = torch.cuda.device_count(), world().local_rank
+        if local_rank >= count:
+            raise UserError(
+                f"process {local_rank} of this machine has no GPU: it has {count}; start at most "
+                "one process per GPU (train.processes, or torchrun's --nproc-per-node)."
+            )
+        torch.cuda.set_device(local_rank)
     # Of the process, so it is also set back.
     torch.backends.cuda.matmul.allow_tf32 = name == "cuda" and config.precision == "tf32"
     return torch.device(name)

@@ -1,5 +1,7 @@
 """What is measured beside the training: pseudo labels, and how the loss terms pull."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -36,24 +38,32 @@ def measure_pseudo_labels(
         meter.add("pseudo/class_coverage", counts / len(pseudo.weight))
 
 
-def measure_gradients(meter: Meter, losses: dict[str, Tensor], model: nn.Module) -> None:
-    """Add the norm of each term's gradient in the backbone, and how far two of them agree.
-
-    ``gradient/cosine`` is between the consistency and the reconstruction term: above 0 the MIM
-    branch moves the shared weights to where the pseudo labels pull them too.
-    """
+def term_gradients(losses: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return each term's gradient in the backbone, as one vector; the graph is kept."""
     parameters = [
         p for n, p in model.named_parameters() if n.startswith("backbone.") and p.requires_grad
     ]
     gradients = {}
     for name, loss in losses.items():
-        parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        parts: Sequence[Tensor | None] = [None] * len(parameters)
+        if loss.requires_grad:
+            parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         flat = [
             torch.zeros_like(p) if part is None else part
             for p, part in zip(parameters, parts, strict=True)
         ]
         gradients[name] = torch.cat([part.flatten().float() for part in flat])
-        norm = gradients[name].norm()
+    return gradients
+
+
+def measure_gradients(meter: Meter, gradients: dict[str, Tensor]) -> None:
+    """Add the norm of each term's gradient in the backbone, and how far two of them agree.
+
+    ``gradient/cosine`` is between the consistency and the reconstruction term: above 0 the MIM
+    branch moves the shared weights to where the pseudo labels pull them too.
+    """
+    for name, gradient in gradients.items():
+        norm = gradient.norm()
         meter.add(f"gradient/{name}", norm, norm.isfinite())
     if {"consistency", "reconstruction"} <= gradients.keys():
         ours, theirs = gradients["consistency"], gradients["reconstruction"]

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from semimae.cell import Cell
 from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.distributed import any_process, gather_rows, own_share
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.device import make_autocast, set_up_model, setup_device
 from semimae.engine.infer import Outputs, run_model
@@ -98,7 +100,13 @@ def fit(
         optimizer=build_optimizer(model, model.backbone, cell.optim),
         bad_steps=torch.zeros(3, device=device),
     )
-    if checkpoints.load(state):
+    found = checkpoints.load(state)
+    if any_process(not found) and any_process(found):
+        raise UserError(
+            f"{checkpoints.folder} has a checkpoint for some of the processes only; put the "
+            "project on a disk that all machines share."
+        )
+    if found:
         for row in state.history:
             on_row("train", row)
         for row in state.validation:
@@ -113,19 +121,30 @@ def fit(
         num_patches=model.backbone.num_patches,
         num_steps=cell.train.steps,
         device=device,
+        accumulate=cell.train.accumulate,
     )
     val_rows = np.asarray(split.val, dtype=np.int64)
+    val_labels = torch.from_numpy(prepared.labels[val_rows])
 
     def evaluate(state: TrainState) -> Row:
-        student, teacher = (infer(m, cell, prepared, val_rows) for m in (state.model, state.ema))
+        student, teacher = (predict(m) for m in (state.model, state.ema))
         state.model.train()
-        method.observe_validation(teacher.probabilities, teacher.labels)
-        true = teacher.probabilities[torch.arange(len(val_rows)), teacher.labels]
+        method.observe_validation(teacher, val_labels)
+        true = teacher[torch.arange(len(val_rows)), val_labels]
+        top1 = accuracy(teacher, val_labels)
         return {
-            "val/top1": accuracy(teacher),
+            "val/top1": top1,
             "val/loss": -true.clamp(min=1e-12).log().mean().item(),
-            "val/teacher_gain": accuracy(teacher) - accuracy(student),
+            "val/teacher_gain": top1 - accuracy(student, val_labels),
         }
+
+    def predict(model: SemiModel) -> Tensor:
+        """Each process scores its share of the validation images; all learn the outcome."""
+        own = own_share(len(val_rows))
+        mine = torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)
+        if own.stop > own.start:
+            mine = infer(model, cell, prepared, val_rows[own]).probabilities
+        return gather_rows(mine, own.start, len(val_rows))
 
     train(
         state,
@@ -141,9 +160,9 @@ def fit(
     return state
 
 
-def accuracy(outputs: Outputs) -> float:
+def accuracy(probabilities: Tensor, labels: Tensor) -> float:
     """Return the share of images whose most likely class is right."""
-    return (outputs.probabilities.argmax(dim=1) == outputs.labels).double().mean().item()
+    return (probabilities.argmax(dim=1) == labels).double().mean().item()
 
 
 def infer(model: SemiModel, cell: Cell, prepared: Prepared, rows: Rows) -> Outputs:

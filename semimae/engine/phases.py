@@ -9,6 +9,7 @@ from typing import Any
 from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.distributed import any_process, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
@@ -71,7 +72,7 @@ def fit_phases(
     for phase in starts:
         key = phase_key(phase, prepared, split, before=key)
         path = finished / f"{key}.safetensors"
-        if not path.is_file():
+        if not any_process(world().rank == 0 and path.is_file()):
             state = fit(
                 phase,
                 prepared,
@@ -81,10 +82,12 @@ def fit_phases(
                 should_stop=should_stop,
                 start=_adapted(model, phase),
             )
-            finished.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
-            save_model(state.ema, phase, temporary)
-            temporary.replace(path)
+            if world().rank == 0:
+                finished.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
+                save_model(state.ema, phase, temporary)
+                temporary.replace(path)
+            any_process(False)  # the others wait until it is written
         model = load_model(path, phase, prepared)
         images = phase.train.steps * phase.images_per_step
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images})

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from semimae.distributed import any_process, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
+from semimae.engine.gradients import Gradients
 from semimae.engine.optim import cosine_lr, ema_update, set_lr
 from semimae.types import Interrupted, Step, UserError
 
@@ -46,7 +49,7 @@ def train(
         UserError: If gradients stay non-finite for ``config.max_bad_steps`` steps in a row.
     """
     model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
-    parameters = [p for p in model.parameters() if p.requires_grad]  # walking the tree is slow
+    gradients = Gradients(model, method)
     started = time.perf_counter() - state.seconds
     waited = busy = 0.0  # seconds: for data, and for steps in all, since the last row
 
@@ -69,14 +72,12 @@ def train(
         asked = time.perf_counter()
         batch, hidden_labels = steps(state.step)
         waited += time.perf_counter() - asked
-        with autocast():
-            out = method(model, state.ema, batch)
-        total = torch.stack([method.weights[k] * v.float() for k, v in out.losses.items()]).sum()
-        if config.gradient_every and state.step % config.gradient_every == 0:
-            measure_gradients(meter, out.losses, model)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        grad_norm = clip_grad_norm_(parameters, optim.grad_clip)
+        measuring = config.gradient_every and state.step % config.gradient_every == 0
+        measured: dict[str, Tensor] | None = {} if measuring else None
+        losses, labeled = gradients.compute(state.ema, batch, autocast, measured)
+        if measured is not None:
+            measure_gradients(meter, measured)
+        grad_norm = clip_grad_norm_(gradients.parameters, optim.grad_clip)
         finite = grad_norm.isfinite()
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # skips the update
         optimizer.step()
@@ -89,12 +90,12 @@ def train(
         streak, longest, count = state.bad_steps
         streak = (streak + 1) * ~finite
         state.bad_steps = torch.stack([streak, torch.maximum(streak, longest), count + ~finite])
-        for name, value in (out.losses | {"total": total}).items():
+        for name, value in losses.items():
             meter.add(f"loss/{name}", value, finite)
-        for name, value in (out.metrics | {"grad_norm": grad_norm}).items():
+        for name, value in (dict(labeled.metrics) | {"grad_norm": grad_norm}).items():
             meter.add(name, value, finite)
-        if out.pseudo is not None:
-            measure_pseudo_labels(meter, out.pseudo, hidden_labels, method.num_classes)
+        if labeled.pseudo is not None:
+            measure_pseudo_labels(meter, labeled.pseudo, hidden_labels, method.num_classes)
 
         last = state.step == config.steps
         if last or state.step % config.log_every == 0:  # the only place where the host waits
@@ -106,9 +107,10 @@ def train(
             busy += time.perf_counter() - began
         if last or state.step % config.eval_every == 0:
             add_row("val", state.validation, evaluate(state))
-        stopping = should_stop()
+        stopping = any_process(should_stop())
         state.seconds = time.perf_counter() - started
-        if stopping or (not last and state.step % config.save_every == 0):
+        saving = stopping or (not last and state.step % config.save_every == 0)
+        if saving and world().rank == 0:
             checkpoints.save(state)
         if stopping:
             raise Interrupted(f"stopped after step {state.step}; the next run continues from there")

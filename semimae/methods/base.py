@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
+from semimae.distributed import gather_rows
+from semimae.losses import part_of_mean
 from semimae.methods.config import MethodOptions
 from semimae.model import SemiModel
-from semimae.types import Batch, StepOutput
+from semimae.types import Batch, Labeled, StepOutput
 
 
 class Method(nn.Module):
@@ -32,15 +35,61 @@ class Method(nn.Module):
         """Weight of every loss term that ``forward`` returns."""
         raise NotImplementedError
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
-        """Return loss terms, scalars to log and, where there are any, the pseudo labels.
+    @torch.no_grad()
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+        """Look at the whole global batch without gradient, and move what outlives the step.
+
+        Args:
+            model: The student.
+            teacher: The moving average of its weights.
+            batch: Views of labelled and unlabelled images.
+        """
+        return Labeled(batch)
+
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        """Return the loss terms of a share of the global batch.
+
+        Over all shares they, and their gradients, add up to those of the global batch.
 
         Args:
             model: The student, with gradients.
             teacher: The moving average of its weights; no gradients are kept.
-            batch: Views of labelled and unlabelled images.
+            labeled: What ``label`` made of the batch, or one of its micro-batches.
         """
         raise NotImplementedError
 
+    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
+        """Return loss terms, scalars to log and, where there are any, the pseudo labels.
+
+        This is the whole step at once; the training loop calls ``label`` and ``losses``.
+        """
+        labeled = self.label(model, teacher, batch)
+        losses = self.losses(model, teacher, labeled)
+        return StepOutput(losses, dict(labeled.metrics), labeled.pseudo)
+
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         """Take note of the teacher's predictions ``[N, classes]`` on the validation split."""
+
+
+def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:
+    """Return probabilities ``[U, N]`` of views of the global batch's unlabelled images.
+
+    Several views (fields of the batch) share a pass and come as ``[views, U, N]``.
+    """
+    parts = [
+        model(torch.cat([getattr(micro, v) for v in views])).float().softmax(dim=-1)
+        for micro in batch.micro_batches()
+    ]
+    # Rows first, [u, views, N], to lay shares of the batch one after the other.
+    rows = [
+        part.reshape(len(views), len(part) // len(views), part.shape[1]).transpose(0, 1)
+        for part in parts
+    ]
+    whole = gather_rows(torch.cat(rows), batch.first_unlabeled, len(batch.unlabeled_index))
+    return whole.transpose(0, 1).contiguous().squeeze(0)
+
+
+def reconstruction_loss(model: SemiModel, teacher: SemiModel, batch: Batch) -> Tensor:
+    """Return the share that the batch's weak views have in the reconstruction term."""
+    loss = model.mim_loss(batch.weak, batch.mask_noise, teacher)
+    return part_of_mean(loss, len(batch.weak), len(batch.unlabeled_index))

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
-from semimae.methods.base import Method
+from torch import Tensor
+
+from semimae.methods.base import Method, reconstruction_loss
 from semimae.model import SemiModel
-from semimae.types import Batch, StepOutput
+from semimae.types import Labeled
 
 
 class MaskedPretraining(Method):
@@ -17,5 +19,5 @@ class MaskedPretraining(Method):
     def weights(self) -> Mapping[str, float]:
         return {"reconstruction": 1.0}
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
-        return StepOutput({"reconstruction": model.mim_loss(batch.weak, batch.mask_noise, teacher)})
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        return {"reconstruction": reconstruction_loss(model, teacher, labeled.batch)}

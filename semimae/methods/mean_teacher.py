@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from semimae.methods.base import Method
+from semimae.losses import part_of_mean, supervised_loss
+from semimae.methods.base import Method, predict
 from semimae.methods.pseudo import fade_in
 from semimae.model import SemiModel
-from semimae.types import Batch, PseudoLabels, StepOutput
+from semimae.types import Batch, Labeled, PseudoLabels
 
 
 class MeanTeacher(Method):
@@ -23,18 +25,22 @@ class MeanTeacher(Method):
         assert self.options.pseudo_label is not None
         return {"supervised": 1.0, "consistency": self.options.pseudo_label.lambda_mse}
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
-        config = self.options.pseudo_label
-        assert config is not None
-        with torch.no_grad():
-            targets = teacher(batch.weak).float().softmax(dim=-1)
-        logits = model(torch.cat([batch.labeled, batch.strong])).float()
-        labeled, strong = logits.tensor_split([len(batch.labeled)])
-        ramp = fade_in(batch.progress, config.lambda_ramp)
-        losses = {
-            "supervised": functional.cross_entropy(labeled, batch.labels),
-            "consistency": ramp * functional.mse_loss(strong.softmax(dim=-1), targets),
-        }
-        confidence, labels = targets.max(dim=-1)
+    @torch.no_grad()
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+        probs = predict(teacher, batch, "weak")
+        confidence, labels = probs.max(dim=-1)
         pseudo = PseudoLabels(labels, confidence, torch.ones_like(confidence))
-        return StepOutput(losses, pseudo=pseudo)
+        return Labeled(batch, pseudo, probs=probs)
+
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        config, batch, probs = self.options.pseudo_label, labeled.batch, labeled.probs
+        assert config is not None
+        assert probs is not None
+        logits = model(torch.cat([batch.labeled, batch.strong])).float()
+        ours, strong = logits.tensor_split([len(batch.labeled)])
+        error = functional.mse_loss(strong.softmax(dim=-1), probs[batch.unlabeled_rows])
+        error = part_of_mean(error, len(batch.strong), len(probs))
+        return {
+            "supervised": supervised_loss(ours, batch),
+            "consistency": fade_in(batch.progress, config.lambda_ramp) * error,
+        }

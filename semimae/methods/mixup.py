@@ -7,7 +7,7 @@ from semimae.types import PseudoLabels
 
 
 def pseudo_mixup(
-    images: Tensor, pseudo: PseudoLabels, noise: Tensor
+    images: Tensor, pseudo: PseudoLabels, noise: Tensor, rows: slice = slice(None)
 ) -> tuple[Tensor, PseudoLabels]:
     """Mix each image with a random other one, in proportion to their confidences.
 
@@ -19,9 +19,10 @@ def pseudo_mixup(
         images: ``[U, C, H, W]``.
         pseudo: Their pseudo labels.
         noise: ``[U, 4]`` uniform draws: partner, kind, and the rectangle's centre.
+        rows: The images that are wanted mixed; labels are of all.
 
     Returns:
-        Mixed images and labels that carry both classes.
+        Mixed images of ``rows``, and labels that carry both classes.
 
     Source: arXiv:2208.05688 (Semi-ViT), section 3.3.
     """
@@ -29,15 +30,15 @@ def pseudo_mixup(
     partner = order.roll(1)[order.argsort()]  # a cycle through all images: nobody meets itself
     p_i, p_j = pseudo.confidence, pseudo.confidence[partner]
     share = p_i / (p_i + p_j)
-    others = images[partner]
     height, width = images.shape[2:]
     cut = rectangles(share, noise[:, 2:], height, width)  # [U, H, W], true where the other shows
     is_cut = noise[:, 1] < 0.5
     share = torch.where(is_cut, 1 - cut.float().mean(dim=(1, 2)), share)
-    blend = share.reshape(-1, 1, 1, 1).to(images.dtype)
+    others, images = images[partner[rows]], images[rows]
+    blend = share[rows].reshape(-1, 1, 1, 1).to(images.dtype)
     blended = blend * images + (1 - blend) * others
-    pasted = torch.where(cut.unsqueeze(1), others, images)
-    mixed = torch.where(is_cut.reshape(-1, 1, 1, 1), pasted, blended)
+    pasted = torch.where(cut[rows].unsqueeze(1), others, images)
+    mixed = torch.where(is_cut[rows].reshape(-1, 1, 1, 1), pasted, blended)
     weight = torch.where(p_i >= p_j, pseudo.weight, pseudo.weight[partner])
     return mixed, pseudo._replace(weight=weight, other_labels=pseudo.labels[partner], share=share)
 

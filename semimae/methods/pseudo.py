@@ -6,15 +6,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from semimae.losses import consistency_loss
-from semimae.methods.base import Method
+from semimae.distributed import add_up, gather_rows
+from semimae.losses import consistency_loss, supervised_loss
+from semimae.methods.base import Method, predict
 from semimae.methods.config import MethodOptions
 from semimae.methods.mixup import pseudo_mixup
 from semimae.methods.rules import RULES, Alignment, FreeRule
 from semimae.model import SemiModel
-from semimae.types import Batch, PseudoLabels, StepOutput
+from semimae.types import Batch, Labeled, PseudoLabels
 
 
 class PseudoLabelMethod(Method):
@@ -40,30 +40,59 @@ class PseudoLabelMethod(Method):
             weights["fairness"] = self.config.lambda_fair
         return weights
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
+    @torch.no_grad()
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
         probs = self.teacher_probs(model, teacher, batch)
         weight, threshold = self.rule(probs, batch)
         confidence, labels = probs.max(dim=-1)
-        pseudo = PseudoLabels(labels, confidence, weight)
-        strong, targets = batch.strong, pseudo
-        if self.config.mixup:
-            strong, targets = pseudo_mixup(batch.strong, pseudo, batch.mix_noise)
-        labeled, logits, rows = self.student_logits(model, batch.labeled, strong, targets.weight)
+        pseudo = targets = PseudoLabels(labels, confidence, weight)
+        if self.config.mixup:  # partners come from the global batch
+            strong = gather_rows(batch.strong, batch.first_unlabeled, len(weight))
+            mixed, targets = pseudo_mixup(strong, pseudo, batch.mix_noise, batch.unlabeled_rows)
+            batch = batch._replace(strong=mixed)
+        made = Labeled(batch, pseudo, targets, metrics={"pseudo/threshold": threshold})
+        if isinstance(self.rule, FreeRule) and batch.accumulate > 1:
+            # Fairness is no sum over images: the gradient needs the whole batch's sums first.
+            sums = torch.stack([self.class_sums(model, micro) for micro in made.micro_batches()])
+            made = made._replace(class_sums=add_up(sums.sum(dim=0)))
+        return made
+
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        batch, targets = labeled.batch, labeled.targets
+        assert targets is not None
+        own, num_images = targets.take(batch.unlabeled_rows), len(targets.weight)
+        ours, logits, rows = self.student_logits(model, batch.labeled, batch.strong, own.weight)
         ramp = fade_in(batch.progress, self.config.lambda_ramp)
         losses = {
-            "supervised": functional.cross_entropy(labeled.float(), batch.labels),
-            "consistency": ramp * consistency_loss(logits, targets, rows),
+            "supervised": supervised_loss(ours, batch),
+            "consistency": ramp * consistency_loss(logits, own, rows, num_images),
         }
         if isinstance(self.rule, FreeRule):
-            kept = targets.weight if rows is None else targets.weight[rows]
-            losses["fairness"] = ramp * self.rule.fairness(logits, kept)
-        return StepOutput(losses, {"pseudo/threshold": threshold}, pseudo)
+            kept = own.weight if rows is None else own.weight[rows]
+            sums = self.rule.class_sums(logits, kept)
+            whole = labeled.class_sums
+            if whole is None:
+                whole = add_up(sums.detach().clone())
+            # The value is of the global batch, the gradient is that of this share.
+            term = self.rule.fairness(sums + (whole - sums.detach()))
+            share = term.detach() * (len(batch.strong) / num_images)
+            losses["fairness"] = ramp * (term - term.detach() + share)
+        return losses
+
+    def class_sums(self, model: SemiModel, labeled: Labeled) -> Tensor:
+        """Return ``FreeRule.class_sums`` of a micro-batch's strong views."""
+        assert isinstance(self.rule, FreeRule)
+        assert labeled.targets is not None
+        weight = labeled.targets.weight[labeled.batch.unlabeled_rows]
+        strong = labeled.batch.strong
+        _, logits, rows = self.student_logits(model, strong[:0], strong, weight)
+        return self.rule.class_sums(logits, weight if rows is None else weight[rows])
 
     @torch.no_grad()
     def teacher_probs(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Tensor:
-        """Return the teacher's aligned class probabilities of the weak views, ``[U, N]``."""
-        logits = (teacher if self.config.teacher == "ema" else model)(batch.weak)
-        aligned: Tensor = self.align(logits.float().softmax(dim=-1), batch.labels)
+        """Return the teacher's aligned class probabilities ``[U, N]`` of all weak views."""
+        probs = predict(teacher if self.config.teacher == "ema" else model, batch, "weak")
+        aligned: Tensor = self.align(probs, batch.labels)
         return aligned
 
     def student_logits(

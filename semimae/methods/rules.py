@@ -84,20 +84,30 @@ class FreeRule(Rule):
         thresholds = self.confidence * self.mean_probs / self.mean_probs.max()
         return (confidence >= thresholds[labels]).float(), thresholds.mean()
 
-    def fairness(self, logits: Tensor, weight: Tensor) -> Tensor:
-        """Return the fairness loss of the strong views ``[K, N]`` with weights ``[K]``, a scalar.
+    def class_sums(self, logits: Tensor, weight: Tensor) -> Tensor:
+        """Return sums over strong views ``[K, N]`` with weights ``[K]``, per class, ``[2, N]``.
+
+        The first row is of their probabilities, with gradient, the second counts predictions.
+        """
+        probs = logits.float().softmax(dim=-1)
+        counts = weight.new_zeros(self.num_classes).scatter_add(0, probs.argmax(dim=-1), weight)
+        return torch.stack([(probs * weight.unsqueeze(1)).sum(dim=0), counts])
+
+    def fairness(self, class_sums: Tensor) -> Tensor:
+        """Return the fairness loss of the views that ``class_sums`` ``[2, N]`` are of, a scalar.
 
         It is the negative cross-entropy between the running and the batch's class distributions,
         both divided by their histograms: low when the predictions spread over all classes.
         """
-        probs = logits.float().softmax(dim=-1)
-        total = weight.sum().clamp(min=1)
-        mean_probs = (probs * weight.unsqueeze(1)).sum(dim=0) / total
-        shares = class_shares(probs.argmax(dim=-1), self.num_classes, weight)
+        sums, counts = class_sums
+        total = counts.sum()
+        mean_probs = sums / total.clamp(min=1)
+        shares = counts / total.clamp(min=1e-12)
         ours = torch.where(shares > 0, mean_probs / shares.clamp(min=1e-12), 0.0)
         running = self.mean_probs / self.histogram.clamp(min=1e-12)
         ours, running = ours / ours.sum().clamp(min=1e-12), running / running.sum()
-        return (running * (ours + 1e-12).log()).sum() * (weight.sum() > 0)
+        term: Tensor = (running * (ours + 1e-12).log()).sum() * (total > 0)
+        return term
 
 
 class SoftRule(Rule):

@@ -1,11 +1,13 @@
 """Semi-MAE: pseudo labels, and in parallel the reconstruction of the masked weak views."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
+from torch import Tensor
+
+from semimae.methods.base import reconstruction_loss
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.model import SemiModel
-from semimae.types import Batch, StepOutput
+from semimae.types import Labeled
 
 
 class SemiMAE(PseudoLabelMethod):
@@ -21,7 +23,6 @@ class SemiMAE(PseudoLabelMethod):
         assert self.options.mim is not None
         return {**super().weights, "reconstruction": self.options.mim.lambda_mim}
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
-        out = super().forward(model, teacher, batch)
-        reconstruction = model.mim_loss(batch.weak, batch.mask_noise, teacher)
-        return replace(out, losses={**out.losses, "reconstruction": reconstruction})
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        reconstruction = reconstruction_loss(model, teacher, labeled.batch)
+        return {**super().losses(model, teacher, labeled), "reconstruction": reconstruction}

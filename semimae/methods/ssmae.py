@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from semimae.losses import consistency_loss
-from semimae.methods.base import Method
+from semimae.losses import consistency_loss, supervised_loss
+from semimae.methods.base import Method, predict, reconstruction_loss
 from semimae.methods.config import MethodOptions
 from semimae.model import SemiModel
-from semimae.types import Batch, PseudoLabels, StepOutput
+from semimae.types import Batch, Labeled, PseudoLabels
 
 
 class SSMAE(Method):
@@ -44,16 +43,23 @@ class SSMAE(Method):
             "reconstruction": self.options.mim.lambda_mim,
         }
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
+    @torch.no_grad()
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
         pseudo = self.accept(teacher, batch)
+        metrics = {"pseudo/gate": self.gate.clone()}
+        return Labeled(batch, pseudo, targets=pseudo, metrics=metrics)
+
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        batch, targets = labeled.batch, labeled.targets
+        assert targets is not None
         logits = model(torch.cat([batch.labeled, batch.strong]))
-        labeled, strong = logits.tensor_split([len(batch.labeled)])
-        losses = {
-            "supervised": functional.cross_entropy(labeled.float(), batch.labels),
-            "consistency": consistency_loss(strong, pseudo),
-            "reconstruction": model.mim_loss(batch.weak, batch.mask_noise, teacher),
+        ours, strong = logits.tensor_split([len(batch.labeled)])
+        own = targets.take(batch.unlabeled_rows)
+        return {
+            "supervised": supervised_loss(ours, batch),
+            "consistency": consistency_loss(strong, own, num_images=len(targets.weight)),
+            "reconstruction": reconstruction_loss(model, teacher, batch),
         }
-        return StepOutput(losses, {"pseudo/gate": self.gate.clone()}, pseudo)
 
     @torch.no_grad()
     def accept(self, teacher: SemiModel, batch: Batch) -> PseudoLabels:
@@ -61,8 +67,7 @@ class SSMAE(Method):
         config, options = self.options.pseudo_label, self.options.ssmae
         assert config is not None
         assert options is not None
-        views = torch.cat([batch.weak, batch.strong])
-        weak, strong = teacher(views).float().softmax(dim=-1).chunk(2)
+        weak, strong = predict(teacher, batch, "weak", "strong")
         (confidence, labels), (sure, same) = weak.max(dim=-1), strong.max(dim=-1)
         agree = (labels == same) & (torch.minimum(confidence, sure) >= config.threshold)
         accepted = agree & (self.gate > 0) & (batch.progress >= options.gate_start)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from torch.nn import functional
+from torch import Tensor
 
+from semimae.losses import supervised_loss
 from semimae.methods.base import Method
 from semimae.model import SemiModel
-from semimae.types import Batch, StepOutput
+from semimae.types import Labeled
 
 
 class Supervised(Method):
@@ -16,6 +17,6 @@ class Supervised(Method):
     def weights(self) -> Mapping[str, float]:
         return {"supervised": 1.0}
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
-        logits = model(batch.labeled)
-        return StepOutput({"supervised": functional.cross_entropy(logits.float(), batch.labels)})
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        logits = model(labeled.batch.labeled)
+        return {"supervised": supervised_loss(logits, labeled.batch)}

@@ -311,6 +311,9 @@ def test_a_batch_carries_no_label_of_an_unlabelled_image() -> None:
         "mix_noise",
         "unlabeled_index",
         "progress",
+        "first_labeled",
+        "first_unlabeled",
+        "accumulate",
     }
 
 

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from semimae.engine.diagnostics import MAX_CLASS_CURVES, measure_gradients, measure_pseudo_labels
+from semimae.engine.diagnostics import (
+    MAX_CLASS_CURVES,
+    measure_gradients,
+    measure_pseudo_labels,
+    term_gradients,
+)
 from semimae.engine.meter import Meter
 from semimae.types import PseudoLabels
 
@@ -72,7 +77,7 @@ class TwoParts(nn.Module):
 
 def gradients(losses: dict[str, torch.Tensor], model: nn.Module) -> dict[str, float]:
     meter = Meter()
-    measure_gradients(meter, losses, model)
+    measure_gradients(meter, term_gradients(losses, model))
     return meter.flush()
 
 

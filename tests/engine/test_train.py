@@ -18,7 +18,7 @@ from semimae.engine.optim import build_optimizer
 from semimae.engine.train import train
 from semimae.methods.base import Method
 from semimae.model import SemiModel, build_model
-from semimae.types import Batch, Interrupted, Step, StepOutput, UserError
+from semimae.types import Batch, Interrupted, Labeled, Step, UserError
 
 CPU = torch.device("cpu")
 
@@ -34,13 +34,14 @@ class Stub(Method):
     def weights(self) -> Mapping[str, float]:
         return {"fit": 2.0, "size": 0.5}
 
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
+    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+        batch = labeled.batch
         fit = nn.functional.cross_entropy(model(batch.labeled), batch.labels)
         size = model(batch.labeled).square().mean()
-        step = round(batch.progress)
-        return StepOutput(
-            {"fit": fit * self.bad.get(step, 1.0), "size": size}, {"zero": fit.detach() * 0}
-        )
+        return {"fit": fit * self.bad.get(round(batch.progress), 1.0), "size": size}
+
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+        return Labeled(batch, metrics={"zero": torch.zeros(())})
 
 
 def steps(number: int) -> Step:

@@ -1,0 +1,82 @@
+"""What one process of tests/engine/test_processes.py does; also called for one process."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from support import changed_params
+
+from semimae.cell import Cell
+from semimae.data.split import Split
+from semimae.data.store import Prepared
+from semimae.distributed import connected, world
+from semimae.engine.checkpoint import Checkpoints
+from semimae.engine.fit import fit
+from semimae.types import Interrupted
+
+Result = dict[str, Any]
+
+# Small enough for a second each; three labelled images leave a fourth process without one.
+COMMON = {"train__batch_size": 3, "train__mu": 3, "train__steps": 5, "train__gradient_every": 2}
+LOW = {"pseudo_label__threshold": 0.3, "pseudo_label__momentum": 0.9}
+CASES: dict[str, dict[str, object]] = {
+    "supervised": {"method": "supervised"},
+    "fixmatch": {"method": "fixmatch"} | LOW,
+    "flexmatch": {"method": "flexmatch"} | LOW,
+    "freematch": {"method": "freematch", "pseudo_label__alignment": "labeled"} | LOW,
+    "softmatch": {"method": "softmatch"} | LOW,
+    "mean_teacher": {"method": "mean_teacher"},
+    "mae": {"method": "mae"},
+    "ssmae": {"method": "ssmae", "ssmae__gate_accuracy": 0.0, "ssmae__gate_start": 0.0} | LOW,
+    "semi_mae": {"method": "semi_mae"} | LOW,
+    "mixup": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW,
+}
+
+
+def case(name: str, **changes: object) -> Cell:
+    return changed_params(**(COMMON | CASES[name] | changes)).cell()
+
+
+def run(cell: Cell, data: Path, folder: Path, stop: int | None = None) -> Result:
+    """Train; return curves and sums of the weights."""
+    prepared = Prepared.read(data / "prepared")
+    split = Split.read(data / "split.json", prepared)
+    steps = iter(range(1, cell.train.steps + 1))
+    try:
+        state = fit(
+            cell,
+            prepared,
+            split,
+            checkpoints=Checkpoints(folder),
+            on_row=lambda kind, row: None,
+            should_stop=lambda: next(steps) == stop and world().rank == world().size - 1,
+        )
+    except Interrupted:
+        return {}
+    clock = ("time_ms", "seconds", "data_wait")
+    rows = state.history + state.validation
+    return {
+        "rows": [{k: v for k, v in row.items() if k not in clock} for row in rows],
+        "weights": {k: v.double().sum().item() for k, v in state.ema.named_parameters()},
+        "state": {k: v.double().sum().item() for k, v in state.method.named_buffers()},
+        "processes": world().size,
+    }
+
+
+def main(data: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with connected() as here:
+        results = {name: run(case(name), data, out / name) for name in CASES}
+        if here.size == 2:
+            run(case("semi_mae", train__save_every=1), data, out / "resumed", stop=3)
+        if here.size == 2:
+            for name in ("freematch", "mixup"):
+                cell = case(name, train__accumulate=2)
+                results[f"{name}, accumulated"] = run(cell, data, out / f"{name}-accumulated")
+        (out / f"rank{here.rank}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
