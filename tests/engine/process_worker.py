@@ -19,8 +19,17 @@ from semimae.types import Interrupted
 Result = dict[str, Any]
 
 # Small enough for a second each; three labelled images leave a fourth process without one.
-COMMON = {"train__batch_size": 3, "train__mu": 3, "train__steps": 5, "train__gradient_every": 2}
-LOW = {"pseudo_label__threshold": 0.3, "pseudo_label__momentum": 0.9}
+COMMON = {
+    "train__batch_size": 3,
+    "train__mu": 3,
+    "train__steps": 6,
+    "train__gradient_every": 2,
+    "train__ema_decay": 0.3,
+    "backbone__embed_dim": 32,
+    "optim__warmup_steps": 1,
+    "optim__lr": 3e-3,
+}
+LOW = {"pseudo_label__threshold": 0.34, "pseudo_label__momentum": 0.3}  # some labels count
 CASES: dict[str, dict[str, object]] = {
     "supervised": {"method": "supervised"},
     "fixmatch": {"method": "fixmatch"} | LOW,
