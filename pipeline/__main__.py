@@ -1,6 +1,7 @@
 """The command line: ``python -m pipeline COMMAND``. Heavy imports wait for a command's call."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -40,7 +41,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Interrupted as reason:
-        print(reason, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks
+            print(reason, file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -13,6 +13,11 @@ _POLL = 0.1  # seconds
 _GRACE = 20.0  # seconds that the others get to end, once one has failed
 
 
+def launched() -> bool:
+    """Tell whether this is a process that torchrun or ``launch`` has started."""
+    return "WORLD_SIZE" in os.environ
+
+
 def launch(command: list[str], processes: int) -> int:
     """Run a command in several processes that know of each other; return the job's exit status.
 

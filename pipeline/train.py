@@ -1,11 +1,14 @@
 """Stage ``train``: train the cell of the current folder."""
 
+import contextlib
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.launch import launch, launched
 from pipeline.progress import Describe, progress
 from pipeline.tracking import LiveRun
 from pipeline.workspace import code_hash, dvc_root, resume_folder, stop_requests, write_json
@@ -23,30 +26,42 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
 
     Example: cd runs/headline && python -m pipeline train
     """
+    folder, root = Path(), dvc_root()
+    cell = Cell.read(folder / "config.json")
+    if cell.train.processes > 1 and not launched():
+        status = launch([sys.executable, *sys.orig_argv[1:]], cell.train.processes)
+        if status:
+            raise typer.Exit(status)
+        return
+
     import numpy as np
     from filelock import FileLock
 
     from semimae.data.files import replaced_folder
     from semimae.data.split import Split
     from semimae.data.store import Prepared, resolve_root
+    from semimae.distributed import connected, launched_world
     from semimae.engine.fit import save_model
     from semimae.engine.phases import fit_phases
     from semimae.engine.reconstruct import reconstruct
 
-    folder, root = Path(), dvc_root()
-    cell = Cell.read(folder / "config.json")
     prepared = Prepared.read(prepared_folder, resolve_root(cell.data.root, root))
     split = Split.read(folder / "split.json", prepared)
     resume = resume_folder(root, folder, "train")
-    with (
-        FileLock(f"{resume}.lock"),  # an orphan of a killed `dvc repro` may still be training it
-        stop_requests() as stopped,
-        progress(cell.name, cell.train.steps) as update,
-        LiveRun(folder, root) as live,
-    ):
+    first = launched_world().rank == 0  # the others compute, and are silent
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(stop_requests())
+        if first:  # an orphan of a killed `dvc repro` may still be training it
+            stack.enter_context(FileLock(f"{resume}.lock"))
+        stack.enter_context(connected())
+        if first:
+            update = stack.enter_context(progress(cell.name, cell.train.steps))
+            live = stack.enter_context(LiveRun(folder, root))
         describe = Describe(cell.images_per_step)
 
         def on_row(kind: str, row: Row) -> None:
+            if not first:
+                return
             live.add(row)
             update(int(row["step"]), describe(row))
 
@@ -59,6 +74,8 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             on_row=on_row,
             should_stop=stopped.is_set,
         )
+        if not first:
+            return
         with replaced_folder(folder / "train") as out:
             save_model(state.ema, cell, out / "model.safetensors")
             write_json(out / "history.json", _without_clock(state.history))
