@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semimae.engine.meter import Meter
+from semimae.engine.optim import packed_groups
 from semimae.methods.base import Method
 from semimae.model import SemiModel
 
@@ -59,7 +60,7 @@ class TrainState:
         for key, value in part("optimizer").items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
+        groups = packed_groups(self.optimizer)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -97,7 +97,7 @@ def fit(
         model=model,
         ema=ema,
         method=method.to(device),
-        optimizer=build_optimizer(model, model.backbone, cell.optim),
+        optimizer=build_optimizer(model, model.backbone, cell.optim, cell.train.sharding),
         bad_steps=torch.zeros(3, device=device),
     )
     found = checkpoints.load(state)

@@ -1,11 +1,14 @@
 """Learning-rate schedule, parameter groups and the moving average of weights."""
 
+import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
+from semimae.distributed import world
 from semimae.engine.config import OptimConfig
 
 # Tokens and positions, also relative (Swin: table, SwinV2: mlp) and rotary ones; as timm has it.
@@ -62,12 +65,44 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, backbone: Backbone, config: OptimConfig) -> torch.optim.AdamW:
-    """Return fused AdamW over the groups of a model."""
+def build_optimizer(
+    model: nn.Module, backbone: Backbone, config: OptimConfig, sharding: str = "none"
+) -> torch.optim.Optimizer:
+    """Return fused AdamW over the groups of a model.
+
+    With ``sharding: zero1`` and several processes each keeps the state of its share of the
+    parameters, as in arXiv:1910.02054 (ZeRO), section 5.1.
+    """
     groups = parameter_groups(
         model, backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay
     )
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "fused": True}
+    if sharding == "zero1" and world().size > 1:
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # slow to import
+
+        return ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **options)
+    return torch.optim.AdamW(groups, **options)
+
+
+def skip_if(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
+    """Make the next step of a fused optimizer do nothing where ``found_inf`` is 1."""
+    acting: Any = getattr(optimizer, "optim", optimizer)  # zero1 wraps it
+    acting.found_inf = found_inf
+
+
+def gather_state(optimizer: torch.optim.Optimizer) -> None:
+    """Bring a sharded optimizer's state together in the first process, for its ``state_dict``."""
+    if hasattr(optimizer, "consolidate_state_dict"):
+        optimizer.consolidate_state_dict(to=0)
+
+
+def packed_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return ``state_dict()["param_groups"]``, also of a sharded optimizer."""
+    places = itertools.count()
+    return [
+        {k: [next(places) for _ in v] if k == "params" else v for k, v in group.items()}
+        for group in optimizer.param_groups
+    ]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -13,7 +13,7 @@ from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.gradients import Gradients
-from semimae.engine.optim import cosine_lr, ema_update, set_lr
+from semimae.engine.optim import cosine_lr, ema_update, gather_state, set_lr, skip_if
 from semimae.types import Interrupted, Step, UserError
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def train(
             measure_gradients(meter, measured)
         grad_norm = clip_grad_norm_(gradients.parameters, optim.grad_clip)
         finite = grad_norm.isfinite()
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # skips the update
+        skip_if(optimizer, (~finite).float())
         optimizer.step()
         # The average forgets its random start early on, as in TensorFlow's num_updates rule.
         ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
@@ -110,6 +110,8 @@ def train(
         stopping = any_process(should_stop())
         state.seconds = time.perf_counter() - started
         saving = stopping or (not last and state.step % config.save_every == 0)
+        if saving:
+            gather_state(optimizer)
         if saving and world().rank == 0:
             checkpoints.save(state)
         if stopping:

@@ -81,6 +81,10 @@ def main(data: Path, out: Path) -> None:
         if here.size == 2:
             run(case("semi_mae", train__save_every=1), data, out / "resumed", stop=3)
         if here.size == 2:
+            sharded = case("semi_mae", train__sharding="zero1", train__save_every=2)
+            run(sharded, data, out / "zero1", stop=4)
+            results["zero1"] = run(sharded, data, out / "zero1")
+            run(sharded, data, out / "zero1-resumed", stop=4)
             for name in ("freematch", "mixup"):
                 cell = case(name, train__accumulate=2)
                 results[f"{name}, accumulated"] = run(cell, data, out / f"{name}-accumulated")

@@ -102,6 +102,14 @@ def test_one_process_continues_what_two_began(
     assert_close(run(case("semi_mae", train__save_every=1), data, folder), one["semi_mae"])
 
 
+def test_sharded_optimizers_train_as_one_and_continue_in_any_number_of_processes(
+    one: Results, two: tuple[Results, Path], data: Path
+) -> None:
+    assert_close(two[0]["zero1"], one["semi_mae"])  # stopped after 4 steps and continued
+    cell = case("semi_mae", train__sharding="zero1", train__save_every=2)
+    assert_close(run(cell, data, two[1] / "zero1-resumed"), one["semi_mae"])
+
+
 def test_the_cases_do_what_they_are_for(one: Results) -> None:
     """Labels count in part, so that rules, skipping and thresholds have something to get wrong."""
     for name in ("fixmatch", "freematch", "mixup", "ssmae"):
