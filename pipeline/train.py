@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.launch import launch, launched
+from pipeline.origin import origin
 from pipeline.progress import Describe, progress
 from pipeline.tracking import LiveRun
 from pipeline.workspace import code_hash, dvc_root, resume_folder, stop_requests, write_json
@@ -49,6 +50,7 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
     split = Split.read(folder / "split.json", prepared)
     resume = resume_folder(root, folder, "train")
     first = launched_world().rank == 0  # the others compute, and are silent
+    made_by = origin(cell, root, prepared.info.num_classes) if first else None
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_requests())
         if first:  # an orphan of a killed `dvc repro` may still be training it
@@ -84,6 +86,7 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             clock = [{k: r[k] for k in ("step", *_CLOCK) if k in r} for r in rows]
             write_json(out / "timing.json", clock)
             write_json(out / "phases.json", earlier_phases)
+            write_json(out / "origin.json", made_by)
             pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))
             if pictures is not None:
                 np.savez(out / "reconstructions.npz", **pictures._asdict())

@@ -57,6 +57,17 @@ def code_hash() -> str:
     return code.hexdigest()[:8]
 
 
+def digest(path: Path) -> str:
+    """Hash a file, or a training's curves, which are the same whenever the weights are."""
+    files = [path] if path.is_file() else [path / "history.json", path / "validation.json"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def mlflow_record(root: Path, identity: str) -> Path:
+    """Return the file that remembers which MLflow run holds a cell, for when no server answers."""
+    return root / ".semimae" / "mlflow" / f"{identity}.json"
+
+
 def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:
     """Return where a stage of a cell keeps its checkpoints: DVC deletes its outputs on a rerun.
 

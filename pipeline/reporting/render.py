@@ -11,10 +11,13 @@ from pipeline.reporting.about import literature_section, provenance_section
 from pipeline.reporting.answer import answer_section
 from pipeline.reporting.blocks import Figures, Section, Value
 from pipeline.reporting.compare import over_seeds, top1
+from pipeline.reporting.cost import cost_section
 from pipeline.reporting.evidence import Result
-from pipeline.reporting.headline import headline_section, pictures_section
+from pipeline.reporting.headline import headline_section
 from pipeline.reporting.labels import labels_section
+from pipeline.reporting.pictures import mistakes_section, pictures_section
 from pipeline.reporting.plotting import data_uri
+from pipeline.reporting.runs import runs_section
 from pipeline.reporting.settings import differences_section, effects_section, leaderboard_section
 from pipeline.reporting.study import Study
 from pipeline.reporting.training import training_section
@@ -37,6 +40,11 @@ COLUMNS = [
     "pseudo_coverage_final",
     "seconds",
     "images_seen",
+    "device",
+    "device_hours",
+    "flops",
+    "commit",
+    "mlflow_run",
     "cell_id",
     "folder",
 ]
@@ -52,11 +60,14 @@ def make_sections(study: Study, commit: str | None) -> list[Section]:
     return [
         answer_section(study),
         *(section(study) for section in about_grid if study.grid),
+        labels_section(study),
         training_section(study),
         headline_section(study),
+        mistakes_section(study),
         pictures_section(study),
-        labels_section(study),
+        cost_section(study),
         literature_section(),
+        runs_section(study),
         provenance_section(study, commit),
     ]
 
@@ -158,6 +169,11 @@ def _row(result: Result) -> list[Any]:
         result.last("pseudo/coverage"),
         result.seconds,
         result.images_seen,
+        result.origin.device,
+        result.device_hours,
+        result.origin.flops,
+        result.origin.commit,
+        result.mlflow.run_id if result.mlflow else None,
         result.identity,
         f"runs/{result.folders[0].name}",
     ]

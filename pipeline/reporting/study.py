@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from pipeline.reporting.blocks import count
+from pipeline.reporting.blocks import Value, count
 from pipeline.reporting.compare import (
     Comparison,
     Grid,
@@ -37,6 +37,10 @@ class Study:
         """Return each method's best setting by validation, in the order of the methods."""
         best = ranked(self.grid, label_fraction)
         return sorted(best, key=lambda setting: self.methods.index(setting.method))
+
+    def named(self, setting: Setting) -> Value:
+        """Return a setting's name with a link to its runs."""
+        return Value(setting.name, link=f"#{self.grid[setting][0].anchor}")
 
     def result_of(self, label_fraction: Labels) -> Result:
         """Return one of the results with a label fraction."""

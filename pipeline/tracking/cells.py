@@ -1,12 +1,12 @@
 """The run of a cell: found or made, and brought to what the stage files say."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.store import Store, log_rows, parent_run, provenance_of
+from pipeline.workspace import digest, mlflow_record, write_json
 from semimae.cell import Cell, cell_id
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ def publish_files(store: Store, run: "Run", folder: Path) -> None:
     """Log the stage files whose digest is not among the run's tags."""
     identity, logged = run.info.run_id, run.data.tags
     train = folder / "train"
-    if train.is_dir() and logged.get(f"{DIGEST}train") != (digest := _digest(train)):
+    if train.is_dir() and logged.get(f"{DIGEST}train") != (seen := digest(train)):
         rows = _read(train / "history.json") + _read(train / "validation.json")
         times = _read(train / "timing.json")
         log_rows(store, identity, [r | t for r, t in zip(rows, times, strict=True)])
-        store.client.set_tag(identity, f"{DIGEST}train", digest)
+        store.client.set_tag(identity, f"{DIGEST}train", seen)
     for stage in EVALUATIONS:
         path = folder / f"{stage}.json"
-        if path.is_file() and logged.get(f"{DIGEST}{stage}") != (digest := _digest(path)):
+        if path.is_file() and logged.get(f"{DIGEST}{stage}") != (seen := digest(path)):
             scores = {
                 f"test/{protocol}/{name}": value["value"] if isinstance(value, dict) else value
                 for protocol, result in _read(path)["protocols"].items()
@@ -36,12 +36,22 @@ def publish_files(store: Store, run: "Run", folder: Path) -> None:
             }
             step = {"step": 0, "time_ms": time.time_ns() // 1_000_000}
             log_rows(store, identity, [scores | step])
-            store.client.set_tag(identity, f"{DIGEST}{stage}", digest)
+            store.client.set_tag(identity, f"{DIGEST}{stage}", seen)
+    if train.is_dir():
+        write_json(
+            mlflow_record(store.root, cell_id(folder)),
+            {
+                "run_id": identity,
+                "experiment_id": store.experiment,
+                "ui": store.ui,
+                "weights": digest(train),  # a run of the same cell may hold others
+            },
+        )
 
 
 def find_run(store: Store, folder: Path) -> "Run | None":
     """Find the run of the cell: one that trained these very weights, or has not finished."""
-    wanted = _digest(folder / "train") if (folder / "train").is_dir() else None
+    wanted = digest(folder / "train") if (folder / "train").is_dir() else None
     query = f"tags.`{CELL}` = '{cell_id(folder)}'"
     for run in store.client.search_runs([store.experiment], query):  # newest first
         if run.data.tags.get(f"{DIGEST}train") in (None, wanted):
@@ -57,7 +67,7 @@ def create_run(store: Store, folder: Path) -> "Run":
     split = _read(folder / "split.json")
     tags = {
         CELL: cell_id(folder),
-        "semimae.split_sha256": _digest(folder / "split.json"),
+        "semimae.split_sha256": digest(folder / "split.json"),
         "mlflow.parentRunId": parent_run(store),
         "mlflow.source.name": f"runs/{folder.name}",
         "mlflow.source.type": "JOB",
@@ -74,12 +84,6 @@ def create_run(store: Store, folder: Path) -> "Run":
     context = [InputTag("mlflow.data.context", "training")]
     store.client.log_inputs(identity, [DatasetInput(images, context)])
     return run
-
-
-def _digest(path: Path) -> str:
-    """Hash a file, or a folder's curves, which are the same whenever the weights are."""
-    files = [path] if path.is_file() else [path / "history.json", path / "validation.json"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -25,6 +26,7 @@ class Store(NamedTuple):
     client: "MlflowClient"
     experiment: str  # id
     root: Path
+    ui: str  # address of its pages
 
 
 def connect(root: Path) -> Store:
@@ -54,7 +56,7 @@ def connect(root: Path) -> Store:
                 connection.close()
         else:
             identity = experiment.experiment_id
-    return Store(client, identity, root)
+    return Store(client, identity, root, _ui(remote))
 
 
 def parent_run(store: Store) -> str:
@@ -93,6 +95,14 @@ def log_rows(store: Store, run_id: str, rows: list[Row]) -> None:
     ]
     for start in range(0, len(metrics), BATCH):
         store.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _ui(remote: str | None) -> str:
+    """Return the address of MLflow's pages: the server's without its password, or `make ui`'s."""
+    if remote is None or not remote.startswith(("http://", "https://")):
+        return "http://127.0.0.1:5000"
+    address = urlsplit(remote)
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def _artifacts(root: Path) -> str:
