@@ -20,8 +20,8 @@ def report(
     """
     from pipeline.reporting.evidence import read_evidence
     from pipeline.reporting.render import (
-        headline_scores,
         make_sections,
+        note,
         summary,
         write_ablation,
         write_page,
@@ -31,7 +31,8 @@ def report(
 
     here = Path()  # not the root: a queued experiment reports on its own workspace
     study = make_study(read_evidence(here, Params.read()))
-    write_page(study, make_sections(study, git_commit(here)), out)
+    sections = make_sections(study, git_commit(here))
+    write_page(study, sections, out)
     write_ablation(study, out / "ablation.csv")
     write_json(out / "summary.json", summary(study))
-    finish_pipeline(dvc_root(), headline_scores(study), out)
+    finish_pipeline(dvc_root(), note(sections), out)

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from pipeline.reporting.about import literature_section, provenance_section
 from pipeline.reporting.answer import answer_section
-from pipeline.reporting.blocks import Figures, Section, Value
+from pipeline.reporting.blocks import Figures, Section, Text, Value
 from pipeline.reporting.compare import over_seeds, top1
 from pipeline.reporting.cost import cost_section
 from pipeline.reporting.evidence import Result
@@ -108,18 +108,10 @@ def write_ablation(study: Study, path: Path) -> None:
     write_csv(path, COLUMNS, rows)
 
 
-def headline_scores(study: Study) -> dict[str, float]:
-    """Return the headline's scores as ``headline/PROTOCOL/NAME``."""
-    headline = study.evidence.headline
-    return {
-        f"headline/{protocol}/{name}": value
-        for protocol, scores in (headline.scores if headline else {}).items()
-        for name, value in (
-            ("top1", scores.top1.value),
-            ("ece", scores.ece.value),
-            ("nll", scores.nll),
-        )
-    }
+def note(sections: list[Section]) -> str:
+    """Return what the first section says in words."""
+    words = [block.text for block in sections[0].blocks if isinstance(block, Text)]
+    return "\n\n".join([*words, "Artifact `reports/index.html` has the rest."])
 
 
 def summary(study: Study) -> dict[str, Any]:

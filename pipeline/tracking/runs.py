@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.tracking.cells import create_run, find_run, publish_files
-from pipeline.tracking.store import Row, connect, log_rows, parent_run
+from pipeline.tracking.store import NOTE, Row, connect, log_rows, report_run
 from semimae.types import Interrupted
 
 FLUSH_SECONDS = 5.0
@@ -71,7 +71,8 @@ class LiveRun:
                 log_rows(store, identity, rows)
             if self.status == "FINISHED":
                 publish_files(store, run, self.folder)
-            store.client.set_terminated(identity, self.status)
+            else:
+                store.client.set_terminated(identity, self.status)
         except Exception as error:  # whatever a server, a network or a full disk can do
             _warn(error)
 
@@ -91,22 +92,20 @@ def publish(folder: Path, root: Path) -> bool:
         store = connect(root)
         run = find_run(store, folder) or create_run(store, folder)
         publish_files(store, run, folder)
-        store.client.set_terminated(run.info.run_id, "FINISHED")
     except Exception as error:
         _warn(error)
         return False
     return True
 
 
-def finish_pipeline(root: Path, scores: dict[str, float], reports: Path) -> None:
-    """Give the parent run of this invocation the headline's scores and the report, and end it."""
+def finish_pipeline(root: Path, note: str, reports: Path) -> None:
+    """Give the run of this invocation the report and its first sentences, and end it."""
     try:
         store = connect(root)
-        parent = parent_run(store)
-        for name, value in scores.items():
-            store.client.log_metric(parent, name, value)
-        store.client.log_artifacts(parent, str(reports), "reports")
-        store.client.set_terminated(parent, "FINISHED")
+        run = report_run(store)
+        store.client.set_tag(run, NOTE, note)
+        store.client.log_artifacts(run, str(reports), "reports")
+        store.client.set_terminated(run, "FINISHED")
     except Exception as error:
         _warn(error)
 

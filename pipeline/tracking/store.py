@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 BATCH = 1000  # metrics per request, MLflow's limit
-PIPELINE = "semimae.pipeline"  # tag of a parent run: the invocation
+PIPELINE = "semimae.pipeline"  # tag of the run that holds an invocation's report
+NOTE = "mlflow.note.content"  # what MLflow's pages show as description
+_EXPERIMENT = {
+    "mlflow.experimentKind": "custom_model_development",  # its pages begin with the runs
+    NOTE: (
+        "One run per setting and seed, with training curves (`loss/`, `val/`, `pseudo/`, "
+        "`gradient/`) and test scores (`test/`); and per invocation one run with the report as "
+        "artifact. Runs of the same method and labels are comparable by `seed`."
+    ),
+}
+# The first metrics of a run are what MLflow's compare page draws unasked, and its list shows first.
+_FIRST = ("test/classifier/top1", "val/top1", "loss/total")
 
 
 class Store(NamedTuple):
@@ -49,7 +60,9 @@ def connect(root: Path) -> Store:
         client = MlflowClient(remote or f"sqlite:///{database}")
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            identity = client.create_experiment(name, None if remote else _artifacts(root))
+            identity = client.create_experiment(
+                name, None if remote else _artifacts(root), _EXPERIMENT
+            )
             if not remote:
                 connection = sqlite3.connect(database)
                 connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
@@ -59,17 +72,26 @@ def connect(root: Path) -> Store:
     return Store(client, identity, root, _ui(remote))
 
 
-def parent_run(store: Store) -> str:
-    """Find or create the run of this invocation of the pipeline."""
-    provenance = provenance_of(store.root)
-    name = os.environ.get("DVC_EXP_NAME")
-    name = name or f"workspace@{provenance.get('mlflow.source.git.commit', 'uncommitted')[:7]}"
+def invocation(store: Store) -> str:
+    """Return the name of this invocation of the pipeline."""
+    commit = provenance_of(store.root).get("mlflow.source.git.commit", "uncommitted")
+    return os.environ.get("DVC_EXP_NAME") or f"workspace@{commit[:7]}"
+
+
+def report_run(store: Store) -> str:
+    """Find or create the run that holds this invocation's report.
+
+    It is no parent of the cells' runs. A cell that is cached belongs to several invocations, and
+    MLflow folds children away: its charts and its list would show one run.
+    """
+    name = invocation(store)
     with _lock(store.root):
         found = store.client.search_runs([store.experiment], f"tags.`{PIPELINE}` = '{name}'")
         if found:
             return str(found[0].info.run_id)
-        tags = {PIPELINE: name, **provenance}
-        return str(store.client.create_run(store.experiment, tags=tags, run_name=name).info.run_id)
+        tags = {PIPELINE: name, **provenance_of(store.root)}
+        run = store.client.create_run(store.experiment, tags=tags, run_name=f"report {name}")
+        return str(run.info.run_id)
 
 
 def provenance_of(root: Path) -> dict[str, str]:
@@ -93,6 +115,7 @@ def log_rows(store: Store, run_id: str, rows: list[Row]) -> None:
         for name, value in row.items()
         if name not in ("step", "time_ms")
     ]
+    metrics.sort(key=lambda m: _FIRST.index(m.key) if m.key in _FIRST else len(_FIRST))
     for start in range(0, len(metrics), BATCH):
         store.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
