@@ -11,6 +11,7 @@ from pipeline.reporting.about import literature_section, provenance_section
 from pipeline.reporting.answer import answer_section
 from pipeline.reporting.blocks import Figures, Section, Value
 from pipeline.reporting.compare import over_seeds, top1
+from pipeline.reporting.equal_time import equal_time_section
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.headline import headline_section, pictures_section
 from pipeline.reporting.labels import labels_section
@@ -35,7 +36,9 @@ COLUMNS = [
     "val_top1",
     "pseudo_accuracy_final",
     "pseudo_coverage_final",
+    "steps",
     "seconds",
+    "cpu_seconds",
     "images_seen",
     "cell_id",
     "folder",
@@ -52,6 +55,7 @@ def make_sections(study: Study, commit: str | None) -> list[Section]:
     return [
         answer_section(study),
         *(section(study) for section in about_grid if study.grid),
+        *([equal_time_section(study)] if study.timed else []),
         training_section(study),
         headline_section(study),
         pictures_section(study),
@@ -156,7 +160,9 @@ def _row(result: Result) -> list[Any]:
         result.val_top1,
         result.last("pseudo/accuracy"),
         result.last("pseudo/coverage"),
+        result.cell.train.steps,
         result.seconds,
+        result.cpu_seconds,
         result.images_seen,
         result.identity,
         f"runs/{result.folders[0].name}",

@@ -31,6 +31,7 @@ class TrainState:
     meter: Meter = field(default_factory=Meter)
     step: int = 0  # steps done
     seconds: float = 0.0  # spent on them, over all attempts
+    cpu_seconds: float = 0.0  # the same, of this process's processor time
     bad_steps: Tensor = field(default_factory=lambda: torch.zeros(3))  # in a row, longest row, all
     history: list[Row] = field(default_factory=list)  # training, one row per log_every steps
     validation: list[Row] = field(default_factory=list)  # one row per eval_every steps
@@ -85,6 +86,7 @@ class Checkpoints:
         record = {
             "step": state.step,
             "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
             "history": state.history,
             "validation": state.validation,
         }
@@ -110,6 +112,7 @@ class Checkpoints:
                     raise ValueError("its checksum does not match")
                 state.load(load_file(data))
                 state.step, state.seconds = record["step"], record["seconds"]
+                state.cpu_seconds = record["cpu_seconds"]
                 state.history, state.validation = record["history"], record["validation"]
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)

@@ -51,12 +51,18 @@ def train(
     model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
     gradients = Gradients(model, method)
     started = time.perf_counter() - state.seconds
+    cpu_started = time.process_time() - state.cpu_seconds
     waited = busy = 0.0  # seconds: for data, and for steps in all, since the last row
 
-    def add_row(kind: str, rows: list[Row], values: Row) -> None:
+    def measure_time() -> None:
         state.seconds = time.perf_counter() - started
-        clock = {"time_ms": time.time_ns() // 1_000_000, "seconds": state.seconds}
-        rows.append({"step": state.step, **clock, **values})
+        state.cpu_seconds = time.process_time() - cpu_started
+
+    def add_row(kind: str, rows: list[Row], values: Row) -> None:
+        measure_time()
+        clock = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
+        now = {"time_ms": time.time_ns() // 1_000_000}
+        rows.append({"step": state.step, **now, **clock, **values})
         on_row(kind, rows[-1])
 
     while state.step < config.steps:
@@ -108,7 +114,7 @@ def train(
         if last or state.step % config.eval_every == 0:
             add_row("val", state.validation, evaluate(state))
         stopping = any_process(should_stop())
-        state.seconds = time.perf_counter() - started
+        measure_time()
         saving = stopping or (not last and state.step % config.save_every == 0)
         if saving:
             gather_state(optimizer)

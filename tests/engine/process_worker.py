@@ -64,7 +64,7 @@ def run(cell: Cell, data: Path, folder: Path, stop: int | None = None) -> Result
         )
     except Interrupted:
         return {}
-    clock = ("time_ms", "seconds", "data_wait")
+    clock = ("time_ms", "seconds", "cpu_seconds", "data_wait")
     rows = state.history + state.validation
     return {
         "rows": [{k: v for k, v in row.items() if k not in clock} for row in rows],

@@ -75,7 +75,9 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
     validation = [
         {"step": s, "val/top1": accuracy - 0.1 + s / 200, "val/loss": 1.0} for s in (10, 20)
     ]
-    timing = [{"step": s, "time_ms": 1000 * s, "seconds": s / 10} for s in (10, 20)]
+    timing = [
+        {"step": s, "time_ms": 1000 * s, "seconds": s / 10, "cpu_seconds": s / 20} for s in (10, 20)
+    ]
     probe = {"pool": "token", "l2": 0.1, "protocols": {}}
     for i, protocol in enumerate(("classifier", "linear_probe", "knn")):
         probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
@@ -92,8 +94,9 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
         np.savez(train / "reconstructions.npz", original=image, masked=image, reconstructed=image)
 
 
-def folder_of(cell: Cell, ratio: float | None = None) -> str:
-    return f"{cell.method}-{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
+def folder_of(cell: Cell, ratio: float | None = None, budget: str = "images") -> str:
+    place = f"{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
+    return f"{cell.method}-{place}-{budget}"
 
 
 @pytest.fixture
@@ -116,10 +119,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         }
         (tmp_path / "prepared").mkdir(exist_ok=True)
         (tmp_path / "prepared" / "dataset.json").write_text(json.dumps(info))
-        for cell in params.grid():
-            write_run(
-                tmp_path / "runs" / folder_of(cell, params.ablation.mask_ratio[0]), cell, len(names)
-            )
+        for budget in params.ablation.budget:
+            for cell in params.grid(budget):
+                name = folder_of(cell, params.ablation.mask_ratio[0], budget)
+                write_run(tmp_path / "runs" / name, cell, len(names))
         if headline:
             write_run(tmp_path / "runs" / "headline", params.cell(), len(names))
 
@@ -238,7 +241,7 @@ def test_full_grid(workspace: Workspace) -> None:
         r for r in rows if (r["method"], r["mask_ratio"], r["seed"]) == ("semi_mae", "0.5", "2")
     )
     cell = params.cell("semi_mae", 0.5, 0.1, 2)
-    assert row["folder"] == "runs/semi_mae-0.5-0.1-2"
+    assert row["folder"] == "runs/semi_mae-0.5-0.1-2-images"
     assert row["cell_id"] == cell_id(Path(row["folder"]))
     assert float(row["top1"]) == pytest.approx(accuracy_of(cell), abs=0.003)
     assert float(row["val_top1"]) == pytest.approx(accuracy_of(cell))
@@ -304,7 +307,8 @@ def test_labels_of_the_headline_in_the_grid(
         f"-S label_fraction=null -S num_labels={num_labels or 'null'} "
         f"-S data.labeled_list={labeled_list or 'null'}"
     )
-    assert f"-S 'ablation.label_fraction=[null]' -S 'ablation.seed=[0,1,2]' {chosen}" in text
+    assert "-S 'ablation.label_fraction=[null]' -S 'ablation.seed=[0,1,2]'" in text
+    assert f"-S 'ablation.budget=[images]' {chosen}" in text
     assert f"dvc exp run -S method=semi_mae -S mask_ratio=0.75 {chosen} -S seed=0" in text
 
 
@@ -325,7 +329,7 @@ def test_labels_of_the_headline_beside_fractions(workspace: Workspace) -> None:
 
 def test_missing_runs_of_the_headline_s_labels_are_named(workspace: Workspace) -> None:
     workspace(with_labels(ablation(label_fraction=[None]), 200, None))
-    shutil.rmtree("runs/semi_mae-0.5-None-1")
+    shutil.rmtree("runs/semi_mae-0.5-None-1-images")
     page, _, summary = report()
     assert "semi_mae m0.5 n200 s1 (not started)" in read(page).text
     assert summary["runs_missing"] == 1
@@ -385,8 +389,8 @@ def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
 def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> None:
     params = ablation()
     workspace(params)
-    shutil.copytree("runs/supervised-0.5-0.1-0", "runs/supervised-0.75-0.1-0")
-    write_run(Path("runs/semi_mae-0.9-0.1-0"), params.cell("semi_mae", 0.3, 0.1, 0))
+    shutil.copytree("runs/supervised-0.5-0.1-0-images", "runs/supervised-0.75-0.1-0-images")
+    write_run(Path("runs/semi_mae-0.9-0.1-0-images"), params.cell("semi_mae", 0.3, 0.1, 0))
     Path("runs/other").mkdir()
     Path("runs/other/config.json").write_text("{}")
     page, rows, _ = report()
@@ -394,16 +398,16 @@ def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> Non
     assert len({row["cell_id"] for row in rows}) == 9
     assert "0.3" not in {row["mask_ratio"] for row in rows}
     text = read(page).text
-    assert "runs/supervised-0.5-0.1-0, runs/supervised-0.75-0.1-0" in text
-    assert "runs/semi_mae-0.75-0.1-0, runs/headline" in text
+    assert "runs/supervised-0.5-0.1-0-images, runs/supervised-0.75-0.1-0-images" in text
+    assert "runs/semi_mae-0.75-0.1-0-images, runs/headline" in text
 
 
 def test_missing_runs_are_named(workspace: Workspace) -> None:
     workspace(ablation())
-    shutil.rmtree("runs/semi_mae-0.5-0.1-1")
-    Path("runs/semi_mae-0.5-0.1-2/linear_probe.json").unlink()
-    shutil.rmtree("runs/supervised-0.5-0.1-2/train")
-    split = Path("runs/supervised-0.5-0.1-1/split.json")
+    shutil.rmtree("runs/semi_mae-0.5-0.1-1-images")
+    Path("runs/semi_mae-0.5-0.1-2-images/linear_probe.json").unlink()
+    shutil.rmtree("runs/supervised-0.5-0.1-2-images/train")
+    split = Path("runs/supervised-0.5-0.1-1-images/split.json")
     split.write_text(split.read_text().replace('"f1"', '"f0"'))
     page, rows, summary = report()
     notes = re.findall(r'<p class="note" role="note">(.+?)</p>', page)
@@ -429,12 +433,14 @@ def test_one_seed_has_no_interval(workspace: Workspace) -> None:
 def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
     params = ablation(method=["semi_vit"], mask_ratio=[0.75], seed=[0])
     workspace(params, headline=False)
-    folder = Path("runs/semi_vit-0.75-0.1-0")
-    phases = [{"method": "mae", "steps": 10, "images": 640}, {"method": "x", "images": 60}]
+    folder = Path("runs/semi_vit-0.75-0.1-0-images")
+    took = {"seconds": 5.0, "cpu_seconds": 3.0}
+    phases = [{"method": "mae", "images": 640} | took, {"method": "x", "images": 60} | took]
     (folder / "train" / "phases.json").write_text(json.dumps(phases))
     _, rows, _ = report()
     cell = params.grid()[0]
     assert int(rows[0]["images_seen"]) == 700 + cell.train.steps * cell.images_per_step
+    assert (float(rows[0]["seconds"]), float(rows[0]["cpu_seconds"])) == (12.0, 7.0)
 
 
 def test_one_cell(workspace: Workspace) -> None:
