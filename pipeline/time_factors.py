@@ -1,5 +1,6 @@
 """``time-factors``: how many steps of each method take as long as the headline's run."""
 
+import io
 from pathlib import Path
 from typing import Annotated
 
@@ -52,18 +53,23 @@ def time_factors(
 
 def _write(path: Path, factors: dict[str, float]) -> None:
     """Replace the factors in a params file; comments and all else stay."""
-    import io
-
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.representer import RoundTripRepresenter
 
+    class Representer(RoundTripRepresenter):
+        """Writes null as null, not as nothing."""
+
+    Representer.add_representer(
+        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml = YAML()
+    yaml.Representer = Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
     tree = yaml.load(path)
-    flow = CommentedMap(factors)
-    flow.fa.set_flow_style()
-    tree["ablation"]["time_factor"] = flow
+    tree["ablation"]["time_factor"] = CommentedMap(factors)
+    tree["ablation"]["time_factor"].fa.set_flow_style()
     text = io.StringIO()
     yaml.dump(tree, text)
     write_text(path, text.getvalue())

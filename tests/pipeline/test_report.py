@@ -14,12 +14,14 @@ import pipeline.report as stage
 from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_law
 from pipeline.reporting.render import COLUMNS
 from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
+from pipeline.time_factors import time_factors
 from semimae.cell import Cell, cell_id
 from semimae.evaluation.metrics import score
 from semimae.params import Params
 from semimae.types import UserError
 
-PARAMS = Params.read(Path(__file__).parents[2] / "params.yaml")
+REPO = Path(__file__).parents[2]
+PARAMS = Params.read(REPO / "params.yaml")
 CLASSES = ["<script>alert(1)</script>", "a|b", "$x$", "tench, Tinca tinca", "4"]
 Workspace = Any
 
@@ -505,3 +507,63 @@ def test_fine_tuning_is_shown(workspace: Workspace) -> None:
     page, _, summary = report()
     assert summary["fine_tune"]["top1"] == 0.9
     assert "Fine-tuned on the labelled images" in read(page).text
+
+
+def timed(**lists: Any) -> Params:
+    """A grid in which supervised trains four times as many steps to take as long."""
+    factors = {"supervised": 4.0, "semi_mae": 1.0}
+    return ablation(budget=["images", "time"], time_factor=factors, **lists)
+
+
+def test_equal_time_has_a_section_of_its_own(workspace: Workspace) -> None:
+    params = timed()
+    workspace(params)
+    page, rows, summary = report()
+    text = read(page).text
+    assert summary["runs_missing"] == 0
+    # Semi-MAE's factor is 1, so its runs serve both budgets; supervised has runs of both lengths.
+    steps = PARAMS.train.steps
+    assert [int(row["steps"]) for row in rows].count(4 * steps) == 3
+    assert len(rows) == 12
+    section = text[text.index("Here each method has as many steps") :]
+    assert "supervised 4, semi_mae 1" in section
+    assert str(4 * steps) in section
+    assert "Between methods at equal time." in section
+    assert "ablation.time_factor={supervised:4.0,semi_mae:1.0}" in text
+
+
+def test_equal_steps_alone_have_no_such_section(workspace: Workspace) -> None:
+    workspace(ablation())
+    assert "equal time" not in read(report()[0]).text
+
+
+def test_time_factors_are_ratios_of_mean_times(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = ablation()
+    workspace(params)
+    for folder in Path("runs").glob("supervised*/train"):  # write_run: 2 s, of which 1 s processor
+        timing = json.loads((folder / "timing.json").read_text())
+        timing[-1] |= {"seconds": 0.5 + 0.01 * int(folder.parent.name[-8]), "cpu_seconds": 0.125}
+        (folder / "timing.json").write_text(json.dumps([timing[-1]]))
+    time_factors()
+    assert capsys.readouterr().out == "time_factor: {supervised: 3.92, semi_mae: 1}\n"
+    Path("params.yaml").write_text("# kept\n" + (REPO / "params.yaml").read_text())
+    with pytest.raises(UserError, match="no finished run of fixmatch in the grid"):
+        time_factors()
+
+
+def test_time_factors_are_written_among_the_comments(workspace: Workspace) -> None:
+    workspace(ablation())
+    text = (REPO / "params.yaml").read_text().replace("[supervised, fixmatch,", "[supervised,")
+    text = text.replace("label_fraction: [0.04, 0.1]", "label_fraction: [0.1]")
+    text = text.replace("label_fraction: 0.04", "label_fraction: 0.1")
+    Path("params.yaml").write_text(text)
+    time_factors(cpu=True, write=True)
+    written = Path("params.yaml").read_text()
+    assert Params.read(Path("params.yaml")).ablation.time_factor == {
+        "supervised": 1.0,
+        "semi_mae": 1.0,
+    }
+    changed = [line for line in written.splitlines() if line not in text.splitlines()]
+    assert [line.split(":")[0] for line in changed] == ["  time_factor"], changed
