@@ -8,7 +8,7 @@ import typer
 
 from pipeline.workspace import dvc_root
 from semimae.data.files import write_text
-from semimae.params import Params
+from semimae.params import BUDGETS, Params
 from semimae.types import UserError
 
 
@@ -17,7 +17,9 @@ def time_factors(
         bool,
         typer.Option("--cpu", help="By processor time: for CPUs that other programs share."),
     ] = False,
-    write: Annotated[bool, typer.Option("--write", help="Put them into params.yaml.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put them into params.yaml, and ask for both budgets.")
+    ] = False,
 ) -> None:
     """Measure ablation.time_factor from the finished runs of the grid.
 
@@ -52,9 +54,9 @@ def time_factors(
 
 
 def _write(path: Path, factors: dict[str, float]) -> None:
-    """Replace the factors in a params file; comments and all else stay."""
+    """Ask for both budgets in a params file; comments and all else stay."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
     from ruamel.yaml.representer import RoundTripRepresenter
 
     class Representer(RoundTripRepresenter):
@@ -68,8 +70,10 @@ def _write(path: Path, factors: dict[str, float]) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     tree = yaml.load(path)
-    tree["ablation"]["time_factor"] = CommentedMap(factors)
-    tree["ablation"]["time_factor"].fa.set_flow_style()
+    asked = {"budget": CommentedSeq(BUDGETS), "time_factor": CommentedMap(factors)}
+    for name, value in asked.items():
+        value.fa.set_flow_style()
+        tree["ablation"][name] = value
     text = io.StringIO()
     yaml.dump(tree, text)
     write_text(path, text.getvalue())

@@ -561,9 +561,8 @@ def test_time_factors_are_written_among_the_comments(workspace: Workspace) -> No
     Path("params.yaml").write_text(text)
     time_factors(cpu=True, write=True)
     written = Path("params.yaml").read_text()
-    assert Params.read(Path("params.yaml")).ablation.time_factor == {
-        "supervised": 1.0,
-        "semi_mae": 1.0,
-    }
+    read_back = Params.read(Path("params.yaml")).ablation
+    assert read_back.time_factor == {"supervised": 1.0, "semi_mae": 1.0}
+    assert read_back.budget == ["images", "time"]
     changed = [line for line in written.splitlines() if line not in text.splitlines()]
-    assert [line.split(":")[0] for line in changed] == ["  time_factor"], changed
+    assert [line.split(":")[0] for line in changed] == ["  budget", "  time_factor"]
