@@ -23,20 +23,15 @@ def cost_section(study: Study) -> Section:
     """Show the cost of each setting and, by device, of the whole report."""
     words = (
         "Images: labelled and unlabelled of all steps, repetitions included. Time: of training, "
-        f"with its validation. Device-hours: time {TIMES} processes, and {TIMES} threads on a CPU. "
-        "FLOP: multiplications and additions of matrix products and convolutions, forward and "
-        "backward, counted from the model and not measured; strong views that a CPU run leaves out "
-        "because their pseudo label is rejected are counted all the same. Scoring is not in any of "
-        "them."
+        "with its validation. Device-hours: processor time of all processes on a CPU, else time "
+        f"{TIMES} devices. FLOP: multiplications and additions of matrix products and "
+        "convolutions, forward and backward, counted from the model and not measured; strong views "
+        "that a CPU run leaves out because their pseudo label is rejected are counted all the "
+        "same. Of methods that train in phases all phases count. Scoring is in none of them."
     )
-    if any(result.earlier_images for result in study.evidence.results):
-        words += (
-            " Where a method trains in phases, time and device-hours are of the last phase, images "
-            "and FLOP of all."
-        )
     blocks = [Text(words)]
-    tables = [_setting_table(study)] if study.grid else []
-    return Section("cost", "Cost", [*blocks, *tables, _device_table(study)])
+    tables = [_setting_table(study, timed=timed) for timed in (False, True)]
+    return Section("cost", "Cost", [*blocks, *(t for t in tables if t.rows), _device_table(study)])
 
 
 def device_hours(results: list[Result]) -> str:
@@ -44,7 +39,7 @@ def device_hours(results: list[Result]) -> str:
     hours: dict[str, float] = defaultdict(float)
     for result in results:
         hours[result.origin.device or "device"] += result.device_hours
-    names = {"cpu": "CPU core-hours", "cuda": "GPU-hours"}
+    names = {"cpu": "CPU-hours", "cuda": "GPU-hours"}
     return " and ".join(
         f"{_hours(value)} {names.get(device, f'{device} hours')}" for device, value in hours.items()
     )
@@ -56,28 +51,27 @@ def total_work(results: list[Result]) -> str:
     return NONE if None in flops else work(sum(filter(None, flops)))
 
 
-def _setting_table(study: Study) -> Table:
+def _setting_table(study: Study, *, timed: bool) -> Table:
     rows: list[list[Entry]] = []
-    for setting, results in study.grid.items():
+    for setting, results in (study.timed if timed else study.grid).items():
         n, seconds = len(results), sum(r.seconds for r in results)
         flops = [r.origin.flops for r in results]
         known = sum(filter(None, flops)) if None not in flops else 0
-        in_phases = any(r.earlier_images for r in results)
         rows.append(
             [
-                study.named(setting),
+                study.named(setting, timed=timed),
                 study.short_labels(setting.label_fraction),
                 count(results[0].images_seen),
                 duration(seconds / n),
                 _hours(sum(r.device_hours for r in results) / n),
                 work(known / n),
-                NONE if in_phases or not seconds else work(known / seconds),
+                work(known / seconds if seconds else None),
                 str(n),
                 ", ".join(dict.fromkeys(r.origin.machine for r in results)),
             ]
         )
     return Table(
-        "Cost of one run of each setting, mean over seeds.",
+        "Cost of one run of each setting, mean over seeds" + (", at equal time." if timed else "."),
         [
             *text_columns("Setting", "Labels"),
             *number_columns("Images", "Time", "Device-hours", "FLOP", "FLOP/s", "Seeds"),

@@ -19,11 +19,6 @@ class Origin(NamedTuple):
     flops: int | None = None  # None also where a model cannot be counted
 
     @property
-    def units(self) -> int:
-        """CPU cores, or accelerators, that the run kept busy."""
-        return (self.processes or 1) * ((self.threads or 1) if self.device == "cpu" else 1)
-
-    @property
     def machine(self) -> str:
         """The device for people."""
         if self.device is None:

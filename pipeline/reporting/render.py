@@ -12,6 +12,7 @@ from pipeline.reporting.answer import answer_section
 from pipeline.reporting.blocks import Figures, Section, Text, Value
 from pipeline.reporting.compare import over_seeds, top1
 from pipeline.reporting.cost import cost_section
+from pipeline.reporting.equal_time import equal_time_section
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.headline import headline_section
 from pipeline.reporting.labels import labels_section
@@ -38,7 +39,9 @@ COLUMNS = [
     "val_top1",
     "pseudo_accuracy_final",
     "pseudo_coverage_final",
+    "steps",
     "seconds",
+    "cpu_seconds",
     "images_seen",
     "device",
     "device_hours",
@@ -60,6 +63,7 @@ def make_sections(study: Study, commit: str | None) -> list[Section]:
     return [
         answer_section(study),
         *(section(study) for section in about_grid if study.grid),
+        *([equal_time_section(study)] if study.timed else []),
         labels_section(study),
         training_section(study),
         headline_section(study),
@@ -159,7 +163,9 @@ def _row(result: Result) -> list[Any]:
         result.val_top1,
         result.last("pseudo/accuracy"),
         result.last("pseudo/coverage"),
+        result.cell.train.steps,
         result.seconds,
+        result.cpu_seconds,
         result.images_seen,
         result.origin.device,
         result.device_hours,

@@ -19,8 +19,8 @@ from pipeline.reporting.study import Study
 
 def runs_section(study: Study) -> Section:
     """List the runs, those of a setting below each other."""
-    results = [result for group in study.grid.values() for result in group]
-    results += [result for result in study.evidence.results if result not in results]
+    grouped = (*study.grid.values(), *study.timed.values(), study.evidence.results)
+    results = list({r.identity: r for group in grouped for r in group}.values())
     words = (
         "Names of settings in the tables above lead here, to the first seed. Folders that hold the "
         "same run count once. Commit: what was checked out when the run was trained; code: a hash "
@@ -37,7 +37,7 @@ def runs_section(study: Study) -> Section:
                 "Every run.",
                 [
                     *text_columns("Run"),
-                    *number_columns("Top-1 %", "Validation %", "Images seen", "Time"),
+                    *number_columns("Top-1 %", "Validation %", "Steps", "Images seen", "Time"),
                     *text_columns("Commit", "MLflow run", "Cell id", "Folders"),
                 ],
                 [_row(result) for result in results],
@@ -54,19 +54,15 @@ def run_link(result: Result) -> Value:
 
 def _about_mlflow(results: list[Result]) -> str:
     search = "To find a run in any MLflow store, search for `tags.semimae.cell_id = 'CELL ID'`."
-    known = sum(result.mlflow is not None for result in results)
-    if known == len(results):
-        return f"MLflow's links open while its UI runs (`make ui`, or your server). {search}"
-    left = "no run" if not known else f"{len(results) - known} runs"
-    if known:
-        return (
-            f"MLflow's links open while its UI runs. {left} have not been logged from here: "
-            f"`python -m pipeline sync-mlflow` does it, then `dvc repro -f report`. {search}"
+    unknown = sum(result.mlflow is None for result in results)
+    words = "MLflow's links open while its UI runs (`make ui`, or your server)."
+    if unknown:
+        words = (
+            f"{'No' if unknown == len(results) else 'Not every'} run has been logged to MLflow "
+            "from here (results of DVC's cache, or a server that was away): `python -m pipeline "
+            "sync-mlflow` does it, then `dvc repro -f report`."
         )
-    return (
-        "No run has been logged to MLflow from here (results of DVC's cache, or a server that was "
-        "away): `python -m pipeline sync-mlflow` does it, then `dvc repro -f report`. " + search
-    )
+    return f"{words} {search}"
 
 
 def _row(result: Result) -> list[Entry]:
@@ -75,6 +71,7 @@ def _row(result: Result) -> list[Entry]:
         result.cell.name,
         percent(result.scores["classifier"].top1.value),
         percent(result.val_top1),
+        count(result.cell.train.steps),
         count(result.images_seen),
         duration(result.seconds),
         Value(

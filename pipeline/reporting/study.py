@@ -1,5 +1,6 @@
 """The evidence with its comparisons made: what every section of the report draws on."""
 
+import itertools
 import shlex
 from dataclasses import dataclass
 
@@ -32,19 +33,23 @@ class Study:
     between_methods: list[Comparison]
     between_ratios: list[Comparison]
     verdicts: dict[Labels, Verdict]
+    timed: Grid  # all methods for the same time
+    between_timed: list[Comparison]
 
     def best_settings(self, label_fraction: Labels) -> list[Setting]:
         """Return each method's best setting by validation, in the order of the methods."""
         best = ranked(self.grid, label_fraction)
         return sorted(best, key=lambda setting: self.methods.index(setting.method))
 
-    def named(self, setting: Setting) -> Value:
-        """Return a setting's name with a link to its runs."""
-        return Value(setting.name, link=f"#{self.grid[setting][0].anchor}")
+    def named(self, setting: Setting, *, timed: bool = False) -> Value:
+        """Return a setting's name with a link to its runs, for equal steps or for equal time."""
+        results = (self.timed if timed else self.grid)[setting]
+        return Value(setting.name, link=f"#{results[0].anchor}")
 
     def result_of(self, label_fraction: Labels) -> Result:
         """Return one of the results with a label fraction."""
-        return next(r[0] for s, r in self.grid.items() if s.label_fraction == label_fraction)
+        settings = itertools.chain(self.grid.items(), self.timed.items())
+        return next(r[0] for s, r in settings if s.label_fraction == label_fraction)
 
     def num_labeled(self, label_fraction: Labels) -> int:
         """Return how many images a label fraction labels."""
@@ -84,8 +89,11 @@ class Study:
     def command(self) -> str:
         """Return the command that makes the grid again, whatever params.yaml says by then."""
         params = self.evidence.params
-        ablation = {k: ",".join(map(_given, v)) for k, v in params.ablation.model_dump().items()}
-        values = [f"ablation.{name}=[{items}]" for name, items in ablation.items()]
+        ablation = params.ablation.model_dump()
+        factors = ",".join(f"{m}:{factor}" for m, factor in ablation.pop("time_factor").items())
+        values = [f"ablation.{k}=[{','.join(map(_given, v))}]" for k, v in ablation.items()]
+        if "time" in params.ablation.budget:
+            values.append(f"ablation.time_factor={{{factors}}}")
         if None in params.ablation.label_fraction:
             values += label_options(params.cell())
         return exp_run(values)
@@ -104,6 +112,8 @@ def make_study(evidence: Evidence) -> Study:
         between_methods=between_methods,
         between_ratios=ratio_comparisons(grid),
         verdicts={f: verdict(grid, f, between_methods) for f in fractions(grid)},
+        timed=(timed := by_setting(evidence.timed)),
+        between_timed=method_comparisons(timed),
     )
 
 
