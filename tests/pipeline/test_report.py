@@ -1,202 +1,31 @@
-import base64
-import csv
-import io
 import json
 import math
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from report_helpers import (
+    PARAMS,
+    REPO,
+    Workspace,
+    ablation,
+    accuracy_of,
+    read,
+    report,
+    scores,
+    write_run,
+)
 
-import pipeline.report as stage
-from pipeline.reporting import plotting
 from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_law
 from pipeline.reporting.render import COLUMNS
 from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
 from pipeline.time_factors import time_factors
 from semimae.cell import Cell, cell_id
-from semimae.evaluation.metrics import score
 from semimae.params import Params
 from semimae.types import UserError
-
-REPO = Path(__file__).parents[2]
-PARAMS = Params.read(REPO / "params.yaml")
-CLASSES = ["<script>alert(1)</script>", "a|b", "$x$", "tench, Tinca tinca", "4"]
-ORIGIN = {
-    "commit": "c0ffee" + 34 * "0",
-    "code": "12345678",
-    "torch": "2.0",
-    "device": "cpu",
-    "device_name": "x86_64",
-    "processes": 1,
-    "threads": 2,
-    "flops": 3 * 10**12,
-}
-Workspace = Any
-
-
-def ablation(**lists: Any) -> Params:
-    base = {
-        "method": ["supervised", "semi_mae"],
-        "mask_ratio": [0.5, 0.75],
-        "label_fraction": [0.1],
-        "seed": [0, 1, 2],
-    }
-    grid = PARAMS.ablation.model_copy(update=base | lists)
-    fields = {"method": "semi_mae", "mask_ratio": 0.75, "label_fraction": 0.1, "seed": 0}
-    return PARAMS.model_copy(update={"ablation": grid, "num_labels": None, **fields})
-
-
-def accuracy_of(cell: Cell) -> float:
-    """Semi-MAE gains ten points or more, differently on each seed."""
-    gain = 0.0 if cell.method == "supervised" else 0.1 + 0.01 * (cell.seed % 3)
-    ratio = 0.0 if cell.mask_ratio != 0.5 else -0.05
-    return 0.6 + gain + ratio + 0.02 * cell.seed + 0.2 * num_labeled(cell) / 1000
-
-
-def num_labeled(cell: Cell) -> int:
-    """What a split of 1000 training images labels; a list is one of 300 names."""
-    if cell.label_fraction is not None:
-        return round(1000 * cell.label_fraction)
-    return cell.num_labels or 300
-
-
-def scores(accuracy: float, classes: int = len(CLASSES)) -> dict[str, Any]:
-    labels = np.arange(200) % classes
-    guess = np.where(np.arange(200) < round(200 * accuracy), labels, (labels + 1) % classes)
-    probabilities = np.full((200, classes), 0.2 / (classes - 1))
-    probabilities[np.arange(200), guess] = 0.8
-    return score(probabilities, labels).model_dump()
-
-
-def mistakes(classes: int) -> list[dict[str, Any]]:
-    file = io.BytesIO()
-    Image.new("L", (8, 8), 200).save(file, "png")
-    png = base64.b64encode(file.getvalue()).decode()
-    one = {"true": 0, "predicted": classes - 1, "true_probability": 0.01, "png": png}
-    return [one | {"name": f"test/{i}.png", "confidence": 0.97 - i / 100} for i in range(5)]
-
-
-def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
-    train = folder / "train"
-    train.mkdir(parents=True)
-    cell.write(folder / "config.json")
-    accuracy = accuracy_of(cell)
-    split = {"fingerprint": "f1", "seed": cell.seed, "num_unlabeled": 900, "val": [1, 2, 3]}
-    split["labeled"] = list(range(10, 10 + num_labeled(cell)))
-    semi = cell.method != "supervised"
-    pseudo = (
-        {"pseudo/coverage": 0.5, "pseudo/accuracy": 0.9, "gradient/cosine": 0.1} if semi else {}
-    )
-    history = [
-        {"step": s, "loss/total": 2 / s, "loss/supervised": 1 / s} | pseudo for s in (10, 20)
-    ]
-    validation = [
-        {"step": s, "val/top1": accuracy - 0.1 + s / 200, "val/loss": 1.0} for s in (10, 20)
-    ]
-    timing = [
-        {"step": s, "time_ms": 1000 * s, "seconds": s / 10, "cpu_seconds": s / 20} for s in (10, 20)
-    ]
-    probe = {"pool": "token", "l2": 0.1, "protocols": {}, "mistakes": mistakes(classes)}
-    for i, protocol in enumerate(("classifier", "linear_probe", "knn")):
-        probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
-    for path, value in (
-        (folder / "split.json", split),
-        (folder / "linear_probe.json", probe),
-        (train / "history.json", history),
-        (train / "validation.json", validation),
-        (train / "timing.json", timing),
-        (train / "origin.json", ORIGIN),
-    ):
-        path.write_text(json.dumps(value))
-    if cell.mask_ratio:
-        image = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
-        np.savez(train / "reconstructions.npz", original=image, masked=image, reconstructed=image)
-
-
-def folder_of(cell: Cell, ratio: float | None = None, budget: str = "images") -> str:
-    place = f"{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
-    return f"{cell.method}-{place}-{budget}"
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Returns a function that writes params, dataset and runs, and makes the report."""
-    finished: list[Any] = []
-    monkeypatch.setattr(stage, "finish_pipeline", lambda *given: finished.append(given))
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-
-    def build(params: Params, classes: list[str] | None = None, headline: bool = True) -> None:
-        names = CLASSES if classes is None else classes
-        (tmp_path / "params.yaml").write_text(params.model_dump_json())
-        info = {"name": "fake", "fingerprint": "f1", "num_classes": len(names), "image_size": 8}
-        info |= {"channels": 1, "packed": True, "mean": [0.5], "std": [0.5], "class_names": names}
-        info |= {
-            "counts": {"train": 1000, "test": 200},
-            "num_skipped": 0,
-            "duplicates_test_train": 0,
-        }
-        (tmp_path / "prepared").mkdir(exist_ok=True)
-        (tmp_path / "prepared" / "dataset.json").write_text(json.dumps(info))
-        for budget in params.ablation.budget:
-            for cell in params.grid(budget):
-                name = folder_of(cell, params.ablation.mask_ratio[0], budget)
-                write_run(tmp_path / "runs" / name, cell, len(names))
-        if headline:
-            write_run(tmp_path / "runs" / "headline", params.cell(), len(names))
-
-    build.finished = finished  # type: ignore[attr-defined]
-    return build
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the figures empty, for tests that look at words and numbers: drawing takes seconds."""
-    monkeypatch.setattr(plotting, "_draw", lambda *given: "<svg/>")
-
-
-def report() -> tuple[str, list[dict[str, str]], dict[str, Any]]:
-    stage.report(Path("reports"))
-    with Path("reports/ablation.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    page = Path("reports/index.html").read_text()
-    return page, rows, json.loads(Path("reports/summary.json").read_text())
-
-
-class Reader(HTMLParser):
-    """Collects tags, and fails on tags that are not closed in order."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    assert not reader.open
-    return reader
 
 
 def test_interval_over_seeds_matches_the_table_of_t() -> None:
@@ -382,38 +211,6 @@ def test_runs_count_whatever_their_starting_weights_hold(workspace: Workspace) -
     _, rows, summary = report()
     assert len(rows) == 6
     assert summary["runs_missing"] == 0
-
-
-def test_page_is_one_valid_escaped_file(workspace: Workspace) -> None:
-    workspace(ablation())
-    page, _, _ = report()
-    reader = read(page)
-    for tag, attributes in reader.tags:
-        assert tag not in ("script", "iframe", "object")
-        assert tag != "link" or attributes["href"] == "data:,"
-        assert "srcset" not in attributes
-        assert not any(name.startswith("on") for name in attributes)
-        if target := attributes.get("src"):
-            assert target.startswith("data:")
-        if tag == "img":
-            assert (attributes["src"] or "").startswith("data:image/svg+xml;base64,")
-            assert attributes["alt"]
-    assert "@import" not in page
-    assert "url(" not in page
-    ids = [a["id"] for _, a in reader.tags if "id" in a]
-    links = [a["href"] or "" for t, a in reader.tags if t == "a"]
-    assert len(ids) == len(set(ids))
-    targets = {link[1:] for link in links if link.startswith("#")}
-    assert targets <= set(ids)
-    assert {a["id"] for t, a in reader.tags if t == "section"} <= targets  # the list at the top
-    assert CLASSES[0] in reader.text  # shown, not run
-    markdown = Path("reports/report.md").read_text()
-    assert "<script" not in markdown.replace("\\<", "")
-    for figure in re.findall(r"!\[.+?\]\((.+?)\)", markdown):
-        assert (Path("reports") / figure).is_file()
-    for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
-        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()}
-        assert len(widths) == 1  # every row has the header's cells
 
 
 def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
