@@ -74,8 +74,8 @@ def connect(root: Path) -> Store:
 
 def invocation(store: Store) -> str:
     """Return the name of this invocation of the pipeline."""
-    commit = provenance_of(store.root).get("mlflow.source.git.commit", "uncommitted")
-    return os.environ.get("DVC_EXP_NAME") or f"workspace@{commit[:7]}"
+    commit = git_commit(store.root)
+    return os.environ.get("DVC_EXP_NAME") or f"workspace@{commit[:7] if commit else 'uncommitted'}"
 
 
 def report_run(store: Store) -> str:
