@@ -48,6 +48,7 @@ format: setup ## Format and fix.
 	ruff format -q .
 
 ui: setup ## Open MLflow's UI on http://127.0.0.1:5000.
+	@echo "Runs: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 lock: ## Renew requirements.lock (needs uv); torch and what comes with it stay out.

@@ -24,8 +24,8 @@ def runs_section(study: Study) -> Section:
     words = (
         "Names of settings in the tables above lead here, to the first seed. Folders that hold the "
         "same run count once. Commit: what was checked out when the run was trained; code: a hash "
-        "of the library, which also tells apart what was not committed. All scores are in "
-        "ablation.csv."
+        "of the library, which also tells apart what was not committed. All scores and ids "
+        "in full are in ablation.csv."
     )
     return Section(
         "runs",
@@ -78,7 +78,7 @@ def _row(result: Result) -> list[Entry]:
             origin.commit[:10] if origin.commit else NONE,
             f"code {origin.code}" if origin.code else "",
         ),
-        Value(run.run_id, link=run.address) if run else NONE,
+        Value(run.run_id[:8], link=run.address) if run else NONE,
         result.identity,
         ", ".join(f"runs/{folder.name}" for folder in result.folders),
     ]

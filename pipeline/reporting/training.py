@@ -72,8 +72,10 @@ def training_section(study: Study) -> Section:
         if absent := [
             title for name, (title, keys) in _FIGURES.items() if _absent(study, fraction, keys)
         ]:
-            words = f"Not drawn, since no step has a value of every seed: {'; '.join(absent)}"
-            blocks.append(Text(f"{words} ({study.labels(fraction)})."))
+            words = (
+                f"Not drawn with {study.labels(fraction)}, since no step has a value of every seed"
+            )
+            blocks.append(Text(f"{words}: {'; '.join(absent)}."))
     headline = study.evidence.headline
     if headline:
         blocks.append(Figures(headline_figures(study, headline)))

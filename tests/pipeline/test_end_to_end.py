@@ -134,6 +134,10 @@ def test_3_the_store_has_a_run_per_distinct_cell_with_training_and_scores(projec
         assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["digits"]
     ratios = {run.data.params.get("mask_ratio") for run in cells}
     assert ratios == {None, "0.5", "0.75"}
+    page = (project.folder / "reports/index.html").read_text()
+    for run in cells:
+        assert f"/runs/{run.info.run_id}" in page
+        assert int(run.data.tags["semimae.flops"]) > 0
 
 
 def test_4_one_more_grid_value_runs_only_its_cells_and_the_report(project: Project) -> None:

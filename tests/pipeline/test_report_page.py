@@ -165,12 +165,24 @@ def test_diagnostics_are_drawn_for_each_number_of_labels(full: Page) -> None:
     assert "Not drawn" not in training
 
 
+def test_no_number_of_labels_beyond_four_times_the_largest(full: Page) -> None:
+    page, _ = full
+    section = page[page.index('id="labels"') : page.index('id="training"')]
+    (needed,) = re.findall(r"Labelled images needed.+?<tbody>(.+?)</tbody>", section, flags=re.S)
+    texts = re.findall(r'<td class="n">(.+?)</td>', needed)
+    numbers = [int(n.replace("\u202f", "")) for t in texts for n in re.findall(r"[\d\u202f]+", t)]
+    assert numbers
+    assert min(numbers) >= 100
+    assert max(numbers) <= 4 * 400
+    assert "&gt; 1\u202f600" in needed  # what is refused says so
+
+
 def test_runs_have_folder_commit_and_mlflow_run(full: Page) -> None:
     page, markdown = full
     identity = cell_id_of(page, "runs/semi_mae-0.5-0.1-0-images")
     (row,) = re.findall(rf'<tr id="run-{identity}">(.+?)</tr>', page, flags=re.S)
     address = f"http://127.0.0.1:5000/#/experiments/1/runs/{'ab' * 16}"
-    assert f'<a href="{address}">{"ab" * 16}</a>' in row
+    assert f'<a href="{address}">{"ab" * 4}</a>' in row
     assert ORIGIN["commit"][:10] in row
     assert f"({address})" in markdown
     assert "Not every run has been logged to MLflow from here" in page
