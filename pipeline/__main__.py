@@ -14,6 +14,7 @@ from pipeline import (
     prune,
     recipe,
     report,
+    results,
     split,
     sync,
     time_factors,
@@ -40,6 +41,7 @@ app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
 app.command("time-factors", rich_help_panel=_TOOLS)(time_factors.time_factors)
+app.command("keep-results", rich_help_panel=_TOOLS)(results.keep_results)
 app.command("prune", rich_help_panel=_TOOLS)(prune.prune)
 
 

@@ -77,6 +77,15 @@ def write_page(study: Study, sections: list[Section], out: Path) -> None:
     with replaced_folder(out / "plots") as folder:
         for figure in figures:
             write_text(folder / f"{figure.name}.svg", figure.svg)
+    environment = make_environment()
+    dataset = study.evidence.params.dataset
+    for template, name in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
+        page = environment.get_template(template).render(dataset=dataset, sections=sections)
+        write_text(out / name, page)
+
+
+def make_environment() -> Environment:
+    """Return the templates with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("pipeline.reporting"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -86,10 +95,7 @@ def write_page(study: Study, sections: list[Section], out: Path) -> None:
     )
     environment.filters |= {"data_uri": data_uri, "code": _code, "md": _markdown}
     environment.tests["value"] = lambda entry: isinstance(entry, Value)
-    dataset = study.evidence.params.dataset
-    for template, name in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
-        page = environment.get_template(template).render(dataset=dataset, sections=sections)
-        write_text(out / name, page)
+    return environment
 
 
 def write_ablation(study: Study, path: Path) -> None:
