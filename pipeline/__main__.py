@@ -16,6 +16,7 @@ from pipeline import (
     report,
     results,
     split,
+    study,
     sync,
     time_factors,
     train,
@@ -41,6 +42,7 @@ app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
 app.command("time-factors", rich_help_panel=_TOOLS)(time_factors.time_factors)
+app.command("study", rich_help_panel=_TOOLS)(study.study)
 app.command("keep-results", rich_help_panel=_TOOLS)(results.keep_results)
 app.command("prune", rich_help_panel=_TOOLS)(prune.prune)
 
