@@ -68,9 +68,14 @@ class Cell(Frozen):
                 f"{' and '.join(given) or 'nothing'} says which images are labelled; "
                 "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
             )
+        self.optim.check_warmup(self.train.steps, "train.steps")
+        for key, steps in (self.start or ()):
+            if steps:  # 0: without that phase
+                self.optim.check_warmup(steps, f"start.{key}")
         grid = self.backbone.grid(self.data.image_size)
         if self.mim is not None and self.mask_ratio is not None and grid is not None:
-            self.mim.check_grid(grid, self.mask_ratio)
+            num_values = (self.data.image_size // grid) ** 2 * self.data.channels
+            self.mim.check_patches(grid, num_values, self.mask_ratio)
         return self
 
     @classmethod

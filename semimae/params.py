@@ -2,13 +2,14 @@
 
 import difflib
 import itertools
+import math
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from semimae.backbones.config import BackboneConfig
 from semimae.cell import Cell, Dataset
@@ -23,6 +24,11 @@ MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHOD_SECTION
 MaskRatio = Annotated[float, Field(gt=0, lt=1)]
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+LARGEST_GRID = 10_000  # cells; each is a stage of DVC
+_LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
+
+_short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 3, 120, 120, 60
 
 
 class AblationConfig(Frozen):
@@ -73,16 +79,7 @@ class Params(Frozen):
         Raises:
             UserError: With one line that names the key, what arrived, and what is allowed.
         """
-        try:
-            tree = YAML(typ="safe").load(path)
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-        except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2020-13-45
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(tree, dict):
-            raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+        tree = _read_yaml(path)
         try:
             params = cls.model_validate(tree)
             params.cell()
@@ -130,23 +127,47 @@ class Params(Frozen):
             raise UserError(explain(Cell, error.errors()[0])) from None
 
     def grid(self) -> list[Cell]:
-        """Return the cells of the ablation, without repetition, in the order of the lists."""
+        """Return the cells of the ablation, without repetition, in the order of the lists.
+
+        Raises:
+            UserError: If they are too many, or one of them does not fit together.
+        """
         a = self.ablation
-        combinations = itertools.product(a.method, a.mask_ratio, a.label_fraction, a.seed)
-        cells = [self.cell(*values) for values in combinations]
-        return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
+        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed)
+        if (count := math.prod(map(len, lists))) > LARGEST_GRID:
+            raise UserError(
+                f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
+            )
+        cells = (self.cell(*values) for values in itertools.product(*lists))
+        return list({cell.model_dump_json(): cell for cell in cells}.values())
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(content) > _LARGEST_FILE:
+        raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
+    try:
+        tree = YAML(typ="safe").load(content)
+    except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    return tree
 
 
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    """Turn a validation error into one line: the key, what arrived, what is allowed."""
-    return " ".join(_explain(model, error).split())  # keys and values may hold line breaks
-
-
-def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """Say in one line what is wrong: the key, what arrived, what is allowed."""
     keys, section = _follow(model, error["loc"])
     key = ".".join(keys) or "params"
     if error["type"] == "extra_forbidden":
-        unknown, fields = str(error["loc"][-1]), section.model_fields
+        unknown, fields = str(error["loc"][-1])[:80], section.model_fields
         near = difflib.get_close_matches(unknown, fields, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         of = f" of {'.'.join([*keys, 'name'])}: {_tag(section)}" if _tag(section) else ""
@@ -157,11 +178,12 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"{key}.name: missing; every field must be stated"
     if error["type"] == "union_tag_invalid":
         context = error["ctx"]
-        return f"{key}.name: got '{context['tag']}'; it must be one of {context['expected_tags']}"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        tag = str(context["tag"])[:80]
+        return f"{key}.name: got '{tag}'; it must be one of {context['expected_tags']}"
+    if error["type"] == "value_error":  # of a section's validator: begins with one of its keys
+        return ".".join([*keys, str(error["ctx"]["error"])])
     message = error["msg"].replace("Input should be", "it must be")
-    return f"{key}: got {error['input']!r}; {message}"
+    return f"{key}: got {_short.repr(error['input'])}; {message}"
 
 
 def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
