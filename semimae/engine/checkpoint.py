@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
 from semimae.engine.optim import packed_groups
 from semimae.methods.base import Method
@@ -31,13 +32,13 @@ class TrainState:
     meter: Meter = field(default_factory=Meter)
     step: int = 0  # steps done
     seconds: float = 0.0  # spent on them, over all attempts
-    bad_steps: Tensor = field(default_factory=lambda: torch.zeros(3))  # in a row, longest row, all
+    bad_steps: BadSteps = field(default_factory=BadSteps)
     history: list[Row] = field(default_factory=list)  # training, one row per log_every steps
     validation: list[Row] = field(default_factory=list)  # one row per eval_every steps
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors under flat names."""
-        flat = {"bad_steps": self.bad_steps}
+        flat = {"bad_steps": self.bad_steps.counts}
         for part in ("model", "ema", "method"):
             flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
         flat |= {f"meter.{k}": v for k, v in self.meter.sums.items()}
@@ -53,8 +54,8 @@ class TrainState:
 
         for name in ("model", "ema", "method"):
             getattr(self, name).load_state_dict(part(name))
-        device = self.bad_steps.device
-        self.bad_steps = flat["bad_steps"].to(device)
+        device = self.bad_steps.counts.device
+        self.bad_steps.counts = flat["bad_steps"].to(device)
         self.meter.sums = {k: v.to(device) for k, v in part("meter").items()}
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer").items():
