@@ -83,12 +83,14 @@ class Cell(Frozen):
         """Read a config.json.
 
         Raises:
-            UserError: If it is missing or of another version.
+            UserError: If it is missing, cannot be read, or is of another version.
         """
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run `dvc repro`, which writes it.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
         except ValidationError as error:
             raise UserError(
                 f"{path} does not fit this version ({error.error_count()} fields); run `dvc repro`."

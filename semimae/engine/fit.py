@@ -87,6 +87,7 @@ def fit(
     Returns:
         The final state; ``ema`` is the model to use.
     """
+    split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = setup_device(cell.train)
     autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device)
