@@ -54,7 +54,7 @@ def imagefolder(root: Path, config: DataConfig) -> Source:
 
 
 def _require_folder(path: Path) -> None:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
         raise UserError(
             f"there is no folder {path}; set data.root or SEMIMAE_DATA to where the images are."
         )

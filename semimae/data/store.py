@@ -117,4 +117,7 @@ def resolve_root(config_root: str | None, dvc_root: Path) -> Path:
     A relative one is relative to ``dvc_root``, also for a queued experiment, which runs elsewhere.
     """
     root = config_root or os.environ.get("SEMIMAE_DATA") or "data"
-    return dvc_root / Path(root).expanduser()
+    try:
+        return dvc_root / Path(root).expanduser()
+    except RuntimeError:  # ~name
+        raise UserError(f"data root {root}: there is no such user; give a path.") from None
