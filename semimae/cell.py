@@ -69,7 +69,7 @@ class Cell(Frozen):
                 "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
             )
         self.optim.check_warmup(self.train.steps, "train.steps")
-        for key, steps in (self.start or ()):
+        for key, steps in self.start or ():
             if steps:  # 0: without that phase
                 self.optim.check_warmup(steps, f"start.{key}")
         grid = self.backbone.grid(self.data.image_size)

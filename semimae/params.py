@@ -134,7 +134,8 @@ class Params(Frozen):
         """
         a = self.ablation
         lists = (a.method, a.mask_ratio, a.label_fraction, a.seed)
-        if (count := math.prod(map(len, lists))) > LARGEST_GRID:
+        count = math.prod(len(values) for values in lists)
+        if count > LARGEST_GRID:
             raise UserError(
                 f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
             )

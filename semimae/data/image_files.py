@@ -121,7 +121,9 @@ def csv_manifest(root: Path, config: DataConfig) -> Source:
         if label == "-1":
             raise UserError(f"{where}: label -1; leave the label empty for an unlabelled image.")
         if split not in SPLITS:
-            raise UserError(f"{where}: split {split[:40]!r}; allowed: {', '.join(SPLITS)}, or empty.")
+            raise UserError(
+                f"{where}: split {split[:40]!r}; allowed: {', '.join(SPLITS)}, or empty."
+            )
         if not label and split in ("val", "test"):
             raise UserError(f"{where}: split {split} without a label; give it one.")
         paths[path] = where

@@ -74,11 +74,12 @@ class Prepared:
             raise UserError(
                 f"{folder.name}/ is damaged or of another version ({reason}): {again}."
             ) from error
-        shape = (len(names), info.image_size, info.image_size, info.channels)
         counts = dict(zip(*np.unique(splits, return_counts=True), strict=True))
-        if counts != {split: n for split, n in info.counts.items() if n} or (
-            images is not None and (images.shape, images.dtype) != (shape, np.uint8)
-        ):
+        agree = counts == {split: n for split, n in info.counts.items() if n}
+        if images is not None:
+            shape = (len(names), info.image_size, info.image_size, info.channels)
+            agree = agree and images.shape == shape and images.dtype == np.uint8
+        if not agree:
             raise UserError(f"{folder.name}/ is damaged (its files do not agree): {again}.")
         return cls(info, names, labels, splits, images, root)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from semimae.methods.base import Method
 from semimae.model import SemiModel
 
 Row = dict[str, float]
+_GROWING = ("meter.", "optimizer.")  # there is none of it before the first step
 
 
 @dataclass
@@ -47,7 +49,12 @@ class TrainState:
         return flat
 
     def load(self, flat: Mapping[str, Tensor]) -> None:
-        """Take over the tensors that ``tensors`` returned."""
+        """Take over the tensors that ``tensors`` returned, or none of them.
+
+        Raises:
+            ValueError: If they are those of another run.
+        """
+        self._check(flat)
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in flat.items() if k.startswith(f"{name}.")}
@@ -63,6 +70,24 @@ class TrainState:
             state.setdefault(int(index), {})[name] = value
         groups = packed_groups(self.optimizer)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _check(self, flat: Mapping[str, Tensor]) -> None:
+        wanted = {k: v for k, v in self.tensors().items() if not k.startswith(_GROWING)}
+        found = {k: v for k, v in flat.items() if not k.startswith(_GROWING)}
+        if wanted.keys() != found.keys():
+            names = sorted(wanted.keys() ^ found.keys())
+            raise ValueError(f"{len(names)} tensors are missing or unknown, first {names[0]}")
+        shapes = {f"optimizer.{i}": p.shape for i, p in enumerate(_trained(self.optimizer))}
+        for name, tensor in flat.items():
+            if name in wanted:
+                fits = (tensor.shape, tensor.dtype) == (wanted[name].shape, wanted[name].dtype)
+            elif name.startswith("meter."):
+                fits = tensor.ndim == 2 and len(tensor) == 2
+            else:
+                owner = name.rpartition(".")[0]
+                fits = owner in shapes and tensor.shape in (torch.Size(), shapes[owner])
+            if not fits:
+                raise ValueError(f"{name} is of another shape or type")
 
 
 class Checkpoints:
@@ -112,7 +137,14 @@ class Checkpoints:
                 state.load(load_file(data))
                 state.step, state.seconds = record["step"], record["seconds"]
                 state.history, state.validation = record["history"], record["validation"]
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            except (
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                RuntimeError,
+                SafetensorError,
+            ) as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
             else:
                 return True
@@ -120,6 +152,10 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _checksum(digest: str, record: Mapping[str, object]) -> str:

@@ -133,8 +133,6 @@ def num_hidden(num_patches: int, mask_ratio: float) -> int:
 def _check_patches(options: MIMOptions, backbone: Backbone, mask_ratio: float) -> None:
     size = backbone.patch_size
     try:
-        options.check_patches(
-            backbone.image_size // size, size**2 * backbone.channels, mask_ratio
-        )
+        options.check_patches(backbone.image_size // size, size**2 * backbone.channels, mask_ratio)
     except ValueError as error:
         raise UserError(str(error)) from None
