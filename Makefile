@@ -29,7 +29,8 @@ repro: setup ## Run the whole pipeline; the report is reports/index.html.
 grid: repro ## The same; JOBS=N cells at a time.
 
 smoke: setup ## Run the same pipeline on a small subset, as CI does.
-	dvc exp run -S train.steps=40 -S fine_tune.steps=10 -S 'ablation.method=[fixmatch,semi_mae]' \
+	dvc exp run -S train.steps=40 -S fine_tune.steps=10 \
+	  -S fine_tune.optim.warmup_steps=1 -S 'ablation.method=[fixmatch,semi_mae]' \
 	  -S 'ablation.mask_ratio=[0.75]' -S 'ablation.label_fraction=[0.1]' -S 'ablation.seed=[0]'
 
 test: setup ## Run the tests.

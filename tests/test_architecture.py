@@ -33,6 +33,7 @@ LAYERS = [
     "semimae.methods",
     "semimae.engine",
     "semimae.evaluation",
+    "semimae.explain",
     "semimae.params",
     "pipeline.workspace",
     "pipeline.progress",
@@ -258,7 +259,7 @@ PARAMS: dict[str, Any] = YAML(typ="safe").load(REPO / "params.yaml")
 # `prepare` reads every image, so it must not run again for an edit of, say, a method's options.
 # Of params.yaml it uses the keys that are among its `params`.
 UNTRACKED = {
-    "prepare": {"semimae.params", "semimae.cell", "semimae.types"}
+    "prepare": {"semimae.params", "semimae.explain", "semimae.cell", "semimae.types"}
     | {name for name in PATHS if is_config(name) and name != "semimae.data.config"},
 }
 

@@ -4,12 +4,12 @@ import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import model_validator
 
 from semimae.data.images import convert, open_file
 from semimae.types import Frozen, UserError
@@ -34,6 +34,14 @@ class DatasetInfo(Frozen):
     counts: dict[str, int]  # rows per split
     num_skipped: int  # images that could not be decoded
     duplicates_test_train: int  # test images whose content is also in another split
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not len(self.class_names) == len(set(self.class_names)) == self.num_classes >= 2:
+            raise ValueError("class_names and num_classes differ")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("mean and std are not one per channel")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +68,19 @@ class Prepared:
         try:
             info = DatasetInfo.model_validate_json((folder / INFO).read_bytes())
             names, labels, splits = _read_manifest(folder / MANIFEST, info.class_names)
-            images = np.load(folder / IMAGES, mmap_mode="r") if info.packed else None
-        except (ValidationError, ValueError, KeyError, OSError, EOFError, csv.Error) as error:
+            images = np.lib.format.open_memmap(folder / IMAGES, "r") if info.packed else None
+        except (ValueError, KeyError, OSError, EOFError, csv.Error) as error:
             reason = type(error).__name__
             raise UserError(
                 f"{folder.name}/ is damaged or of another version ({reason}): {again}."
             ) from error
-        num_rows = sum(info.counts.values())
-        shape = (num_rows, info.image_size, info.image_size, info.channels)
-        if len(names) != num_rows or (images is not None and images.shape != shape):
-            raise UserError(
-                f"{folder.name}/ is damaged (its files have different lengths): {again}."
-            )
+        counts = dict(zip(*np.unique(splits, return_counts=True), strict=True))
+        agree = counts == {split: n for split, n in info.counts.items() if n}
+        if images is not None:
+            shape = (len(names), info.image_size, info.image_size, info.channels)
+            agree = agree and images.shape == shape and images.dtype == np.uint8
+        if not agree:
+            raise UserError(f"{folder.name}/ is damaged (its files do not agree): {again}.")
         return cls(info, names, labels, splits, images, root)
 
     def open(self, index: int) -> Image.Image:
@@ -83,7 +92,7 @@ class Prepared:
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
                 return convert(image, self.info.channels)
-        except OSError as error:
+        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
                 f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
@@ -109,4 +118,7 @@ def resolve_root(config_root: str | None, dvc_root: Path) -> Path:
     A relative one is relative to ``dvc_root``, also for a queued experiment, which runs elsewhere.
     """
     root = config_root or os.environ.get("SEMIMAE_DATA") or "data"
-    return dvc_root / Path(root).expanduser()
+    try:
+        return dvc_root / Path(root).expanduser()
+    except RuntimeError:  # ~name
+        raise UserError(f"data root {root}: there is no such user; give a path.") from None

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semimae.distributed import any_process, from_first, world
+from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
 from semimae.engine.optim import packed_groups
 from semimae.methods.base import Method
@@ -20,7 +22,15 @@ from semimae.model import SemiModel
 from semimae.types import UserError
 
 Row = dict[str, float]
-_UNSOUND = (OSError, ValueError, KeyError, TypeError, RuntimeError)  # a damaged file, in any way
+_UNSOUND = (  # a damaged file, in any way
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+)
+_GROWING = ("meter.", "optimizer.")  # there is none of it before the first step
 
 
 @dataclass
@@ -35,13 +45,13 @@ class TrainState:
     step: int = 0  # steps done
     seconds: float = 0.0  # spent on them, over all attempts
     cpu_seconds: float = 0.0  # the same, of this process's processor time
-    bad_steps: Tensor = field(default_factory=lambda: torch.zeros(3))  # in a row, longest row, all
+    bad_steps: BadSteps = field(default_factory=BadSteps)
     history: list[Row] = field(default_factory=list)  # training, one row per log_every steps
     validation: list[Row] = field(default_factory=list)  # one row per eval_every steps
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors under flat names."""
-        flat = {"bad_steps": self.bad_steps}
+        flat = {"bad_steps": self.bad_steps.counts}
         for part in ("model", "ema", "method"):
             flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
         flat |= {f"meter.{k}": v for k, v in self.meter.sums.items()}
@@ -50,15 +60,20 @@ class TrainState:
         return flat
 
     def load(self, flat: Mapping[str, Tensor]) -> None:
-        """Take over the tensors that ``tensors`` returned."""
+        """Take over the tensors that ``tensors`` returned, or none of them.
+
+        Raises:
+            ValueError: If they are those of another run.
+        """
+        self._check(flat)
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in flat.items() if k.startswith(f"{name}.")}
 
         for name in ("model", "ema", "method"):
             getattr(self, name).load_state_dict(part(name))
-        device = self.bad_steps.device
-        self.bad_steps = flat["bad_steps"].to(device)
+        device = self.bad_steps.counts.device
+        self.bad_steps.counts = flat["bad_steps"].to(device)
         self.meter.sums = {k: v.to(device) for k, v in part("meter").items()}
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer").items():
@@ -66,6 +81,24 @@ class TrainState:
             state.setdefault(int(index), {})[name] = value
         groups = packed_groups(self.optimizer)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _check(self, flat: Mapping[str, Tensor]) -> None:
+        wanted = {k: v for k, v in self.tensors().items() if not k.startswith(_GROWING)}
+        found = {k: v for k, v in flat.items() if not k.startswith(_GROWING)}
+        if wanted.keys() != found.keys():
+            names = sorted(wanted.keys() ^ found.keys())
+            raise ValueError(f"{len(names)} tensors are missing or unknown, first {names[0]}")
+        shapes = {f"optimizer.{i}": p.shape for i, p in enumerate(_trained(self.optimizer))}
+        for name, tensor in flat.items():
+            if name in wanted:
+                fits = (tensor.shape, tensor.dtype) == (wanted[name].shape, wanted[name].dtype)
+            elif name.startswith("meter."):
+                fits = tensor.ndim == 2 and len(tensor) == 2
+            else:
+                owner = name.rpartition(".")[0]
+                fits = owner in shapes and tensor.shape in (torch.Size(), shapes[owner])
+            if not fits:
+                raise ValueError(f"{name} is of another shape or type")
 
 
 class Checkpoints:
@@ -153,6 +186,10 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _checksum(digest: str, record: Mapping[str, object]) -> str:

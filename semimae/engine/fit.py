@@ -16,6 +16,7 @@ from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import gather_rows, own_share
+from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.device import make_autocast, set_up_model, setup_device
 from semimae.engine.infer import Outputs, run_model
@@ -86,6 +87,7 @@ def fit(
     Returns:
         The final state; ``ema`` is the model to use.
     """
+    split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = setup_device(cell.train)
     autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device)
@@ -98,7 +100,7 @@ def fit(
         ema=ema,
         method=method.to(device),
         optimizer=build_optimizer(model, model.backbone, cell.optim, cell.train.sharding),
-        bad_steps=torch.zeros(3, device=device),
+        bad_steps=BadSteps(device),
     )
     if checkpoints.load(state):
         for row in state.history:

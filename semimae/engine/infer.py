@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from semimae.model import SemiModel
+from semimae.types import UserError
 
 
 class Outputs(NamedTuple):
@@ -23,7 +24,11 @@ def run_model(
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: Callable[[], torch.autocast],
 ) -> Outputs:
-    """Run a model over batches of normalised images and labels."""
+    """Run a model over batches of normalised images and labels.
+
+    Raises:
+        UserError: If its outputs are not finite.
+    """
     parts = []
     for images, labels in batches:
         with autocast():
@@ -31,4 +36,10 @@ def run_model(
             logits = model.backbone.classify(features)
         probabilities = logits.cpu().double().softmax(dim=-1)
         parts.append((features.float().cpu(), probabilities, labels.cpu()))
-    return Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    outputs = Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    if not (outputs.features.isfinite().all() and outputs.probabilities.isfinite().all()):
+        raise UserError(
+            "the model's outputs are not finite: its training has diverged; lower optim.lr or "
+            "raise optim.warmup_steps."
+        )
+    return outputs

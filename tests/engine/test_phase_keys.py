@@ -35,7 +35,7 @@ def finish(digits: Prepared, digits_split: Split, tmp_path: Path) -> Callable[[C
     return run
 
 
-START = {"start__mae_steps": 3, "start__supervised_steps": 3, "train__steps": 1}
+START = {"start__mae_steps": 3, "start__supervised_steps": 3, "train__steps": 2}
 
 
 @pytest.mark.parametrize(
