@@ -1,8 +1,8 @@
 """Everything that decides which images are read and how views are made of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from semimae.types import Frozen
 
@@ -27,6 +27,10 @@ class DataConfig(Frozen):
         ge=0,
         le=4096,
         description="If no image has a longer side than this, all are packed into one array.",
+    )
+    cache_size: Side | None = Field(
+        description="Shorter side in pixels of copies that `prepare` makes of images that are not "
+        "packed; they are read instead, which saves decoding. null: none."
     )
     mean: PerChannel | None = Field(
         description="Per channel, in [0, 1]; null: measured by prepare."
@@ -61,3 +65,12 @@ class DataConfig(Frozen):
     workers: int = Field(
         ge=0, le=256, description="Threads that decode images which are not packed."
     )
+
+    @model_validator(mode="after")
+    def _copies_are_large_enough(self) -> Self:
+        if self.cache_size is not None and self.cache_size < self.image_size:
+            raise ValueError(
+                f"data.cache_size={self.cache_size} is smaller than data.image_size="
+                f"{self.image_size}; allowed: that or more, or null"
+            )
+        return self

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from semimae.data.cache import PixelCache
 from semimae.data.images import convert, open_file
 from semimae.types import Frozen, UserError
 
@@ -29,6 +30,7 @@ class DatasetInfo(Frozen):
     image_size: int  # pixels
     channels: Literal[1, 3]
     packed: bool  # all images are in images.npy; otherwise they stay where they are
+    cache_size: int | None  # shorter side, in pixels, of the copies in cache.npy, if there are any
     mean: tuple[float, ...]  # per channel in [0, 1], over rows of split train and unlabeled
     std: tuple[float, ...]
     counts: dict[str, int]  # rows per split
@@ -46,10 +48,11 @@ class Prepared:
     splits: NDArray[np.str_]  # [N], of SPLITS
     images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
     root: Path | None = None  # the folder that holds the images if they are not packed
+    cache: PixelCache | None = None  # smaller copies of those that are not packed
 
     @classmethod
     def read(cls, folder: Path, root: Path | None = None) -> "Prepared":
-        """Read what `prepare` wrote; ``root`` is needed by `open` if the images are not packed.
+        """Read what `prepare` wrote; ``root`` is where images are that are not copied.
 
         Raises:
             UserError: If the folder is missing, damaged or of another version.
@@ -61,6 +64,7 @@ class Prepared:
             info = DatasetInfo.model_validate_json((folder / INFO).read_bytes())
             names, labels, splits = _read_manifest(folder / MANIFEST, info.class_names)
             images = np.load(folder / IMAGES, mmap_mode="r") if info.packed else None
+            cache = None if info.cache_size is None else PixelCache.read(folder, info.channels)
         except (ValidationError, ValueError, KeyError, OSError, EOFError, csv.Error) as error:
             reason = type(error).__name__
             raise UserError(
@@ -68,17 +72,23 @@ class Prepared:
             ) from error
         num_rows = sum(info.counts.values())
         shape = (num_rows, info.image_size, info.image_size, info.channels)
-        if len(names) != num_rows or (images is not None and images.shape != shape):
+        if (
+            len(names) != num_rows
+            or (images is not None and images.shape != shape)
+            or (cache is not None and len(cache) != num_rows)
+        ):
             raise UserError(
                 f"{folder.name}/ is damaged (its files have different lengths): {again}."
             )
-        return cls(info, names, labels, splits, images, root)
+        return cls(info, names, labels, splits, images, root, cache)
 
     def open(self, index: int) -> Image.Image:
-        """Return image ``index`` in mode "L" or "RGB"; in its original size if it is not packed."""
+        """Return image ``index`` in mode "L" or "RGB"; in its original size if there is no copy."""
         if self.images is not None:
             pixels = self.images[index]
             return Image.fromarray(pixels[..., 0] if self.info.channels == 1 else pixels)
+        if self.cache is not None:
+            return self.cache.open(index)
         assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
