@@ -47,16 +47,12 @@ class PixelCache:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def open(self, index: int) -> Image.Image:
-        """Return an image in mode "L" or "RGB"."""
-        return Image.fromarray(self.array(index))
-
-    def array(self, index: int) -> NDArray[np.uint8]:
-        """The place of an image in the file: ``[H, W]`` or ``[H, W, 3]``."""
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return an image ``[H, W, C]``: its place in the file."""
         width, height = self.sizes[index].tolist()
         end = int(self.ends[index])
-        shape = (height, width) if self.channels == 1 else (height, width, self.channels)
-        return self.pixels[end - width * height * self.channels : end].reshape(shape)
+        flat = self.pixels[end - width * height * self.channels : end]
+        return flat.reshape(height, width, self.channels)
 
 
 def cached_sizes(sizes: Sizes, shorter: int) -> Sizes:
@@ -96,7 +92,7 @@ def write_cache(
         width, height = small[place].tolist()
         if whole.size != (width, height):
             whole = whole.resize((width, height), Image.Resampling.BICUBIC)
-        cache.array(place)[...] = np.asarray(whole)
+        cache[place][...] = np.asarray(whole).reshape(height, width, -1)
 
     with pillow_warnings():
         for _ in mapped(copy, range(len(rows)), config.workers, progress):

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import ValidationError
 
 from semimae.data.cache import PixelCache
@@ -82,22 +81,27 @@ class Prepared:
             )
         return cls(info, names, labels, splits, images, root, cache)
 
-    def open(self, index: int) -> Image.Image:
-        """Return image ``index`` in mode "L" or "RGB"; in its original size if there is no copy."""
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Return an image ``[H, W, C]``; in its original size if it is neither packed nor cached.
+
+        Raises:
+            UserError: If its file cannot be read.
+        """
         if self.images is not None:
-            pixels = self.images[index]
-            return Image.fromarray(pixels[..., 0] if self.info.channels == 1 else pixels)
+            packed: NDArray[np.uint8] = self.images[index]
+            return packed
         if self.cache is not None:
-            return self.cache.open(index)
+            return self.cache[index]
         assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
-                return convert(image, self.info.channels)
+                whole = convert(image, self.info.channels)
         except OSError as error:
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
                 f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
             ) from error
+        return np.asarray(whole).reshape(whole.height, whole.width, -1)
 
 
 def _read_manifest(

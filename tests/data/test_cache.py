@@ -61,12 +61,12 @@ def test_copies_are_the_scaled_images(root: Path, tmp_path: Path, channels: int)
     for index, name in enumerate(prepared.names):
         with Image.open(root / name) as image:
             whole = convert(image, channels)  # type: ignore[arg-type]
-        copy = prepared.open(index)
-        assert copy.mode == whole.mode
+        copy = prepared.pixels(index)
+        height, width = copy.shape[:2]
         if name in LARGE and min(whole.size) > 16:
-            assert min(copy.size) == 16
-            whole = whole.resize(copy.size, Image.Resampling.BICUBIC)
-        assert copy.tobytes() == whole.tobytes()
+            assert min(width, height) == 16
+            whole = whole.resize((width, height), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(copy, np.asarray(whole).reshape(height, width, channels))
 
 
 def test_a_cache_is_the_same_everywhere(root: Path, tmp_path: Path) -> None:
