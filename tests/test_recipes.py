@@ -36,7 +36,13 @@ EXPECTED = {
     *(f"imagenet_{n}pct_{model}" for n in (1, 10) for model in ("vit_s", "vit_b", "vit_b_mae")),
 }
 NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "imagefolder": 10}
-MILLIONS = {64: 0.15, 96: 0.45, 192: 5.34, 384: 21.3, 768: 85.1}  # parameters of all blocks, by width
+MILLIONS = {
+    64: 0.15,
+    96: 0.45,
+    192: 5.34,
+    384: 21.3,
+    768: 85.1,
+}  # parameters of all blocks, by width
 HEADER = ["Source", "Steps", "Hardware", "Hours", "Seeds", "Score"]
 
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

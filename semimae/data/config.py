@@ -30,6 +30,10 @@ class DataConfig(Frozen):
         le=4096,
         description="If no image has a longer side than this, all are packed into one array.",
     )
+    cache_size: Side | None = Field(
+        description="Shorter side in pixels of copies that `prepare` makes of images that are not "
+        "packed; they are read instead, which saves decoding. null: none."
+    )
     mean: Annotated[tuple[Level, ...], PerChannel] | None = Field(
         description="Per channel; null: measured by prepare."
     )
@@ -72,6 +76,11 @@ class DataConfig(Frozen):
             raise ValueError(
                 f"crop_padding={self.crop_padding} must be less than "
                 f"image_size={self.image_size}: padding mirrors the image"
+            )
+        if self.cache_size is not None and self.cache_size < self.image_size:
+            raise ValueError(
+                f"cache_size={self.cache_size} is smaller than image_size={self.image_size}; "
+                "allowed: that or more, or null"
             )
         for key in ("mean", "std"):
             values = getattr(self, key)

@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import model_validator
 
+from semimae.data.cache import PixelCache
 from semimae.data.images import convert, open_file
 from semimae.types import Frozen, UserError
 
@@ -29,6 +29,7 @@ class DatasetInfo(Frozen):
     image_size: int  # pixels
     channels: Literal[1, 3]
     packed: bool  # all images are in images.npy; otherwise they stay where they are
+    cache_size: int | None  # shorter side, in pixels, of the copies in cache.npy, if there are any
     mean: tuple[float, ...]  # per channel in [0, 1], over rows of split train and unlabeled
     std: tuple[float, ...]
     counts: dict[str, int]  # rows per split
@@ -54,10 +55,11 @@ class Prepared:
     splits: NDArray[np.str_]  # [N], of SPLITS
     images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
     root: Path | None = None  # the folder that holds the images if they are not packed
+    cache: PixelCache | None = None  # smaller copies of those that are not packed
 
     @classmethod
     def read(cls, folder: Path, root: Path | None = None) -> "Prepared":
-        """Read what `prepare` wrote; ``root`` is needed by `open` if the images are not packed.
+        """Read what `prepare` wrote; ``root`` is where images are that are not copied.
 
         Raises:
             UserError: If the folder is missing, damaged or of another version.
@@ -69,6 +71,7 @@ class Prepared:
             info = DatasetInfo.model_validate_json((folder / INFO).read_bytes())
             names, labels, splits = _read_manifest(folder / MANIFEST, info.class_names)
             images = np.lib.format.open_memmap(folder / IMAGES, "r") if info.packed else None
+            cache = None if info.cache_size is None else PixelCache.read(folder, info.channels)
         except (ValueError, KeyError, OSError, EOFError, csv.Error) as error:
             reason = type(error).__name__
             raise UserError(
@@ -79,24 +82,31 @@ class Prepared:
         if images is not None:
             shape = (len(names), info.image_size, info.image_size, info.channels)
             agree = agree and images.shape == shape and images.dtype == np.uint8
-        if not agree:
+        if not agree or (cache is not None and len(cache) != len(names)):
             raise UserError(f"{folder.name}/ is damaged (its files do not agree): {again}.")
-        return cls(info, names, labels, splits, images, root)
+        return cls(info, names, labels, splits, images, root, cache)
 
-    def open(self, index: int) -> Image.Image:
-        """Return image ``index`` in mode "L" or "RGB"; in its original size if it is not packed."""
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Return an image ``[H, W, C]``; in its original size if it is neither packed nor cached.
+
+        Raises:
+            UserError: If its file cannot be read.
+        """
         if self.images is not None:
-            pixels = self.images[index]
-            return Image.fromarray(pixels[..., 0] if self.info.channels == 1 else pixels)
+            packed: NDArray[np.uint8] = self.images[index]
+            return packed
+        if self.cache is not None:
+            return self.cache[index]
         assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
-                return convert(image, self.info.channels)
+                whole = convert(image, self.info.channels)
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
                 f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
             ) from error
+        return np.asarray(whole).reshape(whole.height, whole.width, -1)
 
 
 def _read_manifest(

@@ -113,7 +113,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         names = CLASSES if classes is None else classes
         (tmp_path / "params.yaml").write_text(params.model_dump_json())
         info = {"name": "fake", "fingerprint": "f1", "num_classes": len(names), "image_size": 8}
-        info |= {"channels": 1, "packed": True, "mean": [0.5], "std": [0.5], "class_names": names}
+        info |= {
+            "channels": 1,
+            "packed": True,
+            "cache_size": None,
+            "mean": [0.5],
+            "std": [0.5],
+            "class_names": names,
+        }
         info |= {
             "counts": {"train": 1000, "test": 200},
             "num_skipped": 0,
