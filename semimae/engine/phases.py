@@ -9,7 +9,7 @@ from typing import Any
 from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.distributed import any_process, world
+from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
@@ -87,7 +87,7 @@ def fit_phases(
                 temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
                 save_model(state.ema, phase, temporary)
                 temporary.replace(path)
-            any_process(False)  # the others wait until it is written
+            wait_for_all()  # until it is written
         model = load_model(path, phase, prepared)
         images = phase.train.steps * phase.images_per_step
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images})

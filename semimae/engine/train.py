@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from semimae.distributed import any_process, world
+from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
@@ -109,11 +109,11 @@ def train(
             add_row("val", state.validation, evaluate(state))
         stopping = any_process(should_stop())
         state.seconds = time.perf_counter() - started
-        saving = stopping or (not last and state.step % config.save_every == 0)
-        if saving:
+        if stopping or (not last and state.step % config.save_every == 0):
             gather_state(optimizer)
-        if saving and world().rank == 0:
-            checkpoints.save(state)
+            if world().rank == 0:
+                checkpoints.save(state)
+            wait_for_all()  # whoever continues at once must find it
         if stopping:
             raise Interrupted(f"stopped after step {state.step}; the next run continues from there")
 
