@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 _POLL = 0.1  # seconds
-_GRACE = 20.0  # seconds that the others get to end, once one has failed
+_GRACE = 8.0  # seconds that the others get to end, once one has failed
+LOST = 3  # exit status of a process that ended because another one had
 
 
 def launched() -> bool:
@@ -58,7 +59,7 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
         if failed:
             break
         time.sleep(_POLL)
-    rank, code = failed[0]
+    rank, code = min(failed, key=lambda each: each[1] == LOST)  # one that failed by itself
     if code < 0:
         name = signal.Signals(-code).name
         print(f"error: process {rank} of {len(running)} was ended by {name}", file=sys.stderr)

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semimae.data.files import replaced_file, write_text
 from semimae.distributed import any_process, from_first, world
 from semimae.engine.meter import Meter
 from semimae.engine.optim import packed_groups
@@ -79,12 +82,11 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Write the state and drop all but the two newest checkpoints."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self._path(state.step).with_suffix("")
-        tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
-        save_file(tensors, f"{stem}.tmp")
-        digest = _sync_and_hash(Path(f"{stem}.tmp"))
-        os.replace(f"{stem}.tmp", f"{stem}.safetensors")
+        path = self._path(state.step)
+        path.unlink(missing_ok=True)  # of an earlier attempt: it must not vouch for other tensors
+        with replaced_file(path.with_suffix(".safetensors")) as temporary:
+            save_tensors(state.tensors(), temporary)
+            digest = file_hash(temporary)
         record = {
             "step": state.step,
             "seconds": state.seconds,
@@ -92,9 +94,7 @@ class Checkpoints:
             "validation": state.validation,
         }
         content = {"sha256": _checksum(digest, record), "record": record}
-        Path(f"{stem}.tmp").write_text(json.dumps(content))
-        _sync_and_hash(Path(f"{stem}.tmp"))
-        os.replace(f"{stem}.tmp", f"{stem}.json")
+        write_text(path, json.dumps(content))
         for old in self._newest_first()[2:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -138,8 +138,7 @@ class Checkpoints:
     def _load(path: Path, state: TrainState) -> None:
         content = json.loads(path.read_text())
         record, data = content["record"], path.with_suffix(".safetensors")
-        digest = hashlib.sha256(data.read_bytes()).hexdigest()
-        if content["sha256"] != _checksum(digest, record):
+        if content["sha256"] != _checksum(file_hash(data), record):
             raise ValueError("its checksum does not match")
         state.load(load_file(data))
         state.step, state.seconds = record["step"], record["seconds"]
@@ -157,8 +156,25 @@ def _checksum(digest: str, record: Mapping[str, object]) -> str:
     return hashlib.sha256(f"{digest} {json.dumps(record)}".encode()).hexdigest()
 
 
-def _sync_and_hash(path: Path) -> str:
-    """Force a file to the disk, so that the rename cannot be older than its content."""
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    try:
+        on_host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(on_host, path, metadata=metadata)
+    except SafetensorError as error:  # hides the system's number in a text
+        number = re.search(r"code: (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

@@ -1,16 +1,18 @@
 """Methods that train in several phases. Cells that need the same finished phase share it."""
 
+import contextlib
 import hashlib
-import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from semimae.cell import Cell
+from semimae.data.files import held_lock, replaced_file, write_text
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import any_process, wait_for_all, world
-from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState, file_hash
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.model import SemiModel
@@ -72,22 +74,25 @@ def fit_phases(
     for phase in starts:
         key = phase_key(phase, prepared, split, before=key)
         path = finished / f"{key}.safetensors"
-        if not any_process(world().rank == 0 and path.is_file()):
-            state = fit(
-                phase,
-                prepared,
-                split,
-                checkpoints=Checkpoints(resume / phase.method),
-                on_row=lambda kind, row: None,
-                should_stop=should_stop,
-                start=_adapted(model, phase),
-            )
-            if world().rank == 0:
-                finished.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
-                save_model(state.ema, phase, temporary)
-                temporary.replace(path)
-            wait_for_all()  # until it is written
+        with contextlib.ExitStack() as stack:
+            if world().rank == 0:  # another cell may be at the same phase
+                stack.enter_context(held_lock(path.with_suffix(".lock"), should_stop))
+            if not any_process(world().rank == 0 and _is_finished(path)):
+                state = fit(
+                    phase,
+                    prepared,
+                    split,
+                    checkpoints=Checkpoints(resume / phase.method),
+                    on_row=lambda kind, row: None,
+                    should_stop=should_stop,
+                    start=_adapted(model, phase),
+                )
+                if world().rank == 0:
+                    with replaced_file(path) as temporary:
+                        save_model(state.ema, phase, temporary)
+                        digest = file_hash(temporary)
+                    write_text(path.with_suffix(".sha256"), digest)
+                wait_for_all()  # until it is written
         model = load_model(path, phase, prepared)
         images = phase.train.steps * phase.images_per_step
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images})
@@ -117,6 +122,19 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -
     texts = (before, phase.model_dump_json(), prepared.info.fingerprint)
     content = "\n".join(texts).encode() + rows
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_finished(path: Path) -> bool:
+    """Tell whether a phase's weights are there and sound; warn if they are damaged."""
+    try:
+        expected = path.with_suffix(".sha256").read_bytes()
+        if file_hash(path).encode() == expected:
+            return True
+        warnings.warn(f"{path} is damaged; the phase is trained again", stacklevel=2)
+    except FileNotFoundError:  # the checksum is written last
+        pass
+    path.with_suffix(".sha256").unlink(missing_ok=True)
+    return False
 
 
 def _adapted(model: SemiModel | None, phase: Cell) -> SemiModel | None:
