@@ -79,9 +79,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.last: Path | None = None  # that was saved or loaded, so it is sound
 
     def save(self, state: TrainState) -> None:
-        """Write the state and drop all but the two newest checkpoints."""
+        """Write the state; keep the sound checkpoint before it, and no other one."""
         path = self._path(state.step)
         path.unlink(missing_ok=True)  # of an earlier attempt: it must not vouch for other tensors
         with replaced_file(path.with_suffix(".safetensors")) as temporary:
@@ -95,9 +96,11 @@ class Checkpoints:
         }
         content = {"sha256": _checksum(digest, record), "record": record}
         write_text(path, json.dumps(content))
-        for old in self._newest_first()[2:]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        for old in self._newest_first():
+            if old not in (path, self.last):
+                old.unlink()
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self.last = path
 
     def load(self, state: TrainState) -> bool:
         """Fill the state from the newest sound checkpoint; tell whether there was one.
@@ -131,6 +134,7 @@ class Checkpoints:
             except _UNSOUND as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
             else:
+                self.last = path
                 return state.step
         return 0
 

@@ -74,6 +74,12 @@ class Workspace:
         assert files, f"{path} is empty"
         return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
 
+    def wait_for_checkpoint(self) -> None:
+        deadline = time.monotonic() + 60
+        while not self.checkpoints():
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.005)
+
     def leftovers(self) -> list[Path]:
         """What a stage that has ended well must not leave behind."""
         resume = self.root / ".semimae" / "resume"
