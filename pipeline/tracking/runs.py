@@ -14,11 +14,10 @@ from pipeline.tracking.store import Row, connect, log_rows
 from semimae.types import Interrupted
 
 FLUSH_SECONDS = 5.0
-# How long a finished stage waits for a slow store: the longer of a few seconds and a share of the
-# time that it took; until a local one is open, for its creation; and one that was asked to stop.
-PATIENCE_SECONDS, PATIENCE_SHARE = 5.0, 0.05
-OPENING_SECONDS = 30.0
-STOPPING_SECONDS = 4.0
+# How long a stage that is done waits for a slow store: a share of the time that it took, within
+# limits; the upper one while a local store is being opened, which may have to make it first.
+PATIENCE_SHARE, PATIENCE_SECONDS = 0.05, (5.0, 30.0)
+STOPPING_SECONDS = 4.0  # the same for one that was asked to stop, or failed
 # In the environment: stages that end within LATER_SECONDS leave the logging to whoever set it. For
 # a grid of short cells, importing MLflow in every process would take longer than training.
 LATER, LATER_SECONDS = "SEMIMAE_LOG_LATER", 30.0
@@ -57,15 +56,17 @@ class LiveRun:
     ) -> None:
         if kind is not None:
             self.status = "KILLED" if issubclass(kind, Interrupted) else "FAILED"
-        patience = max(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self.began))
-        if not self.opened:
-            patience = OPENING_SECONDS
-        if kind is not None:
-            patience = STOPPING_SECONDS
+        patience = STOPPING_SECONDS if kind is not None else self._patience()
         self.ended.set()
         self.thread.join(patience)
         if self.thread.is_alive():
             self._warn(TimeoutError(f"no answer in {patience:.0f} s"))
+
+    def _patience(self) -> float:
+        least, most = PATIENCE_SECONDS
+        if not self.opened:
+            return most
+        return min(most, max(least, PATIENCE_SHARE * (time.monotonic() - self.began)))
 
     def _work(self) -> None:
         if LATER in os.environ and self.ended.wait(LATER_SECONDS):

@@ -178,7 +178,7 @@ def save_tensors(
         on_host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(on_host, path, metadata=metadata)
     except SafetensorError as error:  # hides the system's number in a text
-        number = re.search(r"code: (\d+)", str(error))
+        number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

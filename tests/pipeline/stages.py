@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO, Self
@@ -140,7 +141,7 @@ class StageServer:
             text=True,
             env=variables(REPO),
         )
-        self.count = 0
+        self.count, self.outputs = 0, tempfile.TemporaryDirectory()
         assert self._pipe(self.process.stdout).readline() == "ready\n"
 
     def __enter__(self) -> Self:
@@ -150,6 +151,7 @@ class StageServer:
         self._pipe(self.process.stdin).close()
         self._pipe(self.process.stdout).close()
         self.process.wait()
+        self.outputs.cleanup()
 
     def start(
         self,
@@ -166,7 +168,7 @@ class StageServer:
             die_at: Before which of its changes of files the stage kills itself; 0: never.
         """
         self.count += 1
-        output = workspace.root / f"output-{self.count}.log"
+        output = Path(self.outputs.name) / f"{self.count}.log"  # not on the disk under test
         order = {
             "arguments": [command],
             "folder": str(cell or workspace.cell),
