@@ -1,13 +1,16 @@
 # Everything a contributor runs. `make repro` and `make test` work on a fresh clone, each alone.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test check bench format ui lock clean help
+.PHONY: setup repro grid smoke test soak check bench format ui lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
+
+soak: setup ## Kill training and scoring at 200 random points and compare the bits.
+	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

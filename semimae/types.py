@@ -36,6 +36,10 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
+class LostProcess(Exception):
+    """Another process of the run has ended; what it printed says why."""
+
+
 class Frozen(BaseModel):
     """Base of all configuration: immutable, strict about types, refuses unknown keys and NaN."""
 

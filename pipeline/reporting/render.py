@@ -107,20 +107,6 @@ def write_ablation(study: Study, path: Path) -> None:
     write_csv(path, COLUMNS, rows)
 
 
-def headline_scores(study: Study) -> dict[str, float]:
-    """Return the headline's scores as ``headline/PROTOCOL/NAME``."""
-    headline = study.evidence.headline
-    return {
-        f"headline/{protocol}/{name}": value
-        for protocol, scores in (headline.scores if headline else {}).items()
-        for name, value in (
-            ("top1", scores.top1.value),
-            ("ece", scores.ece.value),
-            ("nll", scores.nll),
-        )
-    }
-
-
 def summary(study: Study) -> dict[str, Any]:
     """Return the few numbers that `dvc metrics show` and `dvc exp show` put into columns."""
     headline = study.evidence.headline

@@ -5,6 +5,8 @@ training and evaluation together, so that MLflow's compare view works. The stage
 truth: ``publish`` brings the store to what they say and may be repeated at any time.
 """
 
+from pipeline.tracking.cells import ORIGIN
 from pipeline.tracking.runs import LATER, LiveRun, finish_pipeline, publish
+from pipeline.tracking.store import provenance_of
 
-__all__ = ["LATER", "LiveRun", "finish_pipeline", "publish"]
+__all__ = ["LATER", "ORIGIN", "LiveRun", "finish_pipeline", "provenance_of", "publish"]

@@ -1,8 +1,11 @@
 """The connection to the tracking store, and the run of this invocation."""
 
+import contextlib
 import logging
 import os
+import shutil
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,29 +47,26 @@ def connect(root: Path) -> Store:
     remote, database = os.environ.get("MLFLOW_TRACKING_URI"), root / "mlflow.db"
     name = Params.read(root / "params.yaml").tracking.experiment
     with _lock(root):
+        if not (remote or database.exists()):
+            _create(database)
         client = MlflowClient(remote or f"sqlite:///{database}")
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             identity = client.create_experiment(name, None if remote else _artifacts(root))
-            if not remote:
-                connection = sqlite3.connect(database)
-                connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
-                connection.close()
         else:
             identity = experiment.experiment_id
     return Store(client, identity, root)
 
 
-def parent_run(store: Store) -> str:
-    """Find or create the run of this invocation of the pipeline."""
-    provenance = provenance_of(store.root)
-    name = os.environ.get("DVC_EXP_NAME")
-    name = name or f"workspace@{provenance.get('mlflow.source.git.commit', 'uncommitted')[:7]}"
+def parent_run(store: Store, origin: Mapping[str, str]) -> str:
+    """Find or create the run of the invocation of the pipeline from which a cell comes."""
+    commit = origin.get("mlflow.source.git.commit", "uncommitted")
+    name = origin.get("dvc.exp_name") or f"workspace@{commit[:7]}"
     with _lock(store.root):
         found = store.client.search_runs([store.experiment], f"tags.`{PIPELINE}` = '{name}'")
         if found:
             return str(found[0].info.run_id)
-        tags = {PIPELINE: name, **provenance}
+        tags = {PIPELINE: name} | {k: v for k, v in origin.items() if k != "dvc.stage"}
         return str(store.client.create_run(store.experiment, tags=tags, run_name=name).info.run_id)
 
 
@@ -93,6 +93,22 @@ def log_rows(store: Store, run_id: str, rows: list[Row]) -> None:
     ]
     for start in range(0, len(metrics), BATCH):
         store.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _create(database: Path) -> None:
+    """Make a fresh store, whole or not at all: SQLite and MLflow cannot mend one half made."""
+    from mlflow import MlflowClient
+
+    folder = database.parent / ".semimae" / "mlflow.tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        MlflowClient(f"sqlite:///{folder / database.name}").search_experiments(max_results=1)
+        os.replace(folder / database.name, database)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
 
 
 def _artifacts(root: Path) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semimae.data.files import replaced_file, write_text
 from semimae.distributed import any_process, from_first, world
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
@@ -110,15 +112,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.last: Path | None = None  # that was saved or loaded, so it is sound
 
     def save(self, state: TrainState) -> None:
-        """Write the state and drop all but the two newest checkpoints."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self._path(state.step).with_suffix("")
-        tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
-        save_file(tensors, f"{stem}.tmp")
-        digest = _sync_and_hash(Path(f"{stem}.tmp"))
-        os.replace(f"{stem}.tmp", f"{stem}.safetensors")
+        """Write the state; keep the sound checkpoint before it, and no other one."""
+        path = self._path(state.step)
+        path.unlink(missing_ok=True)  # of an earlier attempt: it must not vouch for other tensors
+        with replaced_file(path.with_suffix(".safetensors")) as temporary:
+            save_tensors(state.tensors(), temporary)
+            digest = file_hash(temporary)
         record = {
             "step": state.step,
             "seconds": state.seconds,
@@ -127,12 +129,12 @@ class Checkpoints:
             "validation": state.validation,
         }
         content = {"sha256": _checksum(digest, record), "record": record}
-        Path(f"{stem}.tmp").write_text(json.dumps(content))
-        _sync_and_hash(Path(f"{stem}.tmp"))
-        os.replace(f"{stem}.tmp", f"{stem}.json")
-        for old in self._newest_first()[2:]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        write_text(path, json.dumps(content))
+        for old in self._newest_first():
+            if old not in (path, self.last):
+                old.unlink()
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self.last = path
 
     def load(self, state: TrainState) -> bool:
         """Fill the state from the newest sound checkpoint; tell whether there was one.
@@ -166,6 +168,7 @@ class Checkpoints:
             except _UNSOUND as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
             else:
+                self.last = path
                 return state.step
         return 0
 
@@ -173,8 +176,7 @@ class Checkpoints:
     def _load(path: Path, state: TrainState) -> None:
         content = json.loads(path.read_text())
         record, data = content["record"], path.with_suffix(".safetensors")
-        digest = hashlib.sha256(data.read_bytes()).hexdigest()
-        if content["sha256"] != _checksum(digest, record):
+        if content["sha256"] != _checksum(file_hash(data), record):
             raise ValueError("its checksum does not match")
         state.load(load_file(data))
         state.step, state.seconds = record["step"], record["seconds"]
@@ -197,8 +199,25 @@ def _checksum(digest: str, record: Mapping[str, object]) -> str:
     return hashlib.sha256(f"{digest} {json.dumps(record)}".encode()).hexdigest()
 
 
-def _sync_and_hash(path: Path) -> str:
-    """Force a file to the disk, so that the rename cannot be older than its content."""
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    try:
+        on_host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(on_host, path, metadata=metadata)
+    except SafetensorError as error:  # hides the system's number in a text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

@@ -26,7 +26,7 @@ def train(
     optim: OptimConfig,
     *,
     autocast: Callable[[], torch.autocast],
-    evaluate: Callable[[TrainState], Row],
+    evaluate: Callable[[TrainState], Row | None],
     on_row: Callable[[str, Row], None],
     checkpoints: Checkpoints,
     should_stop: Callable[[], bool],
@@ -39,13 +39,13 @@ def train(
         config: Length and rhythm.
         optim: Learning rate and clipping.
         autocast: Makes the context in which the method runs.
-        evaluate: Scores the state on the validation split.
+        evaluate: Scores the state on the validation split; None if it was asked to stop.
         on_row: Is told of each new row of ``state.history`` ("train") and ``validation`` ("val").
         checkpoints: Where the state is saved.
         should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised.
 
     Raises:
-        Interrupted: After ``should_stop``.
+        Interrupted: When it was asked to stop.
         UserError: If more than ``config.max_bad_steps`` steps in a row have a loss or gradient that
             is not finite, or all steps of the run.
     """
@@ -67,7 +67,22 @@ def train(
         rows.append({"step": state.step, **now, **clock, **values})
         on_row(kind, rows[-1])
 
-    while state.step < config.steps:
+    def save() -> None:
+        measure_time()
+        gather_state(optimizer)
+        if world().rank == 0:
+            checkpoints.save(state)
+        wait_for_all()  # whoever continues at once must find it
+
+    while True:
+        if _evaluation_is_due(state, config):  # also at once, where an earlier attempt ended
+            scores = evaluate(state)
+            if scores is None:
+                save()
+                raise Interrupted(_stopped(state))
+            add_row("val", state.validation, scores)
+        if state.step >= config.steps:
+            return
         began = time.perf_counter()
         lr = cosine_lr(
             state.step,
@@ -115,18 +130,22 @@ def train(
             waited = busy = 0.0
         else:
             busy += time.perf_counter() - began
-        if last or state.step % config.eval_every == 0:
-            add_row("val", state.validation, evaluate(state))
         stopping = any_process(should_stop())
-        measure_time()
         saving = not last and state.step % config.save_every == 0
         if saving or stopping:
             bad_in_a_row, _ = state.bad_steps.check(most_bad)
             saving = stopping or not bad_in_a_row  # else what was saved before it would be dropped
         if saving:
-            gather_state(optimizer)
-            if world().rank == 0:
-                checkpoints.save(state)
-            wait_for_all()  # whoever continues at once must find it
+            save()
         if stopping:
-            raise Interrupted(f"stopped after step {state.step}; the next run continues from there")
+            raise Interrupted(_stopped(state))
+
+
+def _evaluation_is_due(state: TrainState, config: TrainConfig) -> bool:
+    done = state.validation[-1]["step"] if state.validation else 0
+    last = state.step == config.steps
+    return state.step > done and (last or state.step % config.eval_every == 0)
+
+
+def _stopped(state: TrainState) -> str:
+    return f"stopped after step {state.step}; the next run continues from there"

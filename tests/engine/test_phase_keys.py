@@ -20,7 +20,7 @@ def finish(digits: Prepared, digits_split: Split, tmp_path: Path) -> Callable[[C
 
     def run(cell: Cell) -> set[str]:
         finished = tmp_path / "finished"
-        before = set(finished.glob("*"))
+        before = set(finished.glob("*.safetensors"))
         fit_phases(
             cell,
             digits,
@@ -30,7 +30,7 @@ def finish(digits: Prepared, digits_split: Split, tmp_path: Path) -> Callable[[C
             on_row=lambda kind, row: None,
             should_stop=lambda: False,
         )
-        return {path.name for path in set(finished.glob("*")) - before}
+        return {path.name for path in set(finished.glob("*.safetensors")) - before}
 
     return run
 

@@ -90,7 +90,14 @@ def configs(**changes: object) -> tuple[TrainConfig, OptimConfig]:
 class Run:
     """One call of ``train`` and everything it said."""
 
-    def __init__(self, folder: Path, method: Stub, stop_at: int | None = None, **changes: object):
+    def __init__(
+        self,
+        folder: Path,
+        method: Stub,
+        stop_at: int | None = None,
+        stop_evaluating_at: int | None = None,
+        **changes: object,
+    ):
         self.config, self.optim = configs(**changes)
         model = small_model()
         self.state = TrainState(
@@ -103,7 +110,7 @@ class Run:
         self.evaluated: list[int] = []
         self.checkpoints = Checkpoints(folder)
         self.checkpoints.load(self.state)
-        self.stop_at = stop_at
+        self.stop_at, self.stop_evaluating_at = stop_at, stop_evaluating_at
 
     def __call__(self) -> "Run":
         train(
@@ -119,8 +126,10 @@ class Run:
         )
         return self
 
-    def evaluate(self, state: TrainState) -> Row:
+    def evaluate(self, state: TrainState) -> Row | None:
         self.evaluated.append(state.step)
+        if self.state.step == self.stop_evaluating_at:
+            return None
         return {"val/score": float(state.step)}
 
     def weights(self) -> list[Tensor]:
@@ -371,12 +380,24 @@ def test_time_passes_over_all_attempts(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_that_is_done_does_nothing_more(tmp_path: Path) -> None:
+def test_a_run_that_is_done_is_only_scored(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         Run(tmp_path, Stub(), stop_at=12)()
     again = Run(tmp_path, Stub())
     before = [w.clone() for w in again.weights()]
     again()
     assert again.state.step == 12
-    assert not again.rows
+    assert [(kind, row["step"]) for kind, row in again.rows] == [("val", 12)]
     assert all(torch.equal(a, b) for a, b in zip(before, again.weights(), strict=True))
+
+
+@pytest.mark.parametrize("stop", [3, 12])
+def test_an_evaluation_that_was_stopped_is_made_by_the_next_run(stop: int, tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole", Stub(), eval_every=3)()
+    with pytest.raises(Interrupted, match=f"stopped after step {stop};"):
+        Run(tmp_path / "parts", Stub(), stop_evaluating_at=stop, eval_every=3)()
+    again = Run(tmp_path / "parts", Stub(), eval_every=3)()
+    scores = [(row["step"], row["val/score"]) for row in again.state.validation]
+    assert scores == [(3, 3.0), (6, 6.0), (9, 9.0), (12, 12.0)]
+    for ours, theirs in zip(again.weights(), whole.weights(), strict=True):
+        assert torch.equal(ours, theirs)

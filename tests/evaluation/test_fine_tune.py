@@ -206,3 +206,18 @@ def test_a_fresh_head_depends_on_the_seed_and_not_on_the_process(
 def test_without_it_the_trained_head_is_kept(tune: Callable[..., Tuning]) -> None:
     moved = tune(config().model_copy(update={"steps": 1})).moved()
     assert moved["backbone.vit.head.weight"] == 0
+
+
+def test_a_stop_while_the_test_set_is_scored_loses_no_step(
+    tune: Callable[..., Tuning], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = config(steps=4)
+    monkeypatch.setattr("semimae.engine.fit.EVAL_BATCH", 40)
+    whole = tune(options, folder="whole")
+    # Once per step; in both evaluations of both models before each batch but the first.
+    asked_while_tuning = 4 + 2 * 2 * 5
+    with pytest.raises(Interrupted, match="while scoring"):
+        tune(options, folder="parts", stop_at=asked_while_tuning + 3)
+    assert (tmp_path / "parts" / "step-000000004.json").is_file()
+    again = tune(options, folder="parts")
+    assert again.result == whole.result
