@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.tracking import finish_pipeline
-from pipeline.workspace import dvc_root, git_commit, write_json
+from pipeline.workspace import HEADLINE, RUNS, dvc_root, git_commit, write_json
 
 
 def report(
@@ -21,7 +21,6 @@ def report(
     from pipeline.reporting.evidence import read_evidence
     from pipeline.reporting.render import (
         make_sections,
-        note,
         summary,
         write_ablation,
         write_page,
@@ -31,8 +30,7 @@ def report(
 
     here = Path()  # not the root: a queued experiment reports on its own workspace
     study = make_study(read_evidence(here, Params.read()))
-    sections = make_sections(study, git_commit(here))
-    write_page(study, sections, out)
+    write_page(study, make_sections(study, git_commit(here)), out)
     write_ablation(study, out / "ablation.csv")
     write_json(out / "summary.json", summary(study))
-    finish_pipeline(dvc_root(), note(sections), out)
+    finish_pipeline(dvc_root(), here / RUNS / HEADLINE, out)

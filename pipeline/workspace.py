@@ -19,6 +19,7 @@ from semimae.types import UserError
 PREPARED = Path("prepared")
 RUNS = Path("runs")
 HEADLINE = "headline"
+ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 
 
 def dvc_root() -> Path:

@@ -24,7 +24,7 @@ SMALL = {
     "backbone__num_heads": 2,
     "mim__decoder_dim": 8,
     "mim__decoder_heads": 2,
-    "optim__warmup_steps": 2,
+    "optim__warmup_steps": 1,
     "train__steps": 8,
     "train__batch_size": 4,
     "train__mu": 2,

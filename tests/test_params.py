@@ -447,7 +447,7 @@ def test_a_cell_is_blind_to_what_comes_after_training() -> None:
         cell
         == changed_params(
             linear_probe__knn_k=3,
-            fine_tune__steps=7,
+            fine_tune__steps=77,
             tracking__experiment="other",
             ablation__seed=[9],
         ).cell()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.workspace import digest, dvc_root, mlflow_record
+from pipeline.workspace import MACHINE, ORIGIN, digest, dvc_root, mlflow_record
 
 
 class Origin(NamedTuple):
@@ -38,9 +38,12 @@ class MLflowRun(NamedTuple):
 
 def read_origin(train: Path) -> Origin:
     """Read what the training stage has noted."""
-    path = train / "origin.json"
-    found = _json(path) if path.is_file() else {}
-    return Origin(**{name: found.get(name) for name in Origin._fields})
+    found: dict[str, Any] = {}
+    for name in (ORIGIN, MACHINE):
+        path = train / name
+        found |= _json(path) if path.is_file() else {}
+    commit = found.get("mlflow.source.git.commit")
+    return Origin(commit, **{name: found.get(name) for name in Origin._fields if name != "commit"})
 
 
 def read_mlflow_run(train: Path, identity: str) -> MLflowRun | None:

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from pipeline.reporting.about import literature_section, provenance_section
 from pipeline.reporting.answer import answer_section
-from pipeline.reporting.blocks import Figures, Section, Text, Value
+from pipeline.reporting.blocks import Figures, Section, Value
 from pipeline.reporting.compare import over_seeds, top1
 from pipeline.reporting.cost import cost_section
 from pipeline.reporting.equal_time import equal_time_section
@@ -88,6 +88,15 @@ def write_page(study: Study, sections: list[Section], out: Path) -> None:
     with replaced_folder(out / "plots") as folder:
         for figure in figures:
             write_text(folder / f"{figure.name}.svg", figure.svg)
+    environment = make_environment()
+    dataset = study.evidence.params.dataset
+    for template, name in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
+        page = environment.get_template(template).render(dataset=dataset, sections=sections)
+        write_text(out / name, page)
+
+
+def make_environment() -> Environment:
+    """Return the templates with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("pipeline.reporting"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -97,10 +106,7 @@ def write_page(study: Study, sections: list[Section], out: Path) -> None:
     )
     environment.filters |= {"data_uri": data_uri, "code": _code, "md": _markdown}
     environment.tests["value"] = lambda entry: isinstance(entry, Value)
-    dataset = study.evidence.params.dataset
-    for template, name in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
-        page = environment.get_template(template).render(dataset=dataset, sections=sections)
-        write_text(out / name, page)
+    return environment
 
 
 def write_ablation(study: Study, path: Path) -> None:
@@ -110,12 +116,6 @@ def write_ablation(study: Study, path: Path) -> None:
         for result in study.evidence.results
     ]
     write_csv(path, COLUMNS, rows)
-
-
-def note(sections: list[Section]) -> str:
-    """Return what the first section says in words."""
-    words = [block.text for block in sections[0].blocks if isinstance(block, Text)]
-    return "\n\n".join([*words, "Artifact `reports/index.html` has the rest."])
 
 
 def summary(study: Study) -> dict[str, Any]:

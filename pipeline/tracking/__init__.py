@@ -6,5 +6,6 @@ compare view works; one run per invocation, which holds the report. The stage fi
 """
 
 from pipeline.tracking.runs import LATER, LiveRun, finish_pipeline, publish
+from pipeline.tracking.store import provenance_of
 
-__all__ = ["LATER", "LiveRun", "finish_pipeline", "publish"]
+__all__ = ["LATER", "LiveRun", "finish_pipeline", "provenance_of", "publish"]

@@ -1,8 +1,11 @@
 """The connection to the tracking store, and the run of this invocation."""
 
+import contextlib
 import logging
 import os
+import shutil
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -27,7 +30,7 @@ _EXPERIMENT = {
         "artifact. Runs of the same method and labels are comparable by `seed`."
     ),
 }
-# The first metrics of a run are what MLflow's compare page draws unasked, and its list shows first.
+# The first metric of a run is what MLflow's compare page draws unasked.
 _FIRST = ("test/classifier/top1", "val/top1", "loss/total")
 
 
@@ -57,39 +60,37 @@ def connect(root: Path) -> Store:
     remote, database = os.environ.get("MLFLOW_TRACKING_URI"), root / "mlflow.db"
     name = Params.read(root / "params.yaml").tracking.experiment
     with _lock(root):
+        if not (remote or database.exists()):
+            _create(database)
         client = MlflowClient(remote or f"sqlite:///{database}")
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             identity = client.create_experiment(
                 name, None if remote else _artifacts(root), _EXPERIMENT
             )
-            if not remote:
-                connection = sqlite3.connect(database)
-                connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
-                connection.close()
         else:
             identity = experiment.experiment_id
     return Store(client, identity, root, _ui(remote))
 
 
-def invocation(store: Store) -> str:
-    """Return the name of this invocation of the pipeline."""
-    commit = git_commit(store.root)
-    return os.environ.get("DVC_EXP_NAME") or f"workspace@{commit[:7] if commit else 'uncommitted'}"
+def invocation(origin: Mapping[str, str]) -> str:
+    """Return the name of the invocation of the pipeline from which a cell comes."""
+    commit = origin.get("mlflow.source.git.commit")
+    return origin.get("dvc.exp_name") or f"workspace@{commit[:7] if commit else 'uncommitted'}"
 
 
-def report_run(store: Store) -> str:
-    """Find or create the run that holds this invocation's report.
+def report_run(store: Store, origin: Mapping[str, str]) -> str:
+    """Find or create the run that holds an invocation's report.
 
     It is no parent of the cells' runs. A cell that is cached belongs to several invocations, and
-    MLflow folds children away: its charts and its list would show one run.
+    MLflow folds children away: its list and its charts would show one run.
     """
-    name = invocation(store)
+    name = invocation(origin)
     with _lock(store.root):
         found = store.client.search_runs([store.experiment], f"tags.`{PIPELINE}` = '{name}'")
         if found:
             return str(found[0].info.run_id)
-        tags = {PIPELINE: name, **provenance_of(store.root)}
+        tags = {PIPELINE: name} | {k: v for k, v in origin.items() if k != "dvc.stage"}
         run = store.client.create_run(store.experiment, tags=tags, run_name=f"report {name}")
         return str(run.info.run_id)
 
@@ -118,6 +119,22 @@ def log_rows(store: Store, run_id: str, rows: list[Row]) -> None:
     metrics.sort(key=lambda m: _FIRST.index(m.key) if m.key in _FIRST else len(_FIRST))
     for start in range(0, len(metrics), BATCH):
         store.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _create(database: Path) -> None:
+    """Make a fresh store, whole or not at all: SQLite and MLflow cannot mend one half made."""
+    from mlflow import MlflowClient
+
+    folder = database.parent / ".semimae" / "mlflow.tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        MlflowClient(f"sqlite:///{folder / database.name}").search_experiments(max_results=1)
+        os.replace(folder / database.name, database)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
 
 
 def _ui(remote: str | None) -> str:

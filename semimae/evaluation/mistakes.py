@@ -4,11 +4,12 @@ import base64
 import io
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from semimae.data.config import DataConfig
-from semimae.data.loader import Rows, centre_crop
+from semimae.data.loader import ImageReader, Rows
 from semimae.data.store import Prepared
 from semimae.types import Frozen
 
@@ -41,6 +42,7 @@ def most_confident_mistakes(
     labels, predicted = prepared.labels[rows], probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:MOST]
+    pictures = _pictures(prepared, config, rows[surest])
     return [
         Mistake(
             name=prepared.names[rows[i]],
@@ -48,17 +50,21 @@ def most_confident_mistakes(
             predicted=int(predicted[i]),
             confidence=float(probabilities[i, predicted[i]]),
             true_probability=float(probabilities[i, labels[i]]),
-            png=_picture(prepared, config, int(rows[i])),
+            png=png,
         )
-        for i in surest
+        for i, png in zip(surest, pictures, strict=True)
     ]
 
 
-def _picture(prepared: Prepared, config: DataConfig, row: int) -> str:
-    image = prepared.open(row)
-    if prepared.images is None:
-        pixels = centre_crop(image, config.image_size)
-        image = Image.fromarray(pixels.squeeze(-1) if config.channels == 1 else pixels)
+def _pictures(prepared: Prepared, config: DataConfig, rows: Rows) -> list[str]:
+    if not len(rows):
+        return []
+    images = ImageReader(prepared, config, rows, torch.device("cpu")).whole(rows)  # [B, C, S, S]
+    return [_png(pixels) for pixels in images.permute(0, 2, 3, 1).numpy()]
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
     image.save(file, "png")

@@ -140,7 +140,9 @@ def knn_probabilities(
     queries = functional.normalize(features.double(), dim=1)
     similarity = queries @ functional.normalize(bank.double(), dim=1).T
     nearest, index = similarity.topk(min(k, len(bank)), dim=1)  # [N, k]
-    votes = ((nearest - 1.0) / temperature).exp()  # similarities are at most 1: no overflow
+    votes = (
+        (nearest - nearest[:, :1]) / temperature
+    ).exp()  # the nearest has 1: no under- or overflow
     classes = torch.zeros(len(features), num_classes, dtype=votes.dtype, device=votes.device)
     classes.scatter_add_(1, bank_labels[index], votes)
     return classes / classes.sum(dim=1, keepdim=True)

@@ -31,6 +31,7 @@ def config(**changes: Any) -> DataConfig:
         "channels": 3,
         "on_bad_image": "fail",
         "pack_max_side": 64,
+        "cache_size": None,
         "mean": None,
         "std": None,
         "test_fraction": 0.2,

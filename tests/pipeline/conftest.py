@@ -1,7 +1,9 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from report_helpers import Workspace, build_workspace
+from stages import StageServer
 
 from pipeline.reporting import plotting
 
@@ -16,3 +18,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the figures empty, for tests that look at words and numbers: drawing takes seconds."""
     monkeypatch.setattr(plotting, "_draw", lambda *given: "<svg/>")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[StageServer]:
+    with StageServer() as running:
+        yield running

@@ -20,8 +20,8 @@ from semimae.params import Params
 REPO = Path(__file__).parents[2]
 PARAMS = Params.read(REPO / "params.yaml")
 CLASSES = ["<script>alert(1)</script>", "a|b", "$x$", "tench, Tinca tinca", "4"]
-ORIGIN = {
-    "commit": "c0ffee" + 34 * "0",
+COMMIT = "c0ffee" + 34 * "0"
+MACHINE = {
     "code": "12345678",
     "torch": "2.0",
     "device": "cpu",
@@ -119,7 +119,8 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
         (train / "history.json", history),
         (train / "validation.json", validation),
         (train / "timing.json", timing),
-        (train / "origin.json", ORIGIN),
+        (train / "origin.json", {"mlflow.source.git.commit": COMMIT}),
+        (train / "machine.json", MACHINE),
     ):
         path.write_text(json.dumps(value))
     if cell.mask_ratio:
@@ -143,7 +144,8 @@ def build_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspac
         names = CLASSES if classes is None else classes
         (tmp_path / "params.yaml").write_text(params.model_dump_json())
         info = {"name": "fake", "fingerprint": "f1", "num_classes": len(names), "image_size": 8}
-        info |= {"channels": 1, "packed": True, "mean": [0.5], "std": [0.5], "class_names": names}
+        info |= {"channels": 1, "packed": True, "cache_size": None, "class_names": names}
+        info |= {"mean": [0.5], "std": [0.5]}
         info |= {
             "counts": {"train": 1000, "test": 200},
             "num_skipped": 0,

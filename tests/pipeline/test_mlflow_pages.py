@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_helpers import ORIGIN, ablation, build_workspace, folder_of
+from report_helpers import COMMIT, MACHINE, ablation, build_workspace, folder_of
 
 from pipeline.tracking import finish_pipeline, publish
 from semimae.cell import cell_id
@@ -61,7 +61,7 @@ def named(entries: list[dict[str, str]]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("store")
     params = ablation(mask_ratio=[0.75], seed=[0])
     with pytest.MonkeyPatch.context() as patch:
@@ -71,8 +71,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for cell in params.grid():
             assert publish(Path("runs") / folder_of(cell, 0.75), root)
         (root / "reports").mkdir()
-        (root / "reports" / "index.html").write_text("a page")
-        finish_pipeline(root, "Semi-MAE won.", root / "reports")
+        for name, text in (
+            ("index.html", "a page"),
+            ("summary.json", "{}"),
+            ("report.md", "# Report\n\n## Which setting won?\n\nSemi-MAE.\n\n## Leaderboard\n"),
+        ):
+            (root / "reports" / name).write_text(text)
+        assert finish_pipeline(root, Path("runs/headline"), root / "reports")
         server = Server(root)
         try:
             yield server
@@ -82,14 +87,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def runs(server: Server) -> dict[str, Any]:
+def runs(pages: Server) -> dict[str, Any]:
     """All runs of the experiment by their name, as the list asks for them."""
-    found = server.post("experiments/search", max_results=10, filter="name = 'semi-mae'")
+    found = pages.post("experiments/search", max_results=10, filter="name = 'semi-mae'")
     (experiment,) = found["experiments"]
     tags = named(experiment["tags"])
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert "test scores" in tags["mlflow.note.content"]
-    answer = server.post(
+    answer = pages.post(
         "runs/search",
         experiment_ids=[experiment["experiment_id"]],
         order_by=["attributes.start_time DESC"],
@@ -105,7 +110,10 @@ def test_the_list_is_flat_and_says_what_each_run_is(runs: dict[str, Any]) -> Non
         assert run["info"]["status"] == "FINISHED"
         assert "mlflow.parentRunId" not in named(run["data"]["tags"])
     (invocation,) = [run for name, run in runs.items() if name.startswith("report workspace@")]
-    assert named(invocation["data"]["tags"])["mlflow.note.content"] == "Semi-MAE won."
+    assert (
+        named(invocation["data"]["tags"])["mlflow.note.content"]
+        == "Which setting won?\n\nSemi-MAE.\n"
+    )
     note = named(runs["semi_mae m0.75 f0.1 s0"]["data"]["tags"])["mlflow.note.content"]
     assert "100 labelled and 900 unlabelled images, seed 0" in note
     assert "`runs/semi_mae-0.75-0.1-0-images/`" in note
@@ -116,8 +124,8 @@ def test_time_and_commit_are_those_of_the_training(runs: dict[str, Any]) -> None
     assert run["info"]["start_time"] == 9000  # step 10: at 10 s, after 1 s of training
     assert run["info"]["end_time"] == 20000
     tags = named(run["data"]["tags"])
-    assert tags["mlflow.source.git.commit"] == ORIGIN["commit"]
-    assert tags["semimae.flops"] == str(ORIGIN["flops"])
+    assert tags["mlflow.source.git.commit"] == COMMIT
+    assert tags["semimae.flops"] == str(MACHINE["flops"])
 
 
 def test_the_compare_page_draws_test_accuracy_over_what_differs(runs: dict[str, Any]) -> None:
@@ -133,21 +141,21 @@ def test_the_compare_page_draws_test_accuracy_over_what_differs(runs: dict[str, 
     assert params[0]["train.steps"] == params[1]["train.steps"]
 
 
-def test_metrics_are_few_and_in_named_groups(runs: dict[str, Any], server: Server) -> None:
+def test_metrics_are_few_and_in_named_groups(runs: dict[str, Any], pages: Server) -> None:
     run = runs["semi_mae m0.75 f0.1 s0"]
     groups = {metric["key"].partition("/")[0] for metric in run["data"]["metrics"]}
     assert groups == {"test", "val", "loss", "pseudo", "gradient", "seconds", "cpu_seconds"}
     query = f"run_id={run['info']['run_id']}&metric_key=val/top1"
-    address = f"{server.address}/api/2.0/mlflow/metrics/get-history?{query}"
+    address = f"{pages.address}/api/2.0/mlflow/metrics/get-history?{query}"
     with urllib.request.urlopen(address, timeout=20) as answer:
         history = json.load(answer)["metrics"]
     assert [point["step"] for point in history] == [10, 20]
 
 
-def test_the_report_s_search_finds_the_run(runs: dict[str, Any], server: Server) -> None:
+def test_the_report_s_search_finds_the_run(runs: dict[str, Any], pages: Server) -> None:
     run = runs["supervised f0.1 s0"]
     identity = named(run["data"]["tags"])["semimae.cell_id"]
-    found = server.post(
+    found = pages.post(
         "runs/search",
         experiment_ids=[run["info"]["experiment_id"]],
         filter=f"tags.semimae.cell_id = '{identity}'",

@@ -125,10 +125,10 @@ def test_full_grid(workspace: Workspace) -> None:
     assert "Labels saved against supervised" in reader.text
     names = {path.stem for path in Path("reports/plots").iterdir()}
     assert {"label_fraction", "mask_ratio_0.1", "pseudo_labels_0.4", "gradient_cosine_0.1"} <= names
-    root, note, out = workspace.finished[0]
+    root, headline, out = workspace.finished[0]
     assert root == Path.cwd()
     assert out == Path("reports")
-    assert "FixMatch is preferred by validation accuracy" in note
+    assert headline == Path("runs/headline")
 
 
 def with_labels(params: Params, num_labels: int | None, labeled_list: str | None) -> Params:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from report_helpers import CLASSES, ORIGIN, Workspace, ablation, build_workspace, read, report
+from report_helpers import CLASSES, COMMIT, Workspace, ablation, build_workspace, read, report
 
 from pipeline.reporting import plotting
 from pipeline.workspace import digest, mlflow_record
@@ -183,7 +183,7 @@ def test_runs_have_folder_commit_and_mlflow_run(full: Page) -> None:
     (row,) = re.findall(rf'<tr id="run-{identity}">(.+?)</tr>', page, flags=re.S)
     address = f"http://127.0.0.1:5000/#/experiments/1/runs/{'ab' * 16}"
     assert f'<a href="{address}">{"ab" * 4}</a>' in row
-    assert ORIGIN["commit"][:10] in row
+    assert COMMIT[:10] in row
     assert f"({address})" in markdown
     assert "Not every run has been logged to MLflow from here" in page
     assert f'href="#run-{identity}"' in page[: page.index('id="runs"')]

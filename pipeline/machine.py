@@ -1,21 +1,19 @@
-"""Where a run's weights come from: the code, the machine, and the arithmetic that they took."""
+"""The code and the machine that train a run, and the arithmetic that it takes."""
 
 import platform
-from pathlib import Path
 from typing import Any
 
-from pipeline.workspace import code_hash, git_commit
+from pipeline.workspace import code_hash
 from semimae.cell import Cell
 
 
-def origin(cell: Cell, root: Path, num_classes: int) -> dict[str, Any]:
-    """Return what ``train/origin.json`` says of the run that begins here.
+def machine(cell: Cell, num_classes: int) -> dict[str, Any]:
+    """Return what ``train/machine.json`` says of the run that begins here.
 
     Call it before the processes connect: what it counts, it counts alone.
 
     Args:
         cell: What is trained.
-        root: The repository.
         num_classes: Classes of the dataset.
     """
     import torch
@@ -30,7 +28,6 @@ def origin(cell: Cell, root: Path, num_classes: int) -> dict[str, Any]:
     except (NotImplementedError, RuntimeError):  # a module that asks for the values of its tensors
         flops = None  # is trained all the same
     return {
-        "commit": git_commit(root),
         "code": code_hash(),  # of semimae/, also where changes are not committed
         "torch": torch.__version__,
         "device": device,

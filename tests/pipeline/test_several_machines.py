@@ -1,0 +1,115 @@
+"""One run that several processes share: two of torchrun's nodes, on this machine."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from stages import StageServer, Workspace, variables
+
+pytestmark = pytest.mark.slow
+
+LATER = {"SEMIMAE_LOG_LATER": "1"}
+# Nothing divides evenly: 3 labelled and 9 unlabelled images per step, 202 for validation.
+UNEVEN = {
+    "train__batch_size": 3,
+    "train__mu": 3,
+    "train__steps": 40,
+    "train__save_every": 7,
+    "train__log_every": 1,
+    "train__eval_every": 20,
+    "optim__lr": 1e-4,
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("template"), **UNEVEN)
+
+
+@pytest.fixture(scope="module")
+def two(
+    server: StageServer, template: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
+    """Trained by two processes in one go."""
+    workspace = template.copy(tmp_path_factory.mktemp("two"))
+    meeting = {"WORLD_SIZE": "2", "SEMIMAE_RENDEZVOUS": (workspace.root / "meeting").as_uri()}
+    stages = [
+        server.start("train", workspace, RANK=rank, LOCAL_RANK=rank, **meeting) for rank in "01"
+    ]
+    assert [stage.wait() for stage in stages] == [0, 0], stages[0].text + stages[1].text
+    assert [stage.text for stage in stages] == ["", ""]
+    return workspace
+
+
+def losses(workspace: Workspace) -> list[float]:
+    rows = json.loads((workspace.cell / "train" / "history.json").read_text())
+    return [row["loss/total"] for row in rows]
+
+
+def test_uneven_shares_give_the_losses_of_one_process(
+    server: StageServer, template: Workspace, two: Workspace, tmp_path: Path
+) -> None:
+    one = template.copy(tmp_path)
+    server.finish("train", one, **LATER)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert len(losses(one)) == 40
+
+
+def test_only_the_first_process_writes_and_logs(two: Workspace) -> None:
+    client = MlflowClient(f"sqlite:///{two.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("semi-mae")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`semimae.cell_id` LIKE '%'")
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss/total")
+    assert [point.step for point in points] == list(range(1, 41))
+    assert not two.leftovers()
+
+
+def node(rank: int, port: int, workspace: Workspace, output: Path) -> "subprocess.Popen[bytes]":
+    """What docs/scaling.md says to start on each machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+    command += ["--node-rank", str(rank), "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
+    command += ["--master-port", str(port), "-m", "pipeline", "train"]
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            command, cwd=workspace.cell, env=variables(workspace.root) | LATER, stderr=file
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_nodes_of_torchrun_of_which_one_dies_and_both_come_back(
+    template: Workspace, two: Workspace, tmp_path: Path
+) -> None:
+    workspace = template.copy(tmp_path / "project")
+    outputs = [tmp_path / "node-0.log", tmp_path / "node-1.log"]
+    port = free_port()
+    nodes = [node(rank, port, workspace, outputs[rank]) for rank in (0, 1)]
+    workspace.wait_for_checkpoint()
+    children = Path(f"/proc/{nodes[1].pid}/task/{nodes[1].pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    killed = time.monotonic()
+    codes = [each.wait(timeout=60) for each in nodes]
+    assert time.monotonic() - killed < 60
+    assert all(codes), codes
+    assert "process 0: another process of the run has ended" in outputs[0].read_text()
+    assert "SIGKILL" in outputs[1].read_text()
+    assert not (workspace.cell / "train").exists()
+
+    port = free_port()
+    nodes = [node(rank, port, workspace, outputs[rank]) for rank in (0, 1)]
+    assert [each.wait(timeout=120) for each in nodes] == [0, 0], outputs[0].read_text()
+    assert workspace.result() == two.result()
+    assert not workspace.leftovers()
