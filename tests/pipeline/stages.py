@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ TIMES = {"timing.json", "origin.json"}  # when and where, not what
 
 def variables(root: Path) -> dict[str, str]:
     """The environment of a stage, without what the tests' own process has of DVC and MLflow."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PYTEST_"))}
     return kept | {"PYTHONPATH": str(REPO), "DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
 
@@ -170,7 +171,7 @@ class StageServer:
         self.count += 1
         output = Path(self.outputs.name) / f"{self.count}.log"  # not on the disk under test
         order = {
-            "arguments": [command],
+            "arguments": command.split(),
             "folder": str(cell or workspace.cell),
             "environment": {"DVC_ROOT": str(workspace.root)} | environment,
             "output": str(output),
@@ -195,3 +196,9 @@ class StageServer:
     def _pipe(pipe: IO[str] | None) -> IO[str]:
         assert pipe is not None
         return pipe
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

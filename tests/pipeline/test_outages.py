@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import sqlite3
 import statistics
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from stages import StageServer, Workspace
+from stages import StageServer, Workspace, free_port
 
 from pipeline.tracking import LiveRun
 
@@ -165,39 +166,27 @@ def test_a_server_that_does_not_answer(
     assert_mended(server, fresh, online)
 
 
-@contextlib.contextmanager
-def real_server(workspace: Workspace, requests: int) -> Iterator[str]:
-    """MLflow's own server on the workspace's store, which dies after some requests."""
-    from mlflow.server import BACKEND_STORE_URI_ENV_VAR, app
-    from mlflow.server.handlers import initialize_backend_stores
-    from werkzeug.serving import make_server
-
-    store, left = f"sqlite:///{workspace.root / 'mlflow.db'}", iter(range(requests - 1, -1, -1))
-
-    def counting(environ: dict[str, Any], start_response: Any) -> Any:
-        if next(left, 0) == 0:
-            threading.Thread(target=stop).start()
-        return app(environ, start_response)
-
-    served = make_server("127.0.0.1", 0, counting, threaded=False)
-
-    def stop() -> None:
-        served.shutdown()
-        served.server_close()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(BACKEND_STORE_URI_ENV_VAR, store)
-        initialize_backend_stores(store, (workspace.root / "mlartifacts").as_uri())
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(port)
 
 
 @pytest.mark.parametrize("requests", [2, 4, 6, 8])
 def test_a_server_that_is_killed_in_mid_run(
     requests: int, server: StageServer, online: Workspace, fresh: Workspace
 ) -> None:
-    with real_server(fresh, requests) as address:
-        texts = run_all(server, fresh, MLFLOW_TRACKING_URI=address, **QUICK)
+    """MLflow's own, on the store that is looked at later."""
+    port = free_port()
+    killed = server.start(f"serve {port} {requests}", fresh)
+    wait_for(port)
+    address = f"http://127.0.0.1:{port}"
+    texts = run_all(server, fresh, MLFLOW_TRACKING_URI=address, **QUICK)
+    assert killed.wait() == -signal.SIGKILL, killed.text
     assert all(text.count("warning: MLflow") == 1 for text in texts), texts
     assert_mended(server, fresh, online)
 

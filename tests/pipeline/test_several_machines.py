@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from stages import StageServer, Workspace, variables
+from stages import StageServer, Workspace, free_port, variables
 
 pytestmark = pytest.mark.slow
 
@@ -82,12 +81,6 @@ def node(rank: int, port: int, workspace: Workspace, output: Path) -> "subproces
         return subprocess.Popen(
             command, cwd=workspace.cell, env=variables(workspace.root) | LATER, stderr=file
         )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_two_nodes_of_torchrun_of_which_one_dies_and_both_come_back(
