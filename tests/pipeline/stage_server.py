@@ -26,6 +26,10 @@ def become_a_stage(order: dict[str, Any]) -> None:
     os.dup2(devnull, 0)
     if order["die_at"]:
         sys.addaudithook(die_at_change(order["die_at"], order["environment"]["DVC_ROOT"]))
+    if order["patient"]:
+        from pipeline.tracking import runs
+
+        runs.PATIENCE_SECONDS = (600.0, 600.0)
     if order["arguments"] == ["publish"]:
         from pipeline.tracking import publish
 

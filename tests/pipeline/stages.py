@@ -161,11 +161,13 @@ class StageServer:
         *,
         cell: Path | None = None,
         die_at: int = 0,
+        patient: bool = False,
         **environment: str,
     ) -> Stage:
         """Start a stage in a workspace's cell.
 
         Args:
+            patient: Whether it waits for a sound store on a machine with too much to do.
             die_at: Before which of its changes of files the stage kills itself; 0: never.
         """
         self.count += 1
@@ -176,6 +178,7 @@ class StageServer:
             "environment": {"DVC_ROOT": str(workspace.root)} | environment,
             "output": str(output),
             "die_at": die_at,
+            "patient": patient,
         }
         return Stage(self, int(self.say(order)), output)
 

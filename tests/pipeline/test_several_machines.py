@@ -40,7 +40,8 @@ def two(
     workspace = template.copy(tmp_path_factory.mktemp("two"))
     meeting = {"WORLD_SIZE": "2", "SEMIMAE_RENDEZVOUS": (workspace.root / "meeting").as_uri()}
     stages = [
-        server.start("train", workspace, RANK=rank, LOCAL_RANK=rank, **meeting) for rank in "01"
+        server.start("train", workspace, patient=True, RANK=rank, LOCAL_RANK=rank, **meeting)
+        for rank in "01"
     ]
     assert [stage.wait() for stage in stages] == [0, 0], stages[0].text + stages[1].text
     assert [stage.text for stage in stages] == ["", ""]
