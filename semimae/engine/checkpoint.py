@@ -134,9 +134,11 @@ class Checkpoints:
                 digest = hashlib.sha256(data.read_bytes()).hexdigest()
                 if content["sha256"] != _checksum(digest, record):
                     raise ValueError("its checksum does not match")
+                step, seconds = int(record["step"]), float(record["seconds"])
+                history, validation = list(record["history"]), list(record["validation"])
                 state.load(load_file(data))
-                state.step, state.seconds = record["step"], record["seconds"]
-                state.history, state.validation = record["history"], record["validation"]
+                state.step, state.seconds = step, seconds
+                state.history, state.validation = history, validation
             except (
                 OSError,
                 ValueError,
