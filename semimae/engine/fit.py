@@ -168,8 +168,8 @@ def fit(
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(
-            f"step {state.step + 1} does not fit into memory ({error}); raise train.accumulate, set "
-            "train.recompute: true, or lower train.batch_size or train.mu."
+            f"step {state.step + 1} does not fit into memory ({error}); raise train.accumulate, "
+            "set train.recompute: true, or lower train.batch_size or train.mu."
         ) from error
     return state
 

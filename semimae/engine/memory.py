@@ -25,9 +25,9 @@ def check_memory(cell: Cell, device: torch.device) -> None:
     has = _device_bytes(device)
     if views + model > has:
         raise UserError(
-            f"a step needs {(views + model) / _GIB:.0f} GiB at least, {views / _GIB:.0f} for images "
-            f"and {model / _GIB:.0f} for the model; {device.type} has {has / _GIB:.0f} GiB; lower "
-            "train.batch_size, train.mu, data.image_size or the sizes in section backbone, or "
+            f"a step needs {(views + model) / _GIB:.0f} GiB at least, {views / _GIB:.0f} for "
+            f"images and {model / _GIB:.0f} for the model; {device.type} has {has / _GIB:.0f}; "
+            "lower train.batch_size, train.mu, data.image_size or the sizes in section backbone, or "
             "raise train.processes."
         )
 

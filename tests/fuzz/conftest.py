@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_cases import CASES, PROPERTY, Command, Fuzz
+from fuzz_cases import CASES, Command, Fuzz
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
+from support import PROPERTY
 
 from pipeline import __main__ as cli
 
@@ -44,17 +45,18 @@ def fuzz(
             count += 1
             check(value)
 
+        before = count
         case()
+        record_property(PROPERTY, count - before)
 
     yield run
-    record_property(PROPERTY, count)
     assert count >= wanted, f"only {count} of {wanted} cases could be generated"
 
 
 @pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
+) -> Command:
     """Run commands as a user does, in this process and in a workspace of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
@@ -78,4 +80,4 @@ def command(
         assert len(message) < 2000, message
         return message
 
-    yield run
+    return run

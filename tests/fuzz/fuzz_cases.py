@@ -1,4 +1,4 @@
-"""How many cases are generated for each property; ``SEMIMAE_FUZZ=10`` makes it ten times as many."""
+"""How many cases are generated for each property; ``SEMIMAE_FUZZ=10`` makes ten times as many."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from pathlib import Path
 
 Command = Callable[..., str | None]  # its one line of refusal, or None if it did what was asked
 Fuzz = Callable[..., None]  # takes a strategy and a check, see conftest.py
-PROPERTY = "generated cases"
 CANARY = "executed"  # the name of the file that hostile data would write if it were run
 
 # By the name of the test, without "test_".

@@ -84,7 +84,7 @@ IMAGES: dict[str, bytes] = {
     "smaller bomb": bomb(9_500, 16),
     "no pixels": bomb(0),
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
-    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch executed) (r) file\nshowpage\n",
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(executed) (w) file\nshowpage\n",
     "pdf": b"%PDF-1.4\n1 0 obj\n<</Type/Catalog>>\nendobj\ntrailer<</Root 1 0 R>>\n",
     "html": b"<html>404</html>",
     "gzip": b"\x1f\x8b\x08\x00" + bytes(30),
@@ -167,7 +167,7 @@ CODES = ["utf-8"] * 6 + ["utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"
 
 
 def test_any_manifest(prepare: Prepare, fuzz: Fuzz, tmp_path: Path) -> None:
-    """Rows of names that exist, do not, repeat, lead out; columns, quotes and encodings of all kinds."""
+    """Names that exist, do not, repeat, lead out; columns, quotes and encodings of all kinds."""
     root = renew(tmp_path / "data")
     for seed, name in enumerate(GOOD):
         picture(seed).save(root / name)
