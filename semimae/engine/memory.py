@@ -27,7 +27,7 @@ def check_memory(cell: Cell, device: torch.device) -> None:
         raise UserError(
             f"a step needs {(views + model) / _GIB:.0f} GiB at least, {views / _GIB:.0f} for "
             f"images and {model / _GIB:.0f} for the model; {device.type} has {has / _GIB:.0f}; "
-            "lower train.batch_size, train.mu, data.image_size or the sizes in section backbone, or "
+            "lower train.batch_size, train.mu, data.image_size or sizes in section backbone, or "
             "raise train.processes."
         )
 
