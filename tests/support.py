@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semimae.params import Params
 
 REPO = Path(__file__).parents[1]
+PROPERTY = "generated cases"  # under which a test says how many it ran
 
 # Over params.yaml: as small as it can be while every option still has an effect.
 SMALL = {
