@@ -1,5 +1,6 @@
 """The figures as Markdown."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -100,8 +101,8 @@ def _choices(seconds: dict[str, float]) -> list[str]:
     return _rows(["", "", "ms", "to the fastest"], rows)
 
 
-def _rows(header: list[str], rows: list[list[object]]) -> list[str]:
-    lines: list[list[object]] = [list(header), ["---"] * len(header), *rows]
+def _rows(header: list[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
     return [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]
 
 
