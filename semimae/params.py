@@ -74,7 +74,7 @@ class Params(Frozen):
             UserError: With one line that names the key, what arrived, and what is allowed.
         """
         try:
-            tree = YAML(typ="safe").load(path)
+            tree = YAML(typ="safe", pure=True).load(path)  # the same messages everywhere
         except FileNotFoundError:
             raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
         except OSError as error:
