@@ -3,6 +3,7 @@
 import importlib
 import io
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def measure_decoding(config: DataConfig, rounds: int) -> dict[str, float]:
 
         calls[f"{OURS}: decode twice, two crops"] = twice
         calls[f"{OURS}: two crops of copies of {CACHE} px"] = copied
-        seconds = interleaved(calls, torch.device("cpu"), rounds)
+        with warnings.catch_warnings():  # torchvision will drop its decoders
+            warnings.simplefilter("ignore", DeprecationWarning)
+            seconds = interleaved(calls, torch.device("cpu"), rounds)
     return {name: 1000 * s / FILES for name, s in seconds.items()}
 
 
