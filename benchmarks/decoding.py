@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop as crop
 
 from benchmarks.measure import Call, interleaved
 from semimae.data.cache import PixelCache, write_cache
@@ -115,25 +117,22 @@ def _pillow_crop(image: Image.Image, box: Box) -> object:
 
 def _libraries() -> dict[str, tuple[Decode, Crop]]:
     """Return how each library that is here decodes, and crops with antialiasing."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resized_crop as crop
-
-    def torchvision(content: bytes) -> torch.Tensor:
-        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        decoded: torch.Tensor = decode_jpeg(data, ImageReadMode.RGB)
-        return decoded
-
-    def torchvision_crop(image: Any, box: Box) -> object:
-        left, top, right, bottom = (round(value) for value in box)
-        size = [bottom - top, right - left, [SIDE, SIDE]]
-        return crop(image, top, left, *size, InterpolationMode.BICUBIC, True)
-
     found: dict[str, tuple[Decode, Crop]] = {
         OURS: (_pixels, lambda image, box: scaled(image, SIDE, box)),
         "Pillow": (_pillow, _pillow_crop),
-        "torchvision": (torchvision, torchvision_crop),
     }
+    decode_jpeg = getattr(_optional("torchvision.io"), "decode_jpeg", None)
+    if decode_jpeg is not None:
+
+        def torchvision(content: bytes) -> Any:
+            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+        def torchvision_crop(image: Any, box: Box) -> object:
+            left, top, right, bottom = (round(value) for value in box)
+            size = [bottom - top, right - left, [SIDE, SIDE]]
+            return crop(image, top, left, *size, InterpolationMode.BICUBIC, True)
+
+        found["torchvision"] = torchvision, torchvision_crop
     cv2, simplejpeg = _optional("cv2"), _optional("simplejpeg")
     if cv2 is not None:
 
