@@ -188,7 +188,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if len(content) > _LARGEST_FILE:
         raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
     try:
-        tree = YAML(typ="safe").load(content)
+        tree = YAML(typ="safe", pure=True).load(content)  # the same messages everywhere
     except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
