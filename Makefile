@@ -1,7 +1,7 @@
 # Everything a contributor runs. `make repro` and `make test` work on a fresh clone, each alone.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test check bench format ui lock clean help
+.PHONY: setup repro grid smoke test stack-test docs audit check bench format ui lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,6 +34,9 @@ smoke: setup ## Run the same pipeline on a small subset, as CI does.
 
 test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
+
+stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow as docker/compose.yaml starts them.
+	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
 
 check: setup ## Lint, format check, types.
 	ruff check .

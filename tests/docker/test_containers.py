@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from support import REPO
 
 DOCKER = REPO / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 TARGETS = ("mlflow", "cpu", "cuda")
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(DOCKER / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -32,7 +33,7 @@ class Instruction(NamedTuple):
 
 def stages() -> dict[str, list[Instruction]]:
     """The instructions of each stage, those that it inherits first."""
-    text = re.sub(r"^\s*#.*\n", "", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE)
     found: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
     for line in text.replace("\\\n", " ").splitlines():
@@ -41,7 +42,11 @@ def stages() -> dict[str, list[Instruction]]:
         word, _, rest = line.partition(" ")
         if word == "FROM":
             base, _, name = rest.split()
-            current = found[name] = list(found.get(base, []))
+            # a build argument is not handed on to the stages of a stage, not by every builder
+            current = [i for i in found.get(base, []) if i.word != "ARG"]
+            found[name] = current
+        elif line.startswith("ARG") and not found:
+            continue  # before the first stage
         else:
             current.append(Instruction(word, " ".join(rest.split())))
     return found
@@ -117,21 +122,27 @@ def test_only_pinned_packages_are_installed(target: str) -> None:
     runs = [i.rest for i in stages()[target] if i.word == "RUN" and "pip install" in i.rest]
     assert runs
     for run in runs:
-        words = shlex.split(run.partition("&&")[0])[2:]
-        packages = [word for word in words if not word.startswith("-")]
-        if "--require-hashes" in words:
-            assert [p.startswith("/opt/") and p.endswith(".lock") for p in packages] == [True]
-        else:
-            assert packages == [
-                "torch==${TORCH_VERSION}",
-                "torchvision==${TORCHVISION_VERSION}",
-            ]
+        for command in run.split(" && "):
+            words = shlex.split(command)
+            if words[:2] != ["pip", "install"]:
+                continue
+            packages = [word for word in words[2:] if not word.startswith("-")]
+            if "--require-hashes" in words:
+                assert [package.endswith(".lock") for package in packages] == [True]
+            else:
+                assert packages == [
+                    "torch==${TORCH_VERSION}",
+                    "torchvision==${TORCHVISION_VERSION}",
+                ]
 
 
 def test_torch_of_the_images_is_one_that_the_project_takes() -> None:
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     bounds = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
-    arguments = dict(i.rest.split("=") for i in stages()["cuda"] if i.word == "ARG")
+    arguments = dict(re.findall(r"^ARG (\w+)=(.+)$", DOCKERFILE, re.MULTILINE))
+    for target in ("cpu", "cuda"):  # else it is empty there
+        declared = {i.rest for i in stages()[target] if i.word == "ARG"}
+        assert {"TORCH_VERSION", "TORCHVISION_VERSION"} <= declared
     assert arguments["TORCH_VERSION"] in bounds["torch"]
     assert arguments["TORCHVISION_VERSION"] in bounds["torchvision"]
 
