@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from semimae.engine.device import device_name
+
 Call = Callable[[], object]
 
 
@@ -78,7 +80,7 @@ def machine(device: torch.device) -> dict[str, object]:
         check=False,
     ).stdout.strip()
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "kind": device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -87,12 +89,3 @@ def machine(device: torch.device) -> dict[str, object]:
         "python": platform.python_version(),
         "commit": commit or None,
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -7,7 +7,21 @@ import warnings
 
 import typer
 
-from pipeline import grid, prepare, probe, prune, recipe, report, split, sync, train, tune
+from pipeline import (
+    grid,
+    prepare,
+    probe,
+    prune,
+    recipe,
+    report,
+    results,
+    split,
+    study,
+    sync,
+    time_factors,
+    train,
+    tune,
+)
 from semimae.types import Interrupted, UserError
 
 app = typer.Typer(
@@ -27,6 +41,9 @@ app.command("report", rich_help_panel=_STAGES)(report.report)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
+app.command("time-factors", rich_help_panel=_TOOLS)(time_factors.time_factors)
+app.command("study", rich_help_panel=_TOOLS)(study.study)
+app.command("keep-results", rich_help_panel=_TOOLS)(results.keep_results)
 app.command("prune", rich_help_panel=_TOOLS)(prune.prune)
 
 

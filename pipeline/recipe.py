@@ -63,7 +63,7 @@ def show(name: Name) -> None:
 
     Example: python -m pipeline recipe show cifar10
     """
-    typer.echo(_find(dvc_root(), name).text, nl=False)
+    typer.echo(find(dvc_root(), name).text, nl=False)
 
 
 @app.command()
@@ -78,7 +78,7 @@ def use(
     Example: python -m pipeline recipe use cifar10
     """
     root = dvc_root()
-    recipe = _find(root, name)
+    recipe = find(root, name)
     Params.read(recipe.path)
     target = root / "params.yaml"
     if not force and _holds_own_work(target):
@@ -99,7 +99,12 @@ def _recipes(root: Path) -> dict[str, Recipe]:
     return {path.stem: Recipe(path, path.read_text(encoding="utf-8")) for path in paths}
 
 
-def _find(root: Path, name: str) -> Recipe:
+def find(root: Path, name: str) -> Recipe:
+    """Return a recipe by its name.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
     recipes = _recipes(root)
     if name not in recipes:
         near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.4)

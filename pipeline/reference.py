@@ -27,6 +27,7 @@ _TYPES = {
     "string": "text",
     "boolean": "true or false",
     "null": "null",
+    "object": "map of numbers",
 }
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "<="}
 
@@ -98,6 +99,9 @@ def _allowed(field: Schema) -> str:
         return "; ".join(filter(None, map(_allowed, field["anyOf"])))
     if "const" in field or "enum" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if field["type"] == "object":
+        names = ", ".join(f"`{name}`" for name in field["propertyNames"]["enum"])
+        return f"keys {names}; each {_allowed(field['additionalProperties'])}"
     if field["type"] == "array":
         least, most = field.get("minItems", 0), field.get("maxItems")
         count = {None: f"{least} or more", least: f"{least}"}.get(most, f"{least} to {most}")

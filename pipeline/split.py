@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.workspace import PREPARED, dvc_root
-from semimae.params import Params
+from semimae.params import Budget, Params
 from semimae.types import UserError
 
 FromParams = "instead of the value in params.yaml"
@@ -25,6 +25,9 @@ def split(
         float | None, typer.Option(help=f"{FromParams}; None: that value.", parser=_number_or_none)
     ] = None,
     seed: Annotated[int | None, typer.Option(help=FromParams)] = None,
+    budget: Annotated[
+        Budget, typer.Option(help="time: train.steps times ablation.time_factor.")
+    ] = "images",
 ) -> None:
     """Write the cell's resolved config.json and its split.json.
 
@@ -33,7 +36,7 @@ def split(
     from semimae.data.split import make_split
     from semimae.data.store import Prepared, resolve_root
 
-    cell = Params.read().cell(method, mask_ratio, label_fraction, seed)
+    cell = Params.read().cell(method, mask_ratio, label_fraction, seed, budget)
     root = dvc_root()
     cell = cell.with_weights_hash(resolve_root(cell.data.root, root))
     prepared = Prepared.read(PREPARED)

@@ -16,7 +16,12 @@ from semimae.cell import Cell
 
 Row = dict[str, float]
 PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
-_CLOCK = ("time_ms", "seconds", "data_wait")  # data_wait: share of the steps' time, not in all rows
+_CLOCK = (
+    "time_ms",
+    "seconds",
+    "cpu_seconds",
+    "data_wait",
+)  # data_wait: share of the steps' time, not in all rows
 
 
 def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:

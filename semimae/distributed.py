@@ -88,6 +88,18 @@ def gather_rows(own: Tensor, first: int, total: int) -> Tensor:
     return add_up(whole)
 
 
+def from_first(number: int) -> int:
+    """Return the number that the first process passes; all of them wait for it."""
+    if world().size == 1:
+        return number
+    return int(add_up(torch.tensor(number if world().rank == 0 else 0)))
+
+
+def wait_for_all() -> None:
+    """Return when all processes are here."""
+    any_process(False)
+
+
 def any_process(flag: bool) -> bool:
     """Tell whether ``flag`` is true in at least one process; all of them wait for the answer."""
     return flag if world().size == 1 else bool(add_up(torch.tensor(float(flag))))

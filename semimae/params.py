@@ -2,10 +2,11 @@
 
 import difflib
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -23,6 +24,8 @@ MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHOD_SECTION
 MaskRatio = Annotated[float, Field(gt=0, lt=1)]
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Budget = Literal["images", "time"]
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
 
 
 class AblationConfig(Frozen):
@@ -34,6 +37,32 @@ class AblationConfig(Frozen):
         min_length=1, description="Label fractions; null: the labels of the headline."
     )
     seed: list[Seed] = Field(min_length=1, description="Seeds; intervals are over these.")
+    budget: list[Budget] = Field(
+        min_length=1,
+        description="images: all methods train for train.steps; time: also for as long as each "
+        "other, by time_factor. images must be among them.",
+    )
+    time_factor: dict[MethodName, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        description="For budget time: each method's steps, as multiples of train.steps; "
+        "`python -m pipeline time-factors` measures them."
+    )
+
+    @model_validator(mode="after")
+    def _factors_are_there(self) -> Self:
+        if "images" not in self.budget:
+            raise ValueError("ablation.budget lacks images; write [images] or [images, time]")
+        for name in self.time_factor:
+            if name not in METHOD_SECTIONS:
+                hint = _near(name, METHOD_SECTIONS)
+                raise ValueError(f"ablation.time_factor.{name}: unknown key{hint}; it is no method")
+        lacking = [m for m in self.method if "time" in self.budget and m not in self.time_factor]
+        if lacking:
+            raise ValueError(
+                f"ablation.time_factor lacks {', '.join(lacking)}; budget time needs a factor for "
+                "each method: run the grid with budget: [images], then "
+                "`python -m pipeline time-factors`"
+            )
+        return self
 
 
 class TrackingConfig(Frozen):
@@ -97,8 +126,11 @@ class Params(Frozen):
         mask_ratio: float | None = None,
         label_fraction: float | None = None,
         seed: int | None = None,
+        budget: Budget = "images",
     ) -> Cell:
         """Return the headline cell, or the one in which the given values replace its own.
+
+        With budget "time" the steps of all its phases are multiplied by the method's time factor.
 
         Raises:
             UserError: If the values do not fit together.
@@ -110,6 +142,11 @@ class Params(Frozen):
             for section in ("mim", "pseudo_label", "ssmae", "start")
         }
         chosen_ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        factor = self.ablation.time_factor[method] if budget == "time" else 1.0
+        train = self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
+        if optional["start"] is not None:
+            update = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+            optional["start"] = self.start.model_copy(update=update)
         by_fraction = label_fraction is not None  # it then takes the place of all other choices
         data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
         try:
@@ -123,18 +160,32 @@ class Params(Frozen):
                 data=data,
                 backbone=self.backbone,
                 optim=self.optim,
-                train=self.train,
+                train=train,
                 **optional,
             )
         except ValidationError as error:
             raise UserError(explain(Cell, error.errors()[0])) from None
 
-    def grid(self) -> list[Cell]:
-        """Return the cells of the ablation, without repetition, in the order of the lists."""
+    def grid(self, budget: Budget | None = None) -> list[Cell]:
+        """Return the cells of the ablation, without repetition, in the order of the lists.
+
+        With a ``budget``, those of that one alone.
+        """
         a = self.ablation
-        combinations = itertools.product(a.method, a.mask_ratio, a.label_fraction, a.seed)
-        cells = [self.cell(*values) for values in combinations]
+        budgets = [b for b in a.budget if budget in (None, b)]
+        values = itertools.product(a.method, a.mask_ratio, a.label_fraction, a.seed, budgets)
+        cells = [self.cell(*chosen) for chosen in values]
         return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
+
+
+def _near(word: str, allowed: Iterable[str]) -> str:
+    """Return a hint at the nearest allowed word, if one is near."""
+    near = difflib.get_close_matches(word, allowed, n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _times(steps: int, factor: float) -> int:
+    return max(1, round(steps * factor)) if steps else 0
 
 
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:
@@ -147,8 +198,7 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
     key = ".".join(keys) or "params"
     if error["type"] == "extra_forbidden":
         unknown, fields = str(error["loc"][-1]), section.model_fields
-        near = difflib.get_close_matches(unknown, fields, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        hint = _near(unknown, fields)
         of = f" of {'.'.join([*keys, 'name'])}: {_tag(section)}" if _tag(section) else ""
         return f"{'.'.join([*keys, unknown])}: unknown key{of}{hint}"
     if error["type"] == "missing":

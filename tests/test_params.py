@@ -362,6 +362,50 @@ def test_any_unknown_key_is_refused_in_one_line(
         assert "unknown key" in refusal(folder, put((*where, key), 1))
 
 
+# --- equal time
+
+
+def test_steps_of_all_phases_are_multiplied_at_equal_time() -> None:
+    factors = {"supervised": 2.5, "semi_vit": 0.5}
+    params = changed_params(
+        ablation__method=["supervised", "semi_vit"],
+        ablation__budget=["images", "time"],
+        ablation__time_factor=factors,
+        start__mae_steps=10,
+        start__supervised_steps=0,
+        train__steps=8,
+    )
+    assert params.cell("supervised", budget="time").train.steps == 20
+    cell = params.cell("semi_vit", budget="time")
+    assert cell.start is not None
+    assert (cell.train.steps, cell.start.mae_steps, cell.start.supervised_steps) == (4, 5, 0)
+    assert params.cell("semi_vit").train.steps == 8
+    assert len(params.grid()) == len(params.grid("images")) + len(params.grid("time"))
+    same = changed_params(ablation__budget=["images", "time"], ablation__time_factor=SAME)
+    assert same.grid() == same.grid("images") == same.grid("time")
+
+
+SAME = {"supervised": 1.0, "fixmatch": 1.0, "semi_mae": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"budget": ["time"], "time_factor": SAME}, "lacks images"),
+        ({"budget": ["images", "time"]}, "time_factor lacks supervised, fixmatch, semi_mae;"),
+        ({"budget": ["images", "hours"]}, "ablation.budget.1: got 'hours'"),
+        ({"time_factor": {"fixmach": 1.0}}, "fixmach: unknown key (did you mean 'fixmatch'?)"),
+        ({"time_factor": {"fixmatch": 0.0}}, "ablation.time_factor: got 0.0"),
+    ],
+)
+def test_a_budget_without_sense_is_refused(
+    section: dict[str, Any], words: str, folder: Path
+) -> None:
+    tree = copy.deepcopy(TREE)
+    tree["ablation"] |= section
+    assert words in refusal(folder, tree)
+
+
 # --- cells
 
 

@@ -13,7 +13,7 @@ from pipeline.workspace import HEADLINE
 from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
-from semimae.params import Params
+from semimae.params import BUDGETS, Params
 from semimae.types import UserError
 
 Row = dict[str, float]
@@ -33,8 +33,9 @@ class Result:
     pool: str  # of the features that the linear probe and k-NN see
     history: list[Row]
     validation: list[Row]
-    seconds: float
-    earlier_images: int  # of the phases before the last one, whose time is not known
+    seconds: float  # of training, over all phases
+    cpu_seconds: float  # the same, of the (first) process's processor time
+    earlier_images: int  # of the phases before the last one
 
     @property
     def labels(self) -> str:
@@ -81,16 +82,17 @@ class Evidence:
 
     params: Params
     dataset: DatasetInfo | None
-    grid: list[Result]
+    grid: list[Result]  # all methods with the same steps
+    timed: list[Result]  # all methods for the same time; empty unless ablation.budget asks for it
     headline: Result | None
     missing: list[Missing]
 
     @cached_property
     def results(self) -> list[Result]:
-        """The grid's cells, and the headline if it is none of them."""
-        twins = {result.identity for result in self.grid}
-        extra = [self.headline] if self.headline and self.headline.identity not in twins else []
-        return [*self.grid, *extra]
+        """All cells, each once: the grid's and the headline."""
+        extra = [self.headline] if self.headline else []
+        by_identity = {result.identity: result for result in (*extra, *self.timed, *self.grid)}
+        return sorted(by_identity.values(), key=[*self.grid, *self.timed, *extra].index)
 
 
 def read_evidence(root: Path, params: Params) -> Evidence:
@@ -102,22 +104,25 @@ def read_evidence(root: Path, params: Params) -> Evidence:
     info = root / "prepared" / INFO
     dataset = DatasetInfo.model_validate_json(info.read_bytes()) if info.is_file() else None
     folders = _folders_by_cell(root / "runs")
-    grid, missing = [], []
-    for cell in params.grid():
-        result = _first_finished(cell, folders[cell], dataset)
-        if isinstance(result, Result):
-            grid.append(result)
-        else:
-            missing.append(Missing(cell.name, _grid_folder(cell, params), result))
+    found = {cell: _first_finished(cell, folders[cell], dataset) for cell in params.grid()}
+    missing = [
+        Missing(cell.name, _grid_folder(cell, params), reason)
+        for cell, reason in found.items()
+        if isinstance(reason, str)
+    ]
+    grid, timed = (
+        [result for cell in params.grid(budget) if isinstance(result := found[cell], Result)]
+        for budget in BUDGETS
+    )
     cell = params.cell()
     held = [folder for folder in folders[cell] if folder.name == HEADLINE]
     headline = _first_finished(cell, held, dataset)
     if not isinstance(headline, Result):
         missing.insert(0, Missing(f"headline: {cell.name}", HEADLINE, headline))
-    if not grid and not isinstance(headline, Result):
+    if not grid and not timed and not isinstance(headline, Result):
         raise UserError("runs/ holds no finished run that params.yaml asks for; run `dvc repro`.")
-    found = headline if isinstance(headline, Result) else None
-    return Evidence(params, dataset, grid, found, missing)
+    finished = headline if isinstance(headline, Result) else None
+    return Evidence(params, dataset, grid, timed, finished, missing)
 
 
 def _folders_by_cell(runs: Path) -> dict[Cell, list[Path]]:
@@ -160,6 +165,11 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
     protocols = probed["protocols"]
     if (tuned := folder / "fine_tune.json").is_file():
         protocols |= _json(tuned)["protocols"]
+    timing = _json(train / "timing.json")
+
+    def spent(clock: str) -> float:
+        return float(sum(phase[clock] for phase in phases) + max(row[clock] for row in timing))
+
     return Result(
         cell=cell,
         identity=identity,
@@ -171,18 +181,19 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         pool=probed["pool"],
         history=_json(train / "history.json"),
         validation=_json(train / "validation.json"),
-        seconds=max(row["seconds"] for row in _json(train / "timing.json")),
+        seconds=spent("seconds"),
+        cpu_seconds=spent("cpu_seconds"),
         earlier_images=sum(phase["images"] for phase in phases),
     )
 
 
 def _grid_folder(cell: Cell, params: Params) -> str:
     """Return the first folder in which the grid's stages make the cell."""
-    choices = itertools.product(params.ablation.mask_ratio, params.ablation.label_fraction)
+    a = params.ablation
     return next(
-        f"{cell.method}-{ratio}-{fraction}-{cell.seed}"
-        for ratio, fraction in choices
-        if params.cell(cell.method, ratio, fraction, cell.seed) == cell
+        f"{cell.method}-{ratio}-{fraction}-{cell.seed}-{budget}"
+        for ratio, fraction, budget in itertools.product(a.mask_ratio, a.label_fraction, a.budget)
+        if params.cell(cell.method, ratio, fraction, cell.seed, budget) == cell
     )
 
 

@@ -11,6 +11,7 @@ from pipeline.reporting.about import literature_section, provenance_section
 from pipeline.reporting.answer import answer_section
 from pipeline.reporting.blocks import Figures, Section, Value
 from pipeline.reporting.compare import over_seeds, top1
+from pipeline.reporting.equal_time import equal_time_section
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.headline import headline_section, pictures_section
 from pipeline.reporting.labels import labels_section
@@ -35,7 +36,9 @@ COLUMNS = [
     "val_top1",
     "pseudo_accuracy_final",
     "pseudo_coverage_final",
+    "steps",
     "seconds",
+    "cpu_seconds",
     "images_seen",
     "cell_id",
     "folder",
@@ -52,6 +55,7 @@ def make_sections(study: Study, commit: str | None) -> list[Section]:
     return [
         answer_section(study),
         *(section(study) for section in about_grid if study.grid),
+        *([equal_time_section(study)] if study.timed else []),
         training_section(study),
         headline_section(study),
         pictures_section(study),
@@ -73,6 +77,15 @@ def write_page(study: Study, sections: list[Section], out: Path) -> None:
     with replaced_folder(out / "plots") as folder:
         for figure in figures:
             write_text(folder / f"{figure.name}.svg", figure.svg)
+    environment = make_environment()
+    dataset = study.evidence.params.dataset
+    for template, name in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
+        page = environment.get_template(template).render(dataset=dataset, sections=sections)
+        write_text(out / name, page)
+
+
+def make_environment() -> Environment:
+    """Return the templates with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("pipeline.reporting"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -82,10 +95,7 @@ def write_page(study: Study, sections: list[Section], out: Path) -> None:
     )
     environment.filters |= {"data_uri": data_uri, "code": _code, "md": _markdown}
     environment.tests["value"] = lambda entry: isinstance(entry, Value)
-    dataset = study.evidence.params.dataset
-    for template, name in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
-        page = environment.get_template(template).render(dataset=dataset, sections=sections)
-        write_text(out / name, page)
+    return environment
 
 
 def write_ablation(study: Study, path: Path) -> None:
@@ -156,7 +166,9 @@ def _row(result: Result) -> list[Any]:
         result.val_top1,
         result.last("pseudo/accuracy"),
         result.last("pseudo/coverage"),
+        result.cell.train.steps,
         result.seconds,
+        result.cpu_seconds,
         result.images_seen,
         result.identity,
         f"runs/{result.folders[0].name}",

@@ -31,8 +31,6 @@ def leaderboard_section(study: Study) -> Section:
         "Means over seeds with 95% t intervals, in %. Sorted by the classifier's test accuracy; "
         "the stressed row is the one that validation accuracy prefers."
     )
-    if any(r.earlier_images for r in study.evidence.grid):
-        words += " Where a method trains in phases, the time is of the last one, the images of all."
     blocks: list[Block] = [Text(words)]
     for fraction in study.fractions:
         settings = [s for s in study.grid if s.label_fraction == fraction]
@@ -88,7 +86,7 @@ def differences_section(study: Study) -> Section:
     blocks: list[Block] = []
     if study.between_methods:
         blocks.append(
-            _difference_table(
+            difference_table(
                 study,
                 "Between methods, each at the mask ratio that validation prefers.",
                 study.between_methods,
@@ -96,7 +94,7 @@ def differences_section(study: Study) -> Section:
         )
     if study.between_ratios:
         blocks.append(
-            _difference_table(
+            difference_table(
                 study,
                 "Between mask ratios of one method: the one that validation prefers, less another.",
                 study.between_ratios,
@@ -119,7 +117,8 @@ def _row(study: Study, setting: Setting) -> list[Entry]:
     ]
 
 
-def _difference_table(study: Study, caption: str, comparisons: list[Comparison]) -> Table:
+def difference_table(study: Study, caption: str, comparisons: list[Comparison]) -> Table:
+    """List paired differences with intervals, p-values and whether they are shown."""
     rows: list[list[Entry]] = [
         [
             study.short_labels(c.a.label_fraction),

@@ -1,5 +1,6 @@
 """The evidence with its comparisons made: what every section of the report draws on."""
 
+import itertools
 import shlex
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Study:
     between_methods: list[Comparison]
     between_ratios: list[Comparison]
     verdicts: dict[Labels, Verdict]
+    timed: Grid  # all methods for the same time
+    between_timed: list[Comparison]
 
     def best_settings(self, label_fraction: Labels) -> list[Setting]:
         """Return each method's best setting by validation, in the order of the methods."""
@@ -40,7 +43,8 @@ class Study:
 
     def result_of(self, label_fraction: Labels) -> Result:
         """Return one of the results with a label fraction."""
-        return next(r[0] for s, r in self.grid.items() if s.label_fraction == label_fraction)
+        settings = itertools.chain(self.grid.items(), self.timed.items())
+        return next(r[0] for s, r in settings if s.label_fraction == label_fraction)
 
     def num_labeled(self, label_fraction: Labels) -> int:
         """Return how many images a label fraction labels."""
@@ -80,8 +84,11 @@ class Study:
     def command(self) -> str:
         """Return the command that makes the grid again, whatever params.yaml says by then."""
         params = self.evidence.params
-        ablation = {k: ",".join(map(_given, v)) for k, v in params.ablation.model_dump().items()}
-        values = [f"ablation.{name}=[{items}]" for name, items in ablation.items()]
+        ablation = params.ablation.model_dump()
+        factors = ",".join(f"{m}:{factor}" for m, factor in ablation.pop("time_factor").items())
+        values = [f"ablation.{k}=[{','.join(map(_given, v))}]" for k, v in ablation.items()]
+        if "time" in params.ablation.budget:
+            values.append(f"ablation.time_factor={{{factors}}}")
         if None in params.ablation.label_fraction:
             values += label_options(params.cell())
         return exp_run(values)
@@ -100,6 +107,8 @@ def make_study(evidence: Evidence) -> Study:
         between_methods=between_methods,
         between_ratios=ratio_comparisons(grid),
         verdicts={f: verdict(grid, f, between_methods) for f in fractions(grid)},
+        timed=(timed := by_setting(evidence.timed)),
+        between_timed=method_comparisons(timed),
     )
 
 

@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semimae.distributed import any_process, from_first, world
 from semimae.engine.meter import Meter
 from semimae.engine.optim import packed_groups
 from semimae.methods.base import Method
 from semimae.model import SemiModel
+from semimae.types import UserError
 
 Row = dict[str, float]
+_UNSOUND = (OSError, ValueError, KeyError, TypeError, RuntimeError)  # a damaged file, in any way
 
 
 @dataclass
@@ -31,6 +34,7 @@ class TrainState:
     meter: Meter = field(default_factory=Meter)
     step: int = 0  # steps done
     seconds: float = 0.0  # spent on them, over all attempts
+    cpu_seconds: float = 0.0  # the same, of this process's processor time
     bad_steps: Tensor = field(default_factory=lambda: torch.zeros(3))  # in a row, longest row, all
     history: list[Row] = field(default_factory=list)  # training, one row per log_every steps
     validation: list[Row] = field(default_factory=list)  # one row per eval_every steps
@@ -77,7 +81,7 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Write the state and drop all but the two newest checkpoints."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self.folder / f"step-{state.step:09d}"
+        stem = self._path(state.step).with_suffix("")
         tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
         save_file(tensors, f"{stem}.tmp")
         digest = _sync_and_hash(Path(f"{stem}.tmp"))
@@ -85,6 +89,7 @@ class Checkpoints:
         record = {
             "step": state.step,
             "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
             "history": state.history,
             "validation": state.validation,
         }
@@ -99,23 +104,52 @@ class Checkpoints:
     def load(self, state: TrainState) -> bool:
         """Fill the state from the newest sound checkpoint; tell whether there was one.
 
-        A damaged one is passed over with a warning.
+        A damaged one is passed over with a warning. Of several processes the first one chooses.
+
+        Raises:
+            UserError: If another process cannot load what the first one chose.
         """
+        chosen = from_first(self._load_newest(state) if world().rank == 0 else 0)
+        if not chosen:
+            return False
+        problem = ""
+        if world().rank:
+            try:
+                self._load(self._path(chosen), state)
+            except _UNSOUND as error:
+                problem = f" ({error})"
+        if any_process(bool(problem)):
+            raise UserError(
+                f"{self._path(chosen)} cannot be loaded by all processes{problem}; put the project "
+                "on a disk that all machines share."
+            )
+        return True
+
+    def _load_newest(self, state: TrainState) -> int:
+        """Return the step that was loaded, 0 if there was none."""
         for path in self._newest_first():
             try:
-                content = json.loads(path.read_text())
-                record, data = content["record"], path.with_suffix(".safetensors")
-                digest = hashlib.sha256(data.read_bytes()).hexdigest()
-                if content["sha256"] != _checksum(digest, record):
-                    raise ValueError("its checksum does not match")
-                state.load(load_file(data))
-                state.step, state.seconds = record["step"], record["seconds"]
-                state.history, state.validation = record["history"], record["validation"]
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                self._load(path, state)
+            except _UNSOUND as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
             else:
-                return True
-        return False
+                return state.step
+        return 0
+
+    @staticmethod
+    def _load(path: Path, state: TrainState) -> None:
+        content = json.loads(path.read_text())
+        record, data = content["record"], path.with_suffix(".safetensors")
+        digest = hashlib.sha256(data.read_bytes()).hexdigest()
+        if content["sha256"] != _checksum(digest, record):
+            raise ValueError("its checksum does not match")
+        state.load(load_file(data))
+        state.step, state.seconds = record["step"], record["seconds"]
+        state.cpu_seconds = record["cpu_seconds"]
+        state.history, state.validation = record["history"], record["validation"]
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.json"
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)

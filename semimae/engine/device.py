@@ -1,7 +1,9 @@
 """Where and in which precision a run computes."""
 
+import platform
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -42,6 +44,16 @@ def setup_device(config: TrainConfig) -> torch.device:
     # Of the process, so it is also set back.
     torch.backends.cuda.matmul.allow_tf32 = name == "cuda" and config.precision == "tf32"
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device calls itself, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def make_autocast(config: TrainConfig, device: torch.device) -> Callable[[], torch.autocast]:

@@ -15,7 +15,7 @@ from semimae.cell import Cell
 from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.distributed import any_process, gather_rows, own_share
+from semimae.distributed import gather_rows, own_share
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.device import make_autocast, set_up_model, setup_device
 from semimae.engine.infer import Outputs, run_model
@@ -100,13 +100,7 @@ def fit(
         optimizer=build_optimizer(model, model.backbone, cell.optim, cell.train.sharding),
         bad_steps=torch.zeros(3, device=device),
     )
-    found = checkpoints.load(state)
-    if any_process(not found) and any_process(found):
-        raise UserError(
-            f"{checkpoints.folder} has a checkpoint for some of the processes only; put the "
-            "project on a disk that all machines share."
-        )
-    if found:
+    if checkpoints.load(state):
         for row in state.history:
             on_row("train", row)
         for row in state.validation:

@@ -1,15 +1,17 @@
 """Methods that train in several phases. Cells that need the same finished phase share it."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from semimae.cell import Cell
+from semimae.data.files import write_text
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.distributed import any_process, world
+from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
@@ -84,13 +86,16 @@ def fit_phases(
             )
             if world().rank == 0:
                 finished.mkdir(parents=True, exist_ok=True)
+                took = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
+                write_text(path.with_suffix(".json"), json.dumps(took))
                 temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
                 save_model(state.ema, phase, temporary)
                 temporary.replace(path)
-            any_process(False)  # the others wait until it is written
+            wait_for_all()  # until it is written
         model = load_model(path, phase, prepared)
         images = phase.train.steps * phase.images_per_step
-        costs.append({"method": phase.method, "steps": phase.train.steps, "images": images})
+        took = json.loads(path.with_suffix(".json").read_text())
+        costs.append({"method": phase.method, "steps": phase.train.steps, "images": images, **took})
     state = fit(
         last,
         prepared,

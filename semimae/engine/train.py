@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from semimae.distributed import any_process, world
+from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
@@ -51,12 +51,18 @@ def train(
     model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
     gradients = Gradients(model, method)
     started = time.perf_counter() - state.seconds
+    cpu_started = time.process_time() - state.cpu_seconds
     waited = busy = 0.0  # seconds: for data, and for steps in all, since the last row
 
-    def add_row(kind: str, rows: list[Row], values: Row) -> None:
+    def measure_time() -> None:
         state.seconds = time.perf_counter() - started
-        clock = {"time_ms": time.time_ns() // 1_000_000, "seconds": state.seconds}
-        rows.append({"step": state.step, **clock, **values})
+        state.cpu_seconds = time.process_time() - cpu_started
+
+    def add_row(kind: str, rows: list[Row], values: Row) -> None:
+        measure_time()
+        clock = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
+        now = {"time_ms": time.time_ns() // 1_000_000}
+        rows.append({"step": state.step, **now, **clock, **values})
         on_row(kind, rows[-1])
 
     while state.step < config.steps:
@@ -108,12 +114,12 @@ def train(
         if last or state.step % config.eval_every == 0:
             add_row("val", state.validation, evaluate(state))
         stopping = any_process(should_stop())
-        state.seconds = time.perf_counter() - started
-        saving = stopping or (not last and state.step % config.save_every == 0)
-        if saving:
+        measure_time()
+        if stopping or (not last and state.step % config.save_every == 0):
             gather_state(optimizer)
-        if saving and world().rank == 0:
-            checkpoints.save(state)
+            if world().rank == 0:
+                checkpoints.save(state)
+            wait_for_all()  # whoever continues at once must find it
         if stopping:
             raise Interrupted(f"stopped after step {state.step}; the next run continues from there")
 

@@ -1,7 +1,9 @@
 """What one process of tests/engine/test_processes.py does; also called for one process."""
 
 import json
+import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ from support import changed_params
 from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.distributed import connected, world
-from semimae.engine.checkpoint import Checkpoints
+from semimae.distributed import connected, wait_for_all, world
+from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.fit import fit
-from semimae.types import Interrupted
+from semimae.types import Interrupted, UserError
 
 Result = dict[str, Any]
 
@@ -48,7 +50,13 @@ def case(name: str, **changes: object) -> Cell:
     return changed_params(**(COMMON | CASES[name] | changes)).cell()
 
 
-def run(cell: Cell, data: Path, folder: Path, stop: int | None = None) -> Result:
+def run(
+    cell: Cell,
+    data: Path,
+    folder: Path,
+    stop: int | None = None,
+    keep: type[Checkpoints] = Checkpoints,
+) -> Result:
     """Train; return curves and sums of the weights."""
     prepared = Prepared.read(data / "prepared")
     split = Split.read(data / "split.json", prepared)
@@ -58,13 +66,13 @@ def run(cell: Cell, data: Path, folder: Path, stop: int | None = None) -> Result
             cell,
             prepared,
             split,
-            checkpoints=Checkpoints(folder),
+            checkpoints=keep(folder),
             on_row=lambda kind, row: None,
             should_stop=lambda: next(steps) == stop and world().rank == world().size - 1,
         )
     except Interrupted:
         return {}
-    clock = ("time_ms", "seconds", "data_wait")
+    clock = ("time_ms", "seconds", "cpu_seconds", "data_wait")
     rows = state.history + state.validation
     return {
         "rows": [{k: v for k, v in row.items() if k not in clock} for row in rows],
@@ -74,6 +82,31 @@ def run(cell: Cell, data: Path, folder: Path, stop: int | None = None) -> Result
     }
 
 
+class SlowDisk(Checkpoints):
+    """Saving takes the first process longer than the others need to come back for it."""
+
+    def save(self, state: TrainState) -> None:
+        time.sleep(0.5)
+        super().save(state)
+
+
+def resume_at_once(data: Path, out: Path) -> dict[str, Result]:
+    """Stop and continue within one process; then again, where the second sees an older disk."""
+    cell, rank = case("semi_mae", train__save_every=2), world().rank
+    run(cell, data, out / "slow", stop=3, keep=SlowDisk)
+    folder, refused = out / "slow", False
+    if rank == 1:
+        folder = out / "older"
+        shutil.copytree(out / "slow", folder)
+        (folder / "step-000000003.json").unlink()
+    try:
+        run(cell, data, folder)
+    except UserError as error:
+        refused = "step-000000003.json cannot be loaded by all processes" in str(error)
+    wait_for_all()
+    return {"at once": run(cell, data, out / "slow"), "older disk": {"refused": refused}}
+
+
 def main(data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     with connected() as here:
@@ -81,6 +114,7 @@ def main(data: Path, out: Path) -> None:
         if here.size == 2:
             run(case("semi_mae", train__save_every=1), data, out / "resumed", stop=3)
         if here.size == 2:
+            results |= resume_at_once(data, out)
             sharded = case("semi_mae", train__sharding="zero1", train__save_every=2)
             run(sharded, data, out / "zero1", stop=4)
             results["zero1"] = run(sharded, data, out / "zero1")

@@ -110,6 +110,13 @@ def test_sharded_optimizers_train_as_one_and_continue_in_any_number_of_processes
     assert_close(run(cell, data, two[1] / "zero1-resumed"), one["semi_mae"])
 
 
+def test_all_processes_continue_from_the_checkpoint_that_the_first_one_finds(
+    one: Results, two: tuple[Results, Path]
+) -> None:
+    assert_close(two[0]["at once"], one["semi_mae"])
+    assert two[0]["older disk"]["refused"]
+
+
 def test_the_cases_do_what_they_are_for(one: Results) -> None:
     """Labels count in part, so that rules, skipping and thresholds have something to get wrong."""
     for name in ("fixmatch", "freematch", "mixup", "ssmae"):

@@ -54,7 +54,11 @@ def fit_until(digits: Prepared, digits_split: Split) -> Fit:
 
 def without_clock(rows: Iterable[Row]) -> list[Row]:
     return [
-        {k: v for k, v in row.items() if k not in ("time_ms", "seconds", "data_wait")}
+        {
+            k: v
+            for k, v in row.items()
+            if k not in ("time_ms", "seconds", "cpu_seconds", "data_wait")
+        }
         for row in rows
     ]
 

@@ -14,12 +14,14 @@ import pipeline.report as stage
 from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_law
 from pipeline.reporting.render import COLUMNS
 from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
+from pipeline.time_factors import time_factors
 from semimae.cell import Cell, cell_id
 from semimae.evaluation.metrics import score
 from semimae.params import Params
 from semimae.types import UserError
 
-PARAMS = Params.read(Path(__file__).parents[2] / "params.yaml")
+REPO = Path(__file__).parents[2]
+PARAMS = Params.read(REPO / "params.yaml")
 CLASSES = ["<script>alert(1)</script>", "a|b", "$x$", "tench, Tinca tinca", "4"]
 Workspace = Any
 
@@ -75,7 +77,9 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
     validation = [
         {"step": s, "val/top1": accuracy - 0.1 + s / 200, "val/loss": 1.0} for s in (10, 20)
     ]
-    timing = [{"step": s, "time_ms": 1000 * s, "seconds": s / 10} for s in (10, 20)]
+    timing = [
+        {"step": s, "time_ms": 1000 * s, "seconds": s / 10, "cpu_seconds": s / 20} for s in (10, 20)
+    ]
     probe = {"pool": "token", "l2": 0.1, "protocols": {}}
     for i, protocol in enumerate(("classifier", "linear_probe", "knn")):
         probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
@@ -92,8 +96,9 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
         np.savez(train / "reconstructions.npz", original=image, masked=image, reconstructed=image)
 
 
-def folder_of(cell: Cell, ratio: float | None = None) -> str:
-    return f"{cell.method}-{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
+def folder_of(cell: Cell, ratio: float | None = None, budget: str = "images") -> str:
+    place = f"{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
+    return f"{cell.method}-{place}-{budget}"
 
 
 @pytest.fixture
@@ -116,10 +121,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         }
         (tmp_path / "prepared").mkdir(exist_ok=True)
         (tmp_path / "prepared" / "dataset.json").write_text(json.dumps(info))
-        for cell in params.grid():
-            write_run(
-                tmp_path / "runs" / folder_of(cell, params.ablation.mask_ratio[0]), cell, len(names)
-            )
+        for budget in params.ablation.budget:
+            for cell in params.grid(budget):
+                name = folder_of(cell, params.ablation.mask_ratio[0], budget)
+                write_run(tmp_path / "runs" / name, cell, len(names))
         if headline:
             write_run(tmp_path / "runs" / "headline", params.cell(), len(names))
 
@@ -238,7 +243,7 @@ def test_full_grid(workspace: Workspace) -> None:
         r for r in rows if (r["method"], r["mask_ratio"], r["seed"]) == ("semi_mae", "0.5", "2")
     )
     cell = params.cell("semi_mae", 0.5, 0.1, 2)
-    assert row["folder"] == "runs/semi_mae-0.5-0.1-2"
+    assert row["folder"] == "runs/semi_mae-0.5-0.1-2-images"
     assert row["cell_id"] == cell_id(Path(row["folder"]))
     assert float(row["top1"]) == pytest.approx(accuracy_of(cell), abs=0.003)
     assert float(row["val_top1"]) == pytest.approx(accuracy_of(cell))
@@ -304,7 +309,8 @@ def test_labels_of_the_headline_in_the_grid(
         f"-S label_fraction=null -S num_labels={num_labels or 'null'} "
         f"-S data.labeled_list={labeled_list or 'null'}"
     )
-    assert f"-S 'ablation.label_fraction=[null]' -S 'ablation.seed=[0,1,2]' {chosen}" in text
+    assert "-S 'ablation.label_fraction=[null]' -S 'ablation.seed=[0,1,2]'" in text
+    assert f"-S 'ablation.budget=[images]' {chosen}" in text
     assert f"dvc exp run -S method=semi_mae -S mask_ratio=0.75 {chosen} -S seed=0" in text
 
 
@@ -325,7 +331,7 @@ def test_labels_of_the_headline_beside_fractions(workspace: Workspace) -> None:
 
 def test_missing_runs_of_the_headline_s_labels_are_named(workspace: Workspace) -> None:
     workspace(with_labels(ablation(label_fraction=[None]), 200, None))
-    shutil.rmtree("runs/semi_mae-0.5-None-1")
+    shutil.rmtree("runs/semi_mae-0.5-None-1-images")
     page, _, summary = report()
     assert "semi_mae m0.5 n200 s1 (not started)" in read(page).text
     assert summary["runs_missing"] == 1
@@ -385,8 +391,8 @@ def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
 def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> None:
     params = ablation()
     workspace(params)
-    shutil.copytree("runs/supervised-0.5-0.1-0", "runs/supervised-0.75-0.1-0")
-    write_run(Path("runs/semi_mae-0.9-0.1-0"), params.cell("semi_mae", 0.3, 0.1, 0))
+    shutil.copytree("runs/supervised-0.5-0.1-0-images", "runs/supervised-0.75-0.1-0-images")
+    write_run(Path("runs/semi_mae-0.9-0.1-0-images"), params.cell("semi_mae", 0.3, 0.1, 0))
     Path("runs/other").mkdir()
     Path("runs/other/config.json").write_text("{}")
     page, rows, _ = report()
@@ -394,16 +400,16 @@ def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> Non
     assert len({row["cell_id"] for row in rows}) == 9
     assert "0.3" not in {row["mask_ratio"] for row in rows}
     text = read(page).text
-    assert "runs/supervised-0.5-0.1-0, runs/supervised-0.75-0.1-0" in text
-    assert "runs/semi_mae-0.75-0.1-0, runs/headline" in text
+    assert "runs/supervised-0.5-0.1-0-images, runs/supervised-0.75-0.1-0-images" in text
+    assert "runs/semi_mae-0.75-0.1-0-images, runs/headline" in text
 
 
 def test_missing_runs_are_named(workspace: Workspace) -> None:
     workspace(ablation())
-    shutil.rmtree("runs/semi_mae-0.5-0.1-1")
-    Path("runs/semi_mae-0.5-0.1-2/linear_probe.json").unlink()
-    shutil.rmtree("runs/supervised-0.5-0.1-2/train")
-    split = Path("runs/supervised-0.5-0.1-1/split.json")
+    shutil.rmtree("runs/semi_mae-0.5-0.1-1-images")
+    Path("runs/semi_mae-0.5-0.1-2-images/linear_probe.json").unlink()
+    shutil.rmtree("runs/supervised-0.5-0.1-2-images/train")
+    split = Path("runs/supervised-0.5-0.1-1-images/split.json")
     split.write_text(split.read_text().replace('"f1"', '"f0"'))
     page, rows, summary = report()
     notes = re.findall(r'<p class="note" role="note">(.+?)</p>', page)
@@ -429,12 +435,14 @@ def test_one_seed_has_no_interval(workspace: Workspace) -> None:
 def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
     params = ablation(method=["semi_vit"], mask_ratio=[0.75], seed=[0])
     workspace(params, headline=False)
-    folder = Path("runs/semi_vit-0.75-0.1-0")
-    phases = [{"method": "mae", "steps": 10, "images": 640}, {"method": "x", "images": 60}]
+    folder = Path("runs/semi_vit-0.75-0.1-0-images")
+    took = {"seconds": 5.0, "cpu_seconds": 3.0}
+    phases = [{"method": "mae", "images": 640} | took, {"method": "x", "images": 60} | took]
     (folder / "train" / "phases.json").write_text(json.dumps(phases))
     _, rows, _ = report()
     cell = params.grid()[0]
     assert int(rows[0]["images_seen"]) == 700 + cell.train.steps * cell.images_per_step
+    assert (float(rows[0]["seconds"]), float(rows[0]["cpu_seconds"])) == (12.0, 7.0)
 
 
 def test_one_cell(workspace: Workspace) -> None:
@@ -499,3 +507,62 @@ def test_fine_tuning_is_shown(workspace: Workspace) -> None:
     page, _, summary = report()
     assert summary["fine_tune"]["top1"] == 0.9
     assert "Fine-tuned on the labelled images" in read(page).text
+
+
+def timed(**lists: Any) -> Params:
+    """A grid in which supervised trains four times as many steps to take as long."""
+    factors = {"supervised": 4.0, "semi_mae": 1.0}
+    return ablation(budget=["images", "time"], time_factor=factors, **lists)
+
+
+def test_equal_time_has_a_section_of_its_own(workspace: Workspace) -> None:
+    params = timed()
+    workspace(params)
+    page, rows, summary = report()
+    text = read(page).text
+    assert summary["runs_missing"] == 0
+    # Semi-MAE's factor is 1, so its runs serve both budgets; supervised has runs of both lengths.
+    steps = PARAMS.train.steps
+    assert [int(row["steps"]) for row in rows].count(4 * steps) == 3
+    assert len(rows) == 12
+    section = text[text.index("Here each method has as many steps") :]
+    assert "supervised 4, semi_mae 1" in section
+    assert str(4 * steps) in section
+    assert "Between methods at equal time." in section
+    assert "ablation.time_factor={supervised:4.0,semi_mae:1.0}" in text
+
+
+def test_equal_steps_alone_have_no_such_section(workspace: Workspace) -> None:
+    workspace(ablation())
+    assert "equal time" not in read(report()[0]).text
+
+
+def test_time_factors_are_ratios_of_mean_times(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = ablation()
+    workspace(params)
+    for folder in Path("runs").glob("supervised*/train"):  # write_run: 2 s, of which 1 s processor
+        timing = json.loads((folder / "timing.json").read_text())
+        timing[-1] |= {"seconds": 0.5 + 0.01 * int(folder.parent.name[-8]), "cpu_seconds": 0.125}
+        (folder / "timing.json").write_text(json.dumps([timing[-1]]))
+    time_factors()
+    assert capsys.readouterr().out == "time_factor: {supervised: 3.92, semi_mae: 1}\n"
+    Path("params.yaml").write_text("# kept\n" + (REPO / "params.yaml").read_text())
+    with pytest.raises(UserError, match="no finished run of fixmatch in the grid"):
+        time_factors()
+
+
+def test_time_factors_are_written_among_the_comments(workspace: Workspace) -> None:
+    workspace(ablation())
+    text = (REPO / "params.yaml").read_text().replace("[supervised, fixmatch,", "[supervised,")
+    text = text.replace("label_fraction: [0.04, 0.1]", "label_fraction: [0.1]")
+    text = text.replace("label_fraction: 0.04", "label_fraction: 0.1")
+    Path("params.yaml").write_text(text)
+    time_factors(cpu=True, write=True)
+    written = Path("params.yaml").read_text()
+    read_back = Params.read(Path("params.yaml")).ablation
+    assert read_back.time_factor == {"supervised": 1.0, "semi_mae": 1.0}
+    assert read_back.budget == ["images", "time"]
+    changed = [line for line in written.splitlines() if line not in text.splitlines()]
+    assert [line.split(":")[0] for line in changed] == ["  budget", "  time_factor"]

@@ -1,0 +1,155 @@
+"""``keep-results``: a finished study as small files in results/, and README's tables of it."""
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.workspace import dvc_root, git_commit, write_json
+from semimae.data.files import replaced_folder, write_text
+from semimae.params import Params
+from semimae.types import UserError
+
+if TYPE_CHECKING:
+    from pipeline.reporting.blocks import Entry, Table
+    from pipeline.reporting.compare import Comparison, Grid
+    from pipeline.reporting.study import Study
+
+RESULTS, README = Path("results"), Path("README.md")
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+_COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml", "dvc.lock")
+
+
+def keep_results(
+    name: Annotated[str, typer.Argument(help="Folder below results/.")],
+    title: Annotated[str, typer.Option(help="What was run, for README.")],
+) -> None:
+    """Keep a finished grid's report, numbers and origin in results/NAME, and show it in README.
+
+    Example: python -m pipeline keep-results digits --title "Digits, all methods"
+    """
+    from pipeline.reporting.evidence import read_evidence
+    from pipeline.reporting.render import make_environment
+    from pipeline.reporting.study import make_study
+
+    root = dvc_root()
+    study = make_study(read_evidence(root, Params.read(root / "params.yaml")))
+    if study.evidence.missing:
+        raise UserError(
+            f"{len(study.evidence.missing)} runs of the grid are missing; run `dvc repro` first."
+        )
+    if lacking := [path for path in _COPIED if not (root / path).is_file()]:
+        raise UserError(f"{', '.join(lacking)} is missing; run `dvc repro` first.")
+    about = _about(study, git_commit(root))
+    text = make_environment().get_template("results.md.j2").render(tables=_tables(study))
+    with replaced_folder(root / RESULTS / name) as folder:
+        for path in _COPIED:
+            shutil.copyfile(root / path, folder / Path(path).name)
+        write_json(folder / "about.json", about)
+        write_text(folder / "summary.md", f"### {title}\n\n{_sentence(name, about)}\n{text}")
+    write_text(root / README, shown_in(root, (root / README).read_text(encoding="utf-8")))
+    typer.echo(f"{RESULTS / name} holds the results; README.md shows them.")
+
+
+def shown_in(root: Path, page: str) -> str:
+    """Return README's text with the summaries of all results between its two marks."""
+    parts = [path.read_text(encoding="utf-8").strip() for path in _summaries(root)]
+    block = "\n\n".join([BEGIN, *parts, END])
+    pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
+    return re.sub(pattern, lambda _: block, page, flags=re.DOTALL)
+
+
+def _summaries(root: Path) -> Iterable[Path]:
+    return sorted((root / RESULTS).glob("*/summary.md"))
+
+
+def _about(study: "Study", commit: str | None) -> dict[str, Any]:
+    import torch
+
+    from semimae.engine.device import device_name, setup_device
+
+    results = study.evidence.results
+    device = setup_device(results[0].cell.train)
+    return {
+        "commit": commit,
+        "seeds": sorted({result.cell.seed for result in results}),
+        "runs": len(results),
+        "cpu_hours": sum(result.cpu_seconds for result in results) / 3600,
+        "hours": sum(result.seconds for result in results) / 3600,
+        "device": device_name(device),
+        "cores": os.cpu_count() if device.type == "cpu" else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _sentence(name: str, about: dict[str, Any]) -> str:
+    cores = about["cores"]
+    hardware = f"{cores} cores of {about['device']}" if cores else f"one {about['device']}"
+    hours = f"{about['cpu_hours']:.1f} core hours" if cores else f"{about['hours']:.1f} hours"
+    return (
+        f"{about['runs']} runs, seeds {min(about['seeds'])} to {max(about['seeds'])}, {hours} of "
+        f"training on {hardware}, torch {about['torch']}, commit {str(about['commit'])[:7]}. "
+        f"[Report]({RESULTS}/{name}/index.html), "
+        f"[every run]({RESULTS}/{name}/ablation.csv), [parameters]({RESULTS}/{name}/params.yaml).\n"
+    )
+
+
+def _tables(study: "Study") -> list["Table"]:
+    """Return the best setting of each method, with what the headline's method has over it."""
+    from pipeline.reporting.blocks import Table, number_columns, text_columns
+    from pipeline.reporting.compare import fractions
+
+    budgets: list[tuple[str, Grid, list[Comparison]]] = [
+        ("equal steps", study.grid, study.between_methods),
+        ("equal time", study.timed, study.between_timed),
+    ]
+    columns = (
+        "Test top-1 %",
+        "Pseudo labels right %",
+        "The headline's lead",
+        "Adjusted p",
+        "Steps",
+    )
+    return [
+        Table(
+            f"{study.labels(fraction)}, {words}:",
+            [*text_columns("Setting"), *number_columns(*columns)],
+            _rows(study, grid, fraction, comparisons),
+        )
+        for words, grid, comparisons in budgets
+        for fraction in fractions(grid)
+    ]
+
+
+def _rows(
+    study: "Study", grid: "Grid", fraction: float | None, comparisons: list["Comparison"]
+) -> list[list["Entry"]]:
+    from pipeline.reporting.answer import difference_value
+    from pipeline.reporting.blocks import NONE, accuracy, count, p_value, percent
+    from pipeline.reporting.compare import over_seeds, ranked, top1
+
+    settings = ranked(grid, fraction)
+    own = next((s for s in settings if s.method == study.evidence.params.method), None)
+    leads = {c.b: c for c in (*comparisons, *(c.reversed() for c in comparisons)) if c.a == own}
+    rows: list[list[Entry]] = []
+    for setting in sorted(settings, key=lambda s: -over_seeds(grid[s], top1()).mean):
+        results, lead = grid[setting], leads.get(setting)
+        logged = [result.last("pseudo/accuracy_all") for result in results]
+        known = [value for value in logged if value is not None]
+        rows.append(
+            [
+                setting.name,
+                accuracy(over_seeds(results, top1())),
+                percent(sum(known) / len(known) if known else None),
+                NONE if lead is None else difference_value(lead),
+                NONE if lead is None else p_value(lead.adjusted_p),
+                count(results[0].cell.train.steps),
+            ]
+        )
+    return rows

@@ -1,0 +1,49 @@
+"""``study``: a recipe's whole grid, at equal steps and at equal time, kept in results/."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import recipe
+from pipeline.grid import grid
+from pipeline.results import keep_results
+from pipeline.time_factors import time_factors
+from pipeline.workspace import dvc_root
+from semimae.params import Params
+from semimae.types import UserError
+
+
+def study(
+    name: recipe.Name,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Cells at the same time.")] = 1,
+) -> None:
+    """Run or resume a recipe's grid, then the same at equal time, and keep what came out.
+
+    What is finished is not run again, so the same command continues a study that was stopped.
+
+    Example: python -m pipeline study study_cifar10_cpu
+    """
+    from semimae.engine.device import setup_device
+
+    root = dvc_root()
+    params_file, asked = root / "params.yaml", recipe.find(root, name)
+    if _at_equal_steps(params_file) != _at_equal_steps(asked.path):
+        recipe.use(name)
+    grid(jobs)
+    params = Params.read(params_file)
+    if "time" not in params.ablation.budget:
+        # Of a CPU, processor time: other programs do not disturb it.
+        time_factors(cpu=setup_device(params.train).type == "cpu", write=True)
+        grid(jobs)
+    keep_results(name.removeprefix("study_"), title=asked.description)
+
+
+def _at_equal_steps(path: Path) -> Params | None:
+    """Return params without what ``time_factors`` writes; None of a file that is none."""
+    try:
+        params = Params.read(path)
+    except UserError:
+        return None
+    ablation = params.ablation.model_copy(update={"budget": ["images"], "time_factor": {}})
+    return params.model_copy(update={"ablation": ablation})
