@@ -9,7 +9,7 @@ from pipeline.workspace import PREPARED, dvc_root
 from semimae.params import Budget, Params
 from semimae.types import UserError
 
-FromParams = "instead of the value in params.yaml"
+FromParams = "Instead of the value in params.yaml"
 
 
 def _number_or_none(text: str) -> float | None:
