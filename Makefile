@@ -36,13 +36,13 @@ smoke: setup ## Run the same pipeline on a small subset, as CI does.
 test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
 
-stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow as docker/compose.yaml starts them.
+stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow, as compose starts them.
 	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
 
 docs: setup ## Build the documentation site into site/; a broken link fails.
-	NO_MKDOCS_2_WARNING=1 mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
-audit: setup ## Ask which packages of requirements.lock have known vulnerabilities; needs the network.
+audit: setup ## Ask which locked packages have known vulnerabilities; needs the network.
 	@pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock || \
 	  { echo "audit: failed. The lines above name a vulnerable package, or a service that did not answer: then nothing is known."; exit 1; }
 
