@@ -28,14 +28,18 @@ from semimae.types import Interrupted, LostProcess, UserError
 
 app = typer.Typer(
     name="semimae",
-    help="Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.",
+    help="""Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.
+
+    `COMMAND --help` says more, each with an example. To begin: python -m pipeline recipe list
+    """,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 # What a disk answers that is full, over its quota, read-only, defective or not ours.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-_STAGES, _TOOLS = "Stages (run by `dvc repro`)", "For people"
+_STAGES, _TOOLS = "Stages, run by dvc repro", "For people"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("split", rich_help_panel=_STAGES)(split.split)
 app.command("train", rich_help_panel=_STAGES)(train.train)
