@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from pipeline import grid, prepare, probe, prune, recipe, report, split, sync, train, tune
+from pipeline import grid, predict, prepare, probe, prune, recipe, report, split, sync, train, tune
 from semimae.types import Interrupted, UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
+app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)

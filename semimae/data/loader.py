@@ -21,7 +21,7 @@ from semimae.types import Batch, Step
 
 Rows = NDArray[np.int64]
 _CROP_DRAWS = 4  # area, aspect ratio, left, top
-_EVAL_CROP = 0.875  # centre share of the shorter side, the field's custom (224 of 256 pixels)
+EVAL_CROP = 0.875  # centre share of the shorter side, the field's custom (224 of 256 pixels)
 
 
 class ImageReader:
@@ -225,7 +225,7 @@ def _epoch(n: int, seed: int, purpose: str, epoch: int) -> Rows:
 
 def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Scale and crop an image to ``[size, size, C]`` around its centre."""
-    side = min(image.size) * _EVAL_CROP
+    side = min(image.size) * EVAL_CROP
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return _scaled(image, size, (left, top, left + side, top + side))
 

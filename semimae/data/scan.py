@@ -47,7 +47,7 @@ def check_images(source: Source, config: DataConfig, progress: Progress) -> Chec
             with source.open(index) as image:
                 size = convert(image, config.channels).size
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
-            return _reason(error)
+            return decoding_error(error)
         return hashlib.sha256(content).digest(), max(size)
 
     by_name = sorted(range(len(source.names)), key=source.names.__getitem__)
@@ -55,8 +55,8 @@ def check_images(source: Source, config: DataConfig, progress: Progress) -> Chec
     digests = bytearray()
     longest_side = 0
     bad: list[tuple[str, str]] = []
-    with _pillow_warnings():
-        for index, result in _mapped(check, by_name, config.workers, progress):
+    with pillow_warnings():
+        for index, result in mapped(check, by_name, config.workers, progress):
             if isinstance(result, str):
                 bad.append((source.names[index], result))
                 continue
@@ -99,8 +99,8 @@ def pack_and_count(
             return fit(convert(image, config.channels), config.image_size)
 
     histogram = np.zeros((config.channels, 256), dtype=np.int64)
-    with _pillow_warnings():
-        for place, pixels in _mapped(load, places.tolist(), config.workers, progress):
+    with pillow_warnings():
+        for place, pixels in mapped(load, places.tolist(), config.workers, progress):
             if images is not None:
                 images[place] = pixels
             if training[place]:
@@ -127,7 +127,7 @@ def moments(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[floa
     return tuple(mean), tuple(std)
 
 
-def _mapped(
+def mapped(
     function: Callable[[int], T], items: Sequence[int], workers: int, progress: Progress
 ) -> Iterator[tuple[int, T]]:
     """Yield ``(item, function(item))`` in order, computed by threads, few of them ahead."""
@@ -145,7 +145,7 @@ def _mapped(
 
 
 @contextmanager
-def _pillow_warnings() -> Iterator[None]:
+def pillow_warnings() -> Iterator[None]:
     """Make a decompression bomb an error and keep quiet about odd metadata.
 
     Set around all threads, because warning filters belong to the process.
@@ -156,7 +156,7 @@ def _pillow_warnings() -> Iterator[None]:
         yield
 
 
-def _reason(error: Exception) -> str:
+def decoding_error(error: Exception) -> str:
     """Say what is wrong with an image: the same on every machine, so without its full path."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"

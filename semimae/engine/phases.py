@@ -85,7 +85,7 @@ def fit_phases(
             if world().rank == 0:
                 finished.mkdir(parents=True, exist_ok=True)
                 temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
-                save_model(state.ema, phase, temporary)
+                save_model(state.ema, phase, prepared.info, temporary)
                 temporary.replace(path)
             any_process(False)  # the others wait until it is written
         model = load_model(path, phase, prepared)
