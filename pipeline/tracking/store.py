@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock
 
 from pipeline.workspace import git_commit
-from semimae.params import Params
+from semimae.params import Params, TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,7 @@ class Store(NamedTuple):
     client: "MlflowClient"
     experiment: str  # id
     root: Path
+    config: TrackingConfig
 
 
 def connect(root: Path) -> Store:
@@ -37,12 +38,14 @@ def connect(root: Path) -> Store:
     # An unreachable server would otherwise block for minutes per call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     remote, database = os.environ.get("MLFLOW_TRACKING_URI"), root / "mlflow.db"
-    name = Params.read(root / "params.yaml").tracking.experiment
+    config = Params.read(root / "params.yaml").tracking
+    name = config.experiment
     with _lock(root):
         client = MlflowClient(remote or f"sqlite:///{database}")
         experiment = client.get_experiment_by_name(name)
@@ -54,7 +57,7 @@ def connect(root: Path) -> Store:
                 connection.close()
         else:
             identity = experiment.experiment_id
-    return Store(client, identity, root)
+    return Store(client, identity, root, config)
 
 
 def parent_run(store: Store) -> str:

@@ -44,7 +44,7 @@ def export(trained: Trained, name: str, folder: Path) -> None:
 def export_timm(trained: Trained, folder: Path) -> None:
     """Write what ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads."""
     write_timm(trained, folder)
-    model, classifier = load_timm(folder), Classifier(trained)
+    model, classifier = load_timm(folder), Classifier(trained).eval()
     images = _noise(trained, 3)
     _compare("timm", model(classifier.normalise(images)), classifier(images), 1e-5)
 
@@ -55,7 +55,7 @@ def export_onnx(trained: Trained, folder: Path) -> None:
 
     for chatty in ("onnxscript", "onnx_ir"):  # they tell what they do not optimise
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    classifier = Classifier(trained)
+    classifier = Classifier(trained).eval()
     torch.onnx.export(
         classifier,
         (_noise(trained, 2),),
@@ -75,7 +75,7 @@ def export_onnx(trained: Trained, folder: Path) -> None:
 
 def export_program(trained: Trained, folder: Path) -> None:
     """Write ``model.pt2``, which ``torch.export.load`` reads: the same as the ONNX file."""
-    classifier = Classifier(trained)
+    classifier = Classifier(trained).eval()
     program = torch.export.export(classifier, (_noise(trained, 2),), dynamic_shapes=_DYNAMIC)
     torch.export.save(program, folder / PROGRAM)
     loaded = torch.export.load(folder / PROGRAM).module()

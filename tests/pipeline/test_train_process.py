@@ -132,7 +132,7 @@ def logged(workspace: Workspace) -> dict[str, object]:
     curves = {
         name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
-        if name not in ("seconds", "data_wait")
+        if name not in ("seconds", "data_wait") and not name.startswith("system/")
     }
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("semimae.")}
     return {"status": run.info.status, "params": run.data.params, "tags": tags, "curves": curves}

@@ -1,0 +1,59 @@
+"""The model as MLflow runs it. MLflow stores a copy of this file, so it imports nothing of ours."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+from PIL import Image
+
+# ``predict`` has no annotations: MLflow would take them for the signature, which is stated.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+
+
+class ImageClassifier(PythonModel):  # type: ignore[misc]  # MLflow has no types here
+    """Classifies uint8 images ``[B, H, W, C]`` of any size with a model of timm."""
+
+    def load_context(self, context: Any) -> None:
+        folder = context.artifacts["timm"]
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        self.model.eval().to(self.device)
+        config = self.model.pretrained_cfg
+        self.names, self.size = config["label_names"], config["input_size"][1]
+        self.share = config["crop_pct"]
+        self.mean, self.std = (
+            torch.tensor(config[key]).mul(255).view(1, -1, 1, 1) for key in ("mean", "std")
+        )
+
+    @torch.no_grad()
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        pixels = np.stack([self._scaled(image) for image in np.asarray(model_input)])
+        images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) - self.mean) / self.std
+        logits = self.model(images.to(self.device))
+        probabilities = logits.double().softmax(dim=-1).cpu().numpy()  # [B, classes]
+        best = probabilities.argmax(axis=1)
+        return pd.DataFrame(
+            {
+                "class": [self.names[index] for index in best],
+                "probability": probabilities.max(axis=1),
+                "probabilities": probabilities.tolist(),
+            }
+        )
+
+    def _scaled(self, pixels: Any) -> Any:
+        """Scale the central square of an image ``[H, W, C]`` to ``[S, S, C]``, as in training."""
+        height, width, channels = pixels.shape
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        side = min(width, height) * self.share
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        scaled = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(scaled).reshape(self.size, self.size, channels)
+
+
+set_model(ImageClassifier())
