@@ -1,11 +1,13 @@
 # Everything a contributor runs. `make repro` and `make test` work on a fresh clone, each alone.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test check bench format ui lock clean help
+.PHONY: setup repro grid smoke test check bench format ui serve lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+MODEL ?= semi-mae
+PORT ?= 5001
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -49,6 +51,10 @@ format: setup ## Format and fix.
 
 ui: setup ## Open MLflow's UI on http://127.0.0.1:5000.
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+serve: setup ## Serve the headline's model on http://127.0.0.1:5001/invocations.
+	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" mlflow models serve \
+	  --model-uri "models:/$(MODEL)@headline" --env-manager local --host 127.0.0.1 --port $(PORT)
 
 lock: ## Renew requirements.lock (needs uv); torch and what comes with it stay out.
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

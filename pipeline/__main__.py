@@ -7,7 +7,22 @@ import warnings
 
 import typer
 
-from pipeline import export, grid, predict, prepare, probe, prune, recipe, report, split, sync, train, tune
+from pipeline import (
+    add_labels,
+    export,
+    grid,
+    predict,
+    prepare,
+    probe,
+    prune,
+    recipe,
+    report,
+    split,
+    suggest,
+    sync,
+    train,
+    tune,
+)
 from semimae.types import Interrupted, UserError
 
 app = typer.Typer(
@@ -26,6 +41,8 @@ app.command("fine-tune", rich_help_panel=_STAGES)(tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
 app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.command("export", rich_help_panel=_TOOLS)(export.export)
+app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)
+app.command("add-labels", rich_help_panel=_TOOLS)(add_labels.add_labels)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)

@@ -20,7 +20,7 @@ _PROTOCOLS = {
     "knn": "Nearest neighbours on its features",
 }
 _LOADING = {
-    "timm": '''\
+    "timm": """\
 timm (`model.safetensors`, `config.json`), from normalised images `[B, C, H, W]`:
 
 ```python
@@ -32,8 +32,8 @@ transform = timm.data.create_transform(**data, is_training=False)
 logits = model(transform(image).unsqueeze(0))  # image: of PIL, in mode "MODE"
 names = model.pretrained_cfg["label_names"]
 ```
-''',
-    "onnx": '''\
+""",
+    "onnx": """\
 ONNX (`model.onnx`), from uint8 pixels `[B, SIZE, SIZE, CHANNELS]`; it normalises them itself:
 
 ```python
@@ -42,8 +42,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 (logits,) = session.run(["logits"], {"images": pixels})
 ```
-''',
-    "torch": '''\
+""",
+    "torch": """\
 torch.export (`model.pt2`), from the same pixels:
 
 ```python
@@ -51,7 +51,7 @@ import torch
 
 logits = torch.export.load("FOLDER/model.pt2").module()(torch.from_numpy(pixels))
 ```
-''',
+""",
 }
 
 
@@ -118,7 +118,10 @@ def _scores(scores: dict[str, Any]) -> list[str]:
 
     if not scores:
         return ["None: the model was exported without its run's `linear_probe.json`."]
-    lines = ["| On the test set | Images | Top-1 % | Calibration error |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| On the test set | Images | Top-1 % | Calibration error |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, title in _PROTOCOLS.items():
         found = Scores.model_validate_json(json.dumps(scores["protocols"][name]))
         top1, ece = _interval(found.top1, 100, 1), _interval(found.ece, 1, 3)
@@ -148,9 +151,7 @@ def _limits(trained: "Trained", scores: dict[str, Any]) -> list[str]:
             f"{100 * per_class[worst]:.1f}% of its test images are found."
         )
     if dataset.duplicates_test_train:
-        lines.append(
-            f"- {dataset.duplicates_test_train:,} test images are also in another split."
-        )
+        lines.append(f"- {dataset.duplicates_test_train:,} test images are also in another split.")
     if dataset.num_skipped:
         lines.append(f"- {dataset.num_skipped:,} files could not be read and were left out.")
     return lines

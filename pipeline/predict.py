@@ -126,12 +126,14 @@ def _files(paths: list[Path], root: Path | None) -> list[str]:
 
 
 def _images_below(folder: Path) -> list[str]:
-    found = []
+    found: list[str] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(files):
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
-                found.append(os.path.join(parent, name))
+        found += (
+            os.path.join(parent, name)
+            for name in sorted(files)
+            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import tempfile
+import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,6 @@ def _register(store: Store, run: "Run", folder: Path, name: str, digest: str) ->
 
 def _save(trained: "Trained", folder: Path, out: Path) -> None:
     """Write the model in MLflow's format, so that torch, timm and mlflow are all it needs."""
-    import mlflow.pyfunc
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -114,15 +114,19 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
         timm_folder = Path(temporary) / "timm"
         timm_folder.mkdir()
         export(trained, "timm", timm_folder)
-        mlflow.pyfunc.save_model(
-            out,
-            python_model=str(Path(__file__).with_name("served.py")),
-            artifacts={"timm": str(timm_folder)},
-            signature=signature,
-            input_example=ramp.astype(np.uint8),
-            pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],
-            metadata={"classes": list(dataset.class_names)},
-        )
+        with warnings.catch_warnings():  # MLflow warns of type hints, its own among them
+            warnings.simplefilter("ignore", UserWarning)
+            import mlflow.pyfunc
+
+            mlflow.pyfunc.save_model(
+                out,
+                python_model=str(Path(__file__).with_name("served.py")),
+                artifacts={"timm": str(timm_folder)},
+                signature=signature,
+                input_example=ramp.astype(np.uint8),
+                pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],
+                metadata={"classes": list(dataset.class_names)},
+            )
     card = model_card(trained, folder, [])
     (out / CARD).write_text(card, encoding="utf-8")
 

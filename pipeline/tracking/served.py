@@ -1,6 +1,5 @@
 """The model as MLflow runs it. MLflow stores a copy of this file, so it imports nothing of ours."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 from PIL import Image
 
-# ``predict`` has no annotations: MLflow would take them for the signature, which is stated.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
-
-class ImageClassifier(PythonModel):  # type: ignore[misc]  # MLflow has no types here
+class ImageClassifier(PythonModel):  # type: ignore[misc]  # of MLflow, which has no types
     """Classifies uint8 images ``[B, H, W, C]`` of any size with a model of timm."""
 
     def load_context(self, context: Any) -> None:
@@ -31,7 +27,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # MLflow has no types
         )
 
     @torch.no_grad()
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:
         pixels = np.stack([self._scaled(image) for image in np.asarray(model_input)])
         images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) - self.mean) / self.std
         logits = self.model(images.to(self.device))

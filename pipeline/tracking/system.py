@@ -1,5 +1,6 @@
 """Load of the machine while a stage trains, under the names of MLflow's system metrics."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -20,10 +21,8 @@ class SystemMetrics:
         from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
         self.monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        try:
+        with contextlib.suppress(ImportError, RuntimeError):  # no library, no GPU
             self.monitors.append(GPUMonitor())
-        except (ImportError, RuntimeError):  # no library, no GPU
-            pass
         self.count = 0
         self._collect()  # the CPU's load is counted from one call to the next
 

@@ -1,4 +1,4 @@
-"""A trained model as a folder that timm loads; beside `backbones` the only place that knows timm."""
+"""A trained model as a folder that timm loads, under timm's names."""
 
 import json
 from pathlib import Path
