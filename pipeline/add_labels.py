@@ -41,9 +41,7 @@ def add_labels(
         raise UserError(
             f"dataset={params.dataset} has its labels; add-labels is for imagefolder and csv."
         )
-    typer.echo(
-        f"{len(labels)} images are labelled; next: `dvc repro -f prepare`, then `dvc repro`."
-    )
+    typer.echo(f"Labelled: {len(labels)}. Next: `dvc repro -f prepare`, then `make repro`.")
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -88,7 +88,7 @@ def test_what_is_no_model_is_refused_in_one_line(damage: str, run: Path, tmp_pat
     path = run / "train" / "model.safetensors"
     if damage == "no file":
         path.unlink()
-        said = "holds no trained model; give a run's folder"
+        said = "holds no trained model, or not yet; give a run's folder"
     elif damage == "no model":
         path.write_bytes(b"hello")
         said = "cannot be read"

@@ -246,7 +246,7 @@ def labelling(
 
 def test_labelled_files_move_to_their_class(labelling: Labelling) -> None:
     said = labelling.add(("unlabeled/1.png", "dog"), ("unlabeled/deep/2.png", ""))
-    assert said.startswith("1 images are labelled; next: `dvc repro -f prepare`")
+    assert said.startswith("Labelled: 1. Next: `dvc repro -f prepare`")
     kept = {"train/cat/0.png", "train/dog/0.png", "unlabeled/deep/2.png"}
     assert labelling.files() == kept | {"train/dog/1.png"}
     labelling.add(("unlabeled/deep/2.png", "cat"))
