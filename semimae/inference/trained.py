@@ -76,8 +76,8 @@ def find_weights(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise UserError(
-        f"{path} holds no trained model, or not yet; give a run's folder, such as runs/headline, or "
-        f"its train/{WEIGHTS}."
+        f"{path} holds no trained model, or not yet; give a run's folder, such as "
+        f"runs/headline, or its train/{WEIGHTS}."
     )
 
 
