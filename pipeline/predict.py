@@ -33,7 +33,7 @@ class Device(StrEnum):
 def predict(
     model: Model,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Images, folders, csv files.")
+        list[Path], typer.Argument(metavar="PATH", help="Images, folders, csv files.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet.")

@@ -14,7 +14,9 @@ COLUMNS = ["path", "rank", "class", "confidence", "label"]
 
 
 def suggest_labels(
-    run: Annotated[Path | None, typer.Argument(help="A run's folder; the headline's.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run's folder; without it, the headline's.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many images.")] = 100,
     out: Annotated[
         Path | None, typer.Option(help="File to write, .csv; without it, standard output.")
