@@ -66,9 +66,14 @@ class AblationConfig(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """Where MLflow's runs go."""
+    """What goes to MLflow, and where."""
 
-    experiment: str = Field(min_length=1, max_length=250, description="Name of the experiment.")
+    experiment: str = Field(
+        min_length=1,
+        max_length=250,
+        description="Name of the experiment, and of the registered model.",
+    )
+    log_model: bool = Field(description="Whether the headline's model is logged and registered.")
 
 
 class Params(Frozen):
