@@ -28,7 +28,7 @@ LARGEST_GRID = 10_000  # cells; each is a stage of DVC
 _LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
 
 _short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
-_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 3, 120, 120, 60
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 120, 120, 60
 
 
 class AblationConfig(Frozen):
