@@ -1,0 +1,100 @@
+"""What a finished study leaves in results/ and in README, and how one command gets there."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_helpers import REPO, Workspace, ablation, report
+
+import pipeline.study as study_command
+from pipeline.results import BEGIN, END, keep_results, shown_in
+from semimae.params import Params
+from semimae.types import UserError
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+FACTORS = {"supervised": 4.0, "semi_mae": 1.0}
+
+
+@pytest.fixture
+def finished(workspace: Workspace) -> Path:
+    """A workspace with a report; README shows no results yet."""
+    workspace(ablation(budget=["images", "time"], time_factor=FACTORS))
+    report()
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    Path("README.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
+    return Path.cwd()
+
+
+def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
+    keep_results("fake", title="Invented runs")
+    folder = finished / "results" / "fake"
+    assert {path.name for path in folder.iterdir()} == {
+        *("about.json", "ablation.csv", "dvc.lock", "index.html", "params.yaml", "summary.md"),
+    }
+    about = json.loads((folder / "about.json").read_text())
+    assert about["seeds"] == [0, 1, 2]
+    assert about["runs"] == 12
+    assert about["cpu_hours"] == pytest.approx(12 / 3600)  # report_helpers: a second each
+    page = Path("README.md").read_text()
+    assert page.startswith("# Title\n\n")
+    assert page.endswith(f"{END}\n\nThe rest.\n")
+    assert "old" not in page
+    assert "### Invented runs" in page
+    assert "10% (100 images), equal steps:" in page
+    assert "10% (100 images), equal time:" in page
+    # Of the means that report_helpers invents: 77 and 66 %, every seed between 10 and 12 apart.
+    (row,) = [line for line in page.splitlines() if "Supervised" in line and "| 240 |" in line]
+    assert "| 66.0 " in row
+    assert "| +11.0 " in row
+    assert shown_in(finished, page) == page
+
+
+def test_an_unfinished_grid_is_not_kept(finished: Path) -> None:
+    shutil.rmtree("runs/semi_mae-0.5-0.1-1-images")
+    with pytest.raises(UserError, match="1 runs of the grid are missing"):
+        keep_results("fake", title="Invented runs")
+    assert not (finished / "results").exists()
+
+
+def test_a_missing_report_is_named(finished: Path) -> None:
+    Path("dvc.lock").unlink()
+    with pytest.raises(UserError, match=r"dvc\.lock is missing; run `dvc repro` first"):
+        keep_results("fake", title="Invented runs")
+
+
+def test_readme_shows_what_results_hold() -> None:
+    page = (REPO / "README.md").read_text()
+    assert shown_in(REPO, page) == page, "run `python -m pipeline keep-results`"
+    assert page.count(BEGIN) == page.count(END) == 1
+
+
+def test_a_study_is_two_grids_and_continues(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ablation(budget=["images"], time_factor={})
+    Path("recipes").mkdir()
+    Path("recipes/study_fake.yaml").write_text(f"# Does it help?\n{asked.model_dump_json()}\n")
+    done: list[Any] = []
+
+    def factors(cpu: bool, write: bool) -> None:
+        assert cpu
+        assert write
+        done.append("factors")
+        timed = ablation(budget=["images", "time"], time_factor=FACTORS)
+        Path("params.yaml").write_text(timed.model_dump_json())
+
+    def grid(jobs: int) -> None:
+        done.append(Params.read(Path("params.yaml")).ablation.budget)
+
+    monkeypatch.setattr(study_command, "grid", grid)
+    monkeypatch.setattr(study_command, "time_factors", factors)
+    both = ["images", "time"]
+    Path("params.yaml").write_text(asked.model_dump_json())
+    study_command.study("study_fake")
+    assert done == [["images"], "factors", both]
+    assert "### Does it help?" in Path("README.md").read_text()
+    assert Path("results/fake/summary.md").is_file()
+    study_command.study("study_fake")  # its factors are those of the first time
+    assert done == [["images"], "factors", both, both]
