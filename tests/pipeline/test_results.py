@@ -42,8 +42,8 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
     assert page.endswith(f"{END}\n\nThe rest.\n")
     assert "old" not in page
     assert "### Invented runs" in page
-    assert "10% (100 images), equal steps:" in page
-    assert "10% (100 images), equal time:" in page
+    assert "10% of labels (100 images), equal steps:" in page
+    assert "10% of labels (100 images), equal time:" in page
     # Of the means that report_helpers invents: 77 and 66 %, every seed between 10 and 12 apart.
     (row,) = [line for line in page.splitlines() if "Supervised" in line and "| 240 |" in line]
     assert "| 66.0 " in row
@@ -52,7 +52,8 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
 
 
 def test_an_unfinished_grid_is_not_kept(finished: Path) -> None:
-    shutil.rmtree("runs/semi_mae-0.5-0.1-1-images")
+    for budget in ("images", "time"):  # one cell, in two folders
+        shutil.rmtree(f"runs/semi_mae-0.5-0.1-1-{budget}")
     with pytest.raises(UserError, match="1 runs of the grid are missing"):
         keep_results("fake", title="Invented runs")
     assert not (finished / "results").exists()
