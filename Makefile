@@ -2,13 +2,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test stack-test docs audit check bench format ui lock clean help
+.PHONY: setup repro grid smoke test stack-test soak docs audit check bench format ui lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
+
+soak: setup ## Kill training and scoring at 200 random points and compare the bits.
+	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,7 +33,8 @@ repro: setup ## Run the whole pipeline; the report is reports/index.html.
 grid: repro ## The same; JOBS=N cells at a time.
 
 smoke: setup ## Run the same pipeline on a small subset, as CI does.
-	dvc exp run -S train.steps=40 -S fine_tune.steps=10 -S 'ablation.method=[fixmatch,semi_mae]' \
+	dvc exp run -S train.steps=40 -S fine_tune.steps=10 \
+	  -S fine_tune.optim.warmup_steps=1 -S 'ablation.method=[fixmatch,semi_mae]' \
 	  -S 'ablation.mask_ratio=[0.75]' -S 'ablation.label_fraction=[0.1]' -S 'ablation.seed=[0]'
 
 test: setup ## Run the tests.
@@ -59,6 +63,7 @@ format: setup ## Format and fix.
 	ruff format -q .
 
 ui: setup ## Open MLflow's UI on http://127.0.0.1:5000.
+	@echo "Runs: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 # torch and what comes with it stay out; so does pip, which a tool of development asks for.

@@ -1,5 +1,6 @@
 """The command line: ``python -m pipeline COMMAND``. Heavy imports wait for a command's call."""
 
+import errno
 import logging
 import os
 import sys
@@ -22,7 +23,8 @@ from pipeline import (
     train,
     tune,
 )
-from semimae.types import Interrupted, UserError
+from pipeline.launch import LOST
+from semimae.types import Interrupted, LostProcess, UserError
 
 app = typer.Typer(
     name="semimae",
@@ -35,6 +37,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
+# What a disk answers that is full, over its quota, read-only, defective or not ours.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _STAGES, _TOOLS = "Stages, run by dvc repro", "For people"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("split", rich_help_panel=_STAGES)(split.split)
@@ -61,6 +65,18 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(
+            f"error: {error.strerror}: {error.filename or 'on writing'}; what was saved before is "
+            "kept: mend it, then run the same command again.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    except LostProcess as reason:
+        print(f"process {os.environ.get('RANK', '0')}: {reason}", file=sys.stderr)
+        raise SystemExit(LOST) from None
     except Interrupted as reason:
         if os.environ.get("RANK", "0") == "0":  # one of several processes speaks
             print(reason, file=sys.stderr)

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 _POLL = 0.1  # seconds
-_GRACE = 20.0  # seconds that the others get to end, once one has failed
+_GRACE = 8.0  # seconds that the others get to end, once one has failed
+LOST = 3  # exit status of a process that ended because another one had
 
 
 def launched() -> bool:
@@ -54,15 +55,15 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
         codes = [process.poll() for process in running]
         if all(code == 0 for code in codes):
             return 0
-        failed = [(rank, code) for rank, code in enumerate(codes) if code]
-        if failed:
+        if any(codes):
             break
         time.sleep(_POLL)
-    rank, code = failed[0]
-    if code < 0:
-        name = signal.Signals(-code).name
-        print(f"error: process {rank} of {len(running)} was ended by {name}", file=sys.stderr)
     deadline = time.monotonic() + _GRACE
     while time.monotonic() < deadline and any(process.poll() is None for process in running):
         time.sleep(_POLL)
+    failed = [(rank, code) for rank, p in enumerate(running) if (code := p.poll())]
+    rank, code = min(failed, key=lambda each: each[1] == LOST)  # one that failed by itself
+    if code < 0:
+        name = signal.Signals(-code).name
+        print(f"error: process {rank} of {len(running)} was ended by {name}", file=sys.stderr)
     return code if code > 0 else 1

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.tracking import publish
+from pipeline.tracking import LiveRun
 from pipeline.train import ParamsFile, PreparedFolder
-from pipeline.workspace import dvc_root, write_json
+from pipeline.workspace import dvc_root, resume_folder, write_json
 from semimae.cell import Cell
 
 
@@ -18,6 +18,7 @@ def linear_probe(
 
     Example: cd runs/headline && python -m pipeline linear-probe
     """
+    from semimae.data.files import held_lock
     from semimae.data.split import Split
     from semimae.data.store import Prepared, resolve_root
     from semimae.engine.fit import load_model
@@ -29,6 +30,9 @@ def linear_probe(
     prepared = Prepared.read(prepared_folder, resolve_root(cell.data.root, root))
     split = Split.read(folder / "split.json", prepared)
     model = load_model(folder / "train" / "model.safetensors", cell, prepared)
-    result = probe(model, cell, prepared, split, Params.read(params_file).linear_probe)
-    write_json(folder / "linear_probe.json", result)
-    publish(folder, root)
+    config = Params.read(params_file).linear_probe
+    lock = Path(f"{resume_folder(root, folder, 'linear-probe', config.model_dump_json())}.lock")
+    # Seconds long, so it has no checkpoints: SIGTERM and Ctrl-C end it at once.
+    with held_lock(lock, lambda: False), LiveRun(folder, root):
+        result = probe(model, cell, prepared, split, config)
+        write_json(folder / "linear_probe.json", result)

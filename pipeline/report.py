@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.tracking import finish_pipeline
-from pipeline.workspace import dvc_root, git_commit, write_json
+from pipeline.workspace import HEADLINE, RUNS, dvc_root, git_commit, write_json
 
 
 def report(
@@ -20,7 +20,6 @@ def report(
     """
     from pipeline.reporting.evidence import read_evidence
     from pipeline.reporting.render import (
-        headline_scores,
         make_sections,
         summary,
         write_ablation,
@@ -34,4 +33,4 @@ def report(
     write_page(study, make_sections(study, git_commit(here)), out)
     write_ablation(study, out / "ablation.csv")
     write_json(out / "summary.json", summary(study))
-    finish_pipeline(dvc_root(), headline_scores(study), out)
+    finish_pipeline(dvc_root(), here / RUNS / HEADLINE, out)

@@ -7,7 +7,6 @@ import typer
 
 from pipeline.workspace import PREPARED, dvc_root
 from semimae.params import Budget, Params
-from semimae.types import UserError
 
 FromParams = "Instead of the value in params.yaml"
 
@@ -50,11 +49,7 @@ def split(
         val_fraction=cell.data.val_fraction,
         include_labeled=cell.data.include_labeled,
     )
-    if made.num_unlabeled == 0 and cell.num_unlabeled:
-        raise UserError(
-            f"method={cell.method} needs unlabelled images and the split leaves none; "
-            "lower label_fraction or set data.include_labeled: true."
-        )
+    made.check_unlabeled(cell.method, cell.num_unlabeled)
     folder.mkdir(parents=True, exist_ok=True)
     cell.write(folder / "config.json")
     made.write(folder / "split.json")

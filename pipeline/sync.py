@@ -5,20 +5,26 @@ from pathlib import Path
 import typer
 
 from pipeline.progress import progress
-from pipeline.tracking import publish
-from pipeline.workspace import RUNS, dvc_root
+from pipeline.tracking import finish_pipeline, publish
+from pipeline.workspace import HEADLINE, RUNS, dvc_root
 from semimae.cell import cell_id
 
 
 def sync_mlflow() -> None:
-    """Log every finished run under runs/ that the MLflow store does not have. Safe to repeat.
+    """Log every finished run under runs/, and the report, if the MLflow store lacks them.
 
-    Needed after the tracking server was away, and for results that DVC restored from its cache.
+    Safe to repeat. Needed after the tracking server was away, and for results that DVC restored
+    from its cache.
 
     Example: python -m pipeline sync-mlflow
     """
     root = dvc_root()
     count = sync(root)
+    reports = root / "reports"
+    if (reports / "summary.json").is_file() and not finish_pipeline(
+        root, root / RUNS / HEADLINE, reports
+    ):
+        raise typer.Exit(1)
     typer.echo(f"The store has all {count} finished runs.")
 
 

@@ -1,18 +1,32 @@
 """Stage ``train``: train the cell of the current folder."""
 
 import contextlib
-import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.launch import launch, launched
+from pipeline.machine import machine
 from pipeline.progress import Describe, progress
-from pipeline.tracking import LiveRun
-from pipeline.workspace import code_hash, dvc_root, resume_folder, stop_requests, write_json
+from pipeline.tracking import LiveRun, provenance_of
+from pipeline.workspace import (
+    MACHINE,
+    ORIGIN,
+    code_hash,
+    dvc_root,
+    resume_folder,
+    stop_requests,
+    write_json,
+)
 from semimae.cell import Cell
+from semimae.types import UserError
+
+if TYPE_CHECKING:
+    from semimae.data.split import Split
+    from semimae.data.store import Prepared
 
 Row = dict[str, float]
 PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
@@ -41,26 +55,50 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             raise typer.Exit(status)
         return
 
-    import numpy as np
-    from filelock import FileLock
-
-    from semimae.data.files import replaced_folder
+    from semimae.data.files import held_lock, remove_folder
     from semimae.data.split import Split
     from semimae.data.store import Prepared, resolve_root
     from semimae.distributed import connected, launched_world
-    from semimae.engine.fit import save_model
-    from semimae.engine.phases import fit_phases
-    from semimae.engine.reconstruct import reconstruct
 
     prepared = Prepared.read(prepared_folder, resolve_root(cell.data.root, root))
     split = Split.read(folder / "split.json", prepared)
     resume = resume_folder(root, folder, "train")
-    first = launched_world().rank == 0  # the others compute, and are silent
+    here = launched_world()
+    made_by = machine(cell, prepared.info.num_classes) if here.rank == 0 else {}
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_requests())
-        if first:  # an orphan of a killed `dvc repro` may still be training it
-            stack.enter_context(FileLock(f"{resume}.lock"))
+        if here.rank == 0:  # an orphan of a killed `dvc repro` may still be training it
+            before = _version(folder / "train")
+            lock = held_lock(Path(f"{resume}.lock"), stopped.is_set if here.size == 1 else _refuse)
+            waited = stack.enter_context(lock)
+            if waited and _version(folder / "train") not in (None, before):
+                return  # by the other one, just now
         stack.enter_context(connected())
+        _train(cell, prepared, split, folder, root, resume, stopped.is_set, made_by)
+        if here.rank == 0:
+            remove_folder(resume)
+
+
+def _train(
+    cell: Cell,
+    prepared: "Prepared",
+    split: "Split",
+    folder: Path,
+    root: Path,
+    resume: Path,
+    should_stop: Callable[[], bool],
+    made_by: dict[str, Any],
+) -> None:
+    import numpy as np
+
+    from semimae.data.files import replaced_folder
+    from semimae.distributed import world
+    from semimae.engine.fit import save_model
+    from semimae.engine.phases import fit_phases
+    from semimae.engine.reconstruct import reconstruct
+
+    first = world().rank == 0  # the others compute, and are silent
+    with contextlib.ExitStack() as stack:
         if first:
             update = stack.enter_context(progress(cell.name, cell.train.steps))
             live = stack.enter_context(LiveRun(folder, root))
@@ -79,7 +117,7 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             resume=resume,
             finished=root / ".semimae" / "phases" / code_hash(),
             on_row=on_row,
-            should_stop=stopped.is_set,
+            should_stop=should_stop,
         )
         if not first:
             return
@@ -91,10 +129,24 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             clock = [{k: r[k] for k in ("step", *_CLOCK) if k in r} for r in rows]
             write_json(out / "timing.json", clock)
             write_json(out / "phases.json", earlier_phases)
+            write_json(out / ORIGIN, provenance_of(root))
+            write_json(out / MACHINE, made_by)
             pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))
             if pictures is not None:
                 np.savez(out / "reconstructions.npz", **pictures._asdict())
-    shutil.rmtree(resume, ignore_errors=True)
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    """Return what changes when a folder is replaced."""
+    try:
+        return folder.stat().st_ino, folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _refuse() -> bool:
+    """Say that several processes do not wait: theirs would give up waiting for the first one."""
+    raise UserError("another process trains this cell; run it again when that one has ended.")
 
 
 def _without_clock(rows: list[Row]) -> list[Row]:

@@ -1,10 +1,9 @@
 """Stage ``fine-tune``: train all weights further on the labelled images, and score them."""
 
-import shutil
 from pathlib import Path
 
 from pipeline.progress import Describe, progress
-from pipeline.tracking import publish
+from pipeline.tracking import LiveRun
 from pipeline.train import ParamsFile, PreparedFolder, Row
 from pipeline.workspace import dvc_root, resume_folder, stop_requests, write_json
 from semimae.cell import Cell
@@ -20,8 +19,7 @@ def fine_tune(
 
     Example: cd runs/headline && python -m pipeline fine-tune
     """
-    from filelock import FileLock
-
+    from semimae.data.files import held_lock, remove_folder
     from semimae.data.split import Split
     from semimae.data.store import Prepared, resolve_root
     from semimae.engine.checkpoint import Checkpoints
@@ -38,24 +36,26 @@ def fine_tune(
     resume = resume_folder(root, folder, "fine-tune", config.model_dump_json())
     describe = Describe(config.batch_size)
     with (
-        FileLock(f"{resume}.lock"),
         stop_requests() as stopped,
-        progress(f"{cell.name} fine-tune", config.steps) as update,
+        held_lock(Path(f"{resume}.lock"), stopped.is_set),
     ):
+        with (
+            progress(f"{cell.name} fine-tune", config.steps) as update,
+            LiveRun(folder, root),
+        ):
 
-        def on_row(kind: str, row: Row) -> None:
-            update(int(row["step"]), describe(row))
+            def on_row(kind: str, row: Row) -> None:
+                update(int(row["step"]), describe(row))
 
-        result = tune(
-            model,
-            cell,
-            prepared,
-            split,
-            config,
-            checkpoints=Checkpoints(resume),
-            on_row=on_row,
-            should_stop=stopped.is_set,
-        )
-        write_json(folder / "fine_tune.json", result)
-    publish(folder, root)
-    shutil.rmtree(resume, ignore_errors=True)
+            result = tune(
+                model,
+                cell,
+                prepared,
+                split,
+                config,
+                checkpoints=Checkpoints(resume),
+                on_row=on_row,
+                should_stop=stopped.is_set,
+            )
+            write_json(folder / "fine_tune.json", result)
+        remove_folder(resume)

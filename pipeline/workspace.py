@@ -19,6 +19,7 @@ from semimae.types import UserError
 PREPARED = Path("prepared")
 RUNS = Path("runs")
 HEADLINE = "headline"
+ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 
 
 def dvc_root() -> Path:
@@ -55,6 +56,17 @@ def code_hash() -> str:
     for path in sorted(package.rglob("*.py")):
         code.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return code.hexdigest()[:8]
+
+
+def digest(path: Path) -> str:
+    """Hash a file, or a training's curves, which are the same whenever the weights are."""
+    files = [path] if path.is_file() else [path / "history.json", path / "validation.json"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def mlflow_record(root: Path, identity: str) -> Path:
+    """Return the file that remembers which MLflow run holds a cell, for when no server answers."""
+    return root / ".semimae" / "mlflow" / f"{identity}.json"
 
 
 def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:

@@ -68,9 +68,14 @@ class Cell(Frozen):
                 f"{' and '.join(given) or 'nothing'} says which images are labelled; "
                 "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
             )
+        self.optim.check_warmup(self.train.steps, "train.steps")
+        for key, steps in self.start or ():
+            if steps:  # 0: without that phase
+                self.optim.check_warmup(steps, f"start.{key}")
         grid = self.backbone.grid(self.data.image_size)
         if self.mim is not None and self.mask_ratio is not None and grid is not None:
-            self.mim.check_grid(grid, self.mask_ratio)
+            num_values = (self.data.image_size // grid) ** 2 * self.data.channels
+            self.mim.check_patches(grid, num_values, self.mask_ratio)
         return self
 
     @classmethod
@@ -78,12 +83,14 @@ class Cell(Frozen):
         """Read a config.json.
 
         Raises:
-            UserError: If it is missing or of another version.
+            UserError: If it is missing, cannot be read, or is of another version.
         """
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run `dvc repro`, which writes it.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
         except ValidationError as error:
             raise UserError(
                 f"{path} does not fit this version ({error.error_count()} fields); run `dvc repro`."

@@ -6,12 +6,18 @@ batch; what must be known of the whole batch, and the gradients, are added up ov
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from semimae.types import LostProcess
+
+# What gloo and nccl say when a peer is gone.
+_LOST = r"onnection (closed|reset|refused)|Broken pipe|remote process exited"
 
 
 class World(NamedTuple):
@@ -50,6 +56,10 @@ def connected() -> Iterator[World]:
     )
     try:
         yield world()
+    except RuntimeError as error:
+        if not re.search(_LOST, str(error)):
+            raise
+        raise LostProcess("another process of the run has ended, so this one ends too") from None
     finally:
         dist.destroy_process_group()
 

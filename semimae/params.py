@@ -1,21 +1,19 @@
 """params.yaml as one frozen tree, and the cells that it asks for."""
 
-import difflib
 import itertools
-from collections.abc import Iterable
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from semimae.backbones.config import BackboneConfig
 from semimae.cell import Cell, Dataset
 from semimae.data.config import DataConfig
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.evaluation.config import FineTuneConfig, LinearProbeConfig
+from semimae.explain import explain, near
 from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig, SSMAEConfig, StartConfig
 from semimae.mim.config import MIMConfig
 from semimae.types import Frozen, UserError
@@ -26,6 +24,8 @@ LabelFraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Budget = Literal["images", "time"]
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
+LARGEST_GRID = 10_000  # cells; each is a stage of DVC
+_LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
 
 
 class AblationConfig(Frozen):
@@ -53,7 +53,7 @@ class AblationConfig(Frozen):
             raise ValueError("ablation.budget lacks images; write [images] or [images, time]")
         for name in self.time_factor:
             if name not in METHOD_SECTIONS:
-                hint = _near(name, METHOD_SECTIONS)
+                hint = near(name, METHOD_SECTIONS)
                 raise ValueError(f"ablation.time_factor.{name}: unknown key{hint}; it is no method")
         lacking = [m for m in self.method if "time" in self.budget and m not in self.time_factor]
         if lacking:
@@ -102,16 +102,7 @@ class Params(Frozen):
         Raises:
             UserError: With one line that names the key, what arrived, and what is allowed.
         """
-        try:
-            tree = YAML(typ="safe").load(path)
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-        except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2020-13-45
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(tree, dict):
-            raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+        tree = _read_yaml(path)
         try:
             params = cls.model_validate(tree)
             params.cell()
@@ -170,80 +161,41 @@ class Params(Frozen):
         """Return the cells of the ablation, without repetition, in the order of the lists.
 
         With a ``budget``, those of that one alone.
+
+        Raises:
+            UserError: If they are too many, or one of them does not fit together.
         """
         a = self.ablation
         budgets = [b for b in a.budget if budget in (None, b)]
-        values = itertools.product(a.method, a.mask_ratio, a.label_fraction, a.seed, budgets)
-        cells = [self.cell(*chosen) for chosen in values]
-        return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
+        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets)
+        count = math.prod(len(values) for values in lists)
+        if count > LARGEST_GRID:
+            raise UserError(
+                f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
+            )
+        cells = (self.cell(*values) for values in itertools.product(*lists))
+        return list({cell.model_dump_json(): cell for cell in cells}.values())
 
 
-def _near(word: str, allowed: Iterable[str]) -> str:
-    """Return a hint at the nearest allowed word, if one is near."""
-    near = difflib.get_close_matches(word, allowed, n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(content) > _LARGEST_FILE:
+        raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
+    try:
+        tree = YAML(typ="safe", pure=True).load(content)  # the same messages everywhere
+    except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    return tree
 
 
 def _times(steps: int, factor: float) -> int:
     return max(1, round(steps * factor)) if steps else 0
-
-
-def explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    """Turn a validation error into one line: the key, what arrived, what is allowed."""
-    return " ".join(_explain(model, error).split())  # keys and values may hold line breaks
-
-
-def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    keys, section = _follow(model, error["loc"])
-    key = ".".join(keys) or "params"
-    if error["type"] == "extra_forbidden":
-        unknown, fields = str(error["loc"][-1]), section.model_fields
-        hint = _near(unknown, fields)
-        of = f" of {'.'.join([*keys, 'name'])}: {_tag(section)}" if _tag(section) else ""
-        return f"{'.'.join([*keys, unknown])}: unknown key{of}{hint}"
-    if error["type"] == "missing":
-        return f"{key}: missing; every field must be stated"
-    if error["type"] == "union_tag_not_found":
-        return f"{key}.name: missing; every field must be stated"
-    if error["type"] == "union_tag_invalid":
-        context = error["ctx"]
-        return f"{key}.name: got '{context['tag']}'; it must be one of {context['expected_tags']}"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    message = error["msg"].replace("Input should be", "it must be")
-    return f"{key}: got {error['input']!r}; {message}"
-
-
-def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """Follow an error's location to the keys as they stand in the file and the last section.
-
-    Pydantic also names the members of unions on the way, which the file does not.
-    """
-    keys: list[str] = []
-    section, options = model, [model]
-    for part in location:
-        holders = [option for option in options if part in option.model_fields]
-        tagged = [option for option in options if _tag(option) == part]
-        if holders:
-            section = holders[0]
-            options = _models(section.model_fields[str(part)].annotation)
-            keys.append(str(part))
-        elif tagged:
-            section, options = tagged[0], tagged
-        elif isinstance(part, int):
-            keys.append(str(part))
-    return keys, options[0] if options else section
-
-
-def _tag(model: Any) -> str | None:
-    """Return the value of ``name`` that tells a model from the others of its union."""
-    field = getattr(model, "model_fields", {}).get("name")
-    values = get_args(field.annotation) if field else ()
-    return values[0] if values else None
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models in an annotation, which may be a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]

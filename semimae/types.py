@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:  # the stages that touch no tensors start without torch
     from torch import Tensor
@@ -19,9 +19,25 @@ class UserError(Exception):
     Commands print it without a traceback and exit with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        """Keep the message as one line of visible characters.
+
+        It may quote a file's name or content, which must not break the line or command a terminal.
+        """
+        line = " ".join(message.split())
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
+
+# A path in params.yaml. What no file system takes is refused where the key is known.
+PathText = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
+
+
+class LostProcess(Exception):
+    """Another process of the run has ended; what it printed says why."""
 
 
 class Frozen(BaseModel):

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semimae.params import Params
 
 REPO = Path(__file__).parents[1]
+PROPERTY = "generated cases"  # under which a test says how many it ran
 
 # Over params.yaml: as small as it can be while every option still has an effect.
 SMALL = {
@@ -26,7 +27,7 @@ SMALL = {
     "backbone__num_heads": 2,
     "mim__decoder_dim": 8,
     "mim__decoder_heads": 2,
-    "optim__warmup_steps": 2,
+    "optim__warmup_steps": 1,
     "train__steps": 8,
     "train__batch_size": 4,
     "train__mu": 2,

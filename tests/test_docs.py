@@ -132,6 +132,18 @@ def test_every_dependency_has_its_reason() -> None:
         assert re.split(r"[<>=\[]", needed)[0] in text, needed
 
 
+def test_every_promise_names_the_tests_that_hold_it() -> None:
+    text = (REPO / "docs/reliability.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    promises = [row for row in rows if not row.startswith(("| ---", "| Promise"))]
+    assert promises
+    for row in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for path, test in named:
+            assert f"def {test}(" in (REPO / path).read_text(), f"{path}::{test}"
+
+
 def test_every_decision_is_in_their_list() -> None:
     listed = (REPO / "docs/adr/index.md").read_text()
     for path in sorted(REPO.glob("docs/adr/0*.md")):

@@ -11,9 +11,7 @@ from pipeline.reporting.blocks import (
     Table,
     Text,
     count,
-    duration,
     number_columns,
-    percent,
     text_columns,
 )
 from pipeline.reporting.study import Study
@@ -74,13 +72,12 @@ def literature_section() -> Section:
 
 
 def provenance_section(study: Study, commit: str | None) -> Section:
-    """State data, splits, code, parameters, and every run with its cell id and folder."""
+    """State data, splits, code, parameters, and what is missing."""
     blocks: list[Block] = [
         Table("Data and code.", text_columns("What", "Value"), _facts(study, commit)),
     ]
     if study.fractions:
         blocks.append(_split_table(study))
-    blocks.append(_cell_table(study))
     if missing := study.evidence.missing:
         blocks.append(
             Table(
@@ -133,31 +130,6 @@ def _split_table(study: Study) -> Table:
         "Images of each split.",
         [*text_columns("Labels"), *number_columns("Labelled", "Unlabelled", "Validation")],
         rows,
-    )
-
-
-def _cell_table(study: Study) -> Table:
-    rows: list[list[Entry]] = [
-        [
-            r.cell.name,
-            percent(r.scores["classifier"].top1.value),
-            percent(r.val_top1),
-            count(r.images_seen),
-            duration(r.seconds),
-            r.identity,
-            ", ".join(f"runs/{folder.name}" for folder in r.folders),
-        ]
-        for r in study.evidence.results
-    ]
-    return Table(
-        "Every run; folders that hold the same run count once. In ablation.csv with all scores.",
-        [
-            *text_columns("Run"),
-            *number_columns("Top-1 %", "Validation %", "Images seen", "Time"),
-            *text_columns("Cell id", "Folders"),
-        ],
-        rows,
-        folded=True,
     )
 
 

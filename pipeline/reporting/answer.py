@@ -18,8 +18,10 @@ from pipeline.reporting.blocks import (
     percent,
     points,
     text_columns,
+    work,
 )
 from pipeline.reporting.compare import ALPHA, Comparison, over_seeds, setting_of, top1
+from pipeline.reporting.cost import device_hours
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.study import Study
 
@@ -68,7 +70,6 @@ def _verdict(study: Study) -> list[Block]:
     results = study.grid[found.best]
     spread = over_seeds(results, top1())
     total = sum(r.seconds for r in study.evidence.results)
-    device = results[0].cell.train.device
     seeds = f"{spread.n} seeds" if spread.n > 1 else "one seed, no interval"
     lead = (
         f"With {study.labels(fraction)}, {found.best.name} is "
@@ -81,7 +82,7 @@ def _verdict(study: Study) -> list[Block]:
         ("Points over the supervised baseline", difference_value(found.over_baseline)),
         (
             "Cost of one such run",
-            Value(cost(results), f"{count(results[0].images_seen)} images, device {device}"),
+            Value(cost(results), _amount(results[0])),
         ),
     ]
     return [
@@ -92,7 +93,8 @@ def _verdict(study: Study) -> list[Block]:
         Text(_method_of_comparison(study)),
         Text(
             f"The whole report: {len(study.evidence.results)} different runs, "
-            f"{duration(total)} of training in all."
+            f"{duration(total)} of training in all: {device_hours(study.evidence.results)}.",
+            link=("#cost", "Costs in full"),
         ),
     ]
 
@@ -133,7 +135,7 @@ def _fraction_table(study: Study) -> Table:
         rows.append(
             [
                 study.short_labels(fraction),
-                found.best.name,
+                study.named(found.best),
                 accuracy(over_seeds(results, top1())),
                 *_versus(study, found.over_next),
                 *_versus(study, found.over_baseline),
@@ -211,11 +213,16 @@ def _headline_only(study: Study) -> list[Block]:
                 ("Images seen", Value(count(headline.images_seen))),
                 (
                     "Training time",
-                    Value(duration(headline.seconds), f"device {headline.cell.train.device}"),
+                    Value(duration(headline.seconds), _amount(headline)),
                 ),
             ]
         ),
     ]
+
+
+def _amount(result: Result) -> str:
+    flops = f", {work(result.origin.flops)}" if result.origin.flops else ""
+    return f"{count(result.images_seen)} images{flops}, {result.origin.device or 'device unknown'}"
 
 
 def _missing(study: Study) -> list[Block]:

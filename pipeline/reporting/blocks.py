@@ -1,5 +1,6 @@
 """What a page consists of. The same blocks become HTML and Markdown."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -12,10 +13,11 @@ NONE, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 @dataclass(frozen=True)
 class Value:
-    """A number, and what is said about it in small print: an interval, a unit."""
+    """A number, what is said about it in small print, and where it comes from."""
 
     text: str
-    detail: str = ""
+    detail: str = ""  # an interval, a unit
+    link: str = ""
 
 
 Entry = str | Value
@@ -39,6 +41,7 @@ class Table:
     rows: Sequence[Sequence[Entry]]
     folded: bool = False
     strong: int | None = None  # the row to stress
+    anchors: Sequence[str] = ()  # of the rows, for links to them
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,16 @@ class Figure:
     svg: str
     table: Table
     command: str
+    sources: Sequence[Value]  # the settings or the run that it shows, with links
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures side by side where there is room."""
+    """Figures side by side where there is room; with a summary, folded away under it."""
 
     kind: ClassVar[str] = "figures"
     figures: Sequence[Figure]
+    summary: str = ""
 
 
 Block = Table | Text | Facts | Figures
@@ -137,6 +142,15 @@ def p_value(p: float | None) -> str:
 def count(number: float) -> str:
     """Return a whole number with thin thousands separators."""
     return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def work(flops: float | None) -> str:
+    """Return a number of floating-point operations for people."""
+    if not flops:
+        return NONE
+    prefixes = ("", "k", "M", "G", "T", "P", "E")
+    step = min(int(math.log10(flops)) // 3, len(prefixes) - 1)
+    return f"{flops / 1000**step:.3g}\N{NO-BREAK SPACE}{prefixes[step]}FLOP"
 
 
 def duration(seconds: float) -> str:

@@ -40,7 +40,7 @@ def equal_time_section(study: Study) -> Section:
             results = study.timed[setting]
             rows.append(
                 [
-                    setting.name,
+                    study.named(setting, timed=True),
                     accuracy(over_seeds(results, top1())),
                     percent(over_seeds(results, lambda r: r.val_top1).mean),
                     str(len(results)),
@@ -61,6 +61,8 @@ def equal_time_section(study: Study) -> Section:
         )
     if study.between_timed:
         blocks.append(
-            difference_table(study, "Between methods at equal time.", study.between_timed)
+            difference_table(
+                study, "Between methods at equal time.", study.between_timed, timed=True
+            )
         )
     return Section("equal-time", "At equal time", blocks)

@@ -8,11 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.reporting.blocks import count
+from pipeline.reporting.origin import MLflowRun, Origin, read_mlflow_run, read_origin
 from pipeline.workspace import HEADLINE
 from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
+from semimae.evaluation.mistakes import Mistake
 from semimae.params import BUDGETS, Params
 from semimae.types import UserError
 
@@ -36,6 +40,20 @@ class Result:
     seconds: float  # of training, over all phases
     cpu_seconds: float  # the same, of the (first) process's processor time
     earlier_images: int  # of the phases before the last one
+    origin: Origin
+    mlflow: MLflowRun | None
+    mistakes: list[Mistake]  # of the classifier, the surest first
+
+    @property
+    def anchor(self) -> str:
+        """Where the page lists this run."""
+        return f"run-{self.identity}"
+
+    @property
+    def device_hours(self) -> float:
+        """Processor time of all processes on a CPU, else time on all accelerators, in hours."""
+        seconds = self.cpu_seconds if self.origin.device == "cpu" else self.seconds
+        return seconds / 3600 * (self.origin.processes or 1)
 
     @property
     def labels(self) -> str:
@@ -154,7 +172,10 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
                 continue
             identity = cell_id(folder)
             same = [f for f in folders if (f / "split.json").is_file() and cell_id(f) == identity]
-            return _read(cell, identity, (folder, *(f for f in same if f != folder)), split)
+            try:
+                return _read(cell, identity, (folder, *(f for f in same if f != folder)), split)
+            except (KeyError, ValidationError):
+                reason = "scored by another version of the code"
     return reason
 
 
@@ -184,6 +205,9 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         seconds=spent("seconds"),
         cpu_seconds=spent("cpu_seconds"),
         earlier_images=sum(phase["images"] for phase in phases),
+        origin=read_origin(train),
+        mlflow=read_mlflow_run(train, identity),
+        mistakes=[Mistake.model_validate(mistake) for mistake in probed["mistakes"]],
     )
 
 

@@ -9,19 +9,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from pipeline.reporting.plotting import (
-    INK,
-    MUTED,
-    ON_ACCENT,
-    contact_sheet,
     draw,
     draw_panels,
-    fading,
     line_colors,
 )
 from pipeline.reporting.statistics import Spread
-from semimae.evaluation.metrics import Estimate
 
-_PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g}")
+PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g}")
 
 
 class Curve(NamedTuple):
@@ -77,7 +71,7 @@ def points_with_intervals(
         axes.set_xticks(values, [ticks[value] for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(visible=False, axis="x")
-        _percent_axis(axes, xlabel, "test top-1, %")
+        percent_axis(axes, xlabel, "test top-1, %")
 
     return draw(paint)
 
@@ -94,13 +88,18 @@ def curves(panels: Mapping[str, Sequence[Curve]], xlabel: str = "step") -> str:
                     axes.fill_between(
                         line.steps, low, high, color=line.color, alpha=0.15, linewidth=0
                     )
-            if ylabel.endswith("%"):
-                _percent_axis(axes, "", ylabel)
+            if is_share(ylabel):
+                percent_axis(axes, "", ylabel)
             axes.set_ylabel(ylabel)
         all_axes[-1].set_xlabel(xlabel)
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-    return draw_panels(paint, len(panels), 3.1)
+    return draw_panels(paint, len(panels), max(3.1, 0.7 + 1.3 * len(panels)))
+
+
+def is_share(label: str) -> bool:
+    """Return whether an axis of that name shows proportions as percent or as points."""
+    return label.endswith(("%", "points"))
 
 
 def lines(named: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> str:
@@ -140,67 +139,9 @@ def label_curves(
         ends = [*positions, 4 * positions[-1]]
         axes.set_xticks(ends, [f"{p:g}" for p in ends])
         axes.xaxis.set_minor_locator(NullLocator())
-        _percent_axis(axes, "labelled images", "test top-1, %")
+        percent_axis(axes, "labelled images", "test top-1, %")
 
     return draw(paint)
-
-
-def class_accuracy(names: Sequence[str], estimates: Sequence[Estimate]) -> str:
-    """Draw each class's accuracy with its interval."""
-
-    def paint(axes: Axes) -> None:
-        y = np.arange(len(names))
-        value = np.array([e.value for e in estimates])
-        low, high = (np.array([getattr(e, k) for e in estimates]) for k in ("low", "high"))
-        errors = [value - low, high - value]
-        axes.errorbar(value, y, xerr=errors, fmt="o", color=line_colors()[2], linewidth=1.2)
-        axes.set_yticks(y, [_short(name) for name in names])
-        axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
-        axes.set_xlim(min(0.5, float(low.min()) - 0.02), 1.01)
-        axes.xaxis.set_major_formatter(_PERCENT)
-        axes.set_xlabel("test accuracy, %")
-        axes.set_ylabel("class")
-
-    return draw(paint, height=max(2.6, 0.9 + 0.22 * len(names)))
-
-
-def confusion_matrix(names: Sequence[str], counts: NDArray[np.int64]) -> str:
-    """Draw the share of each true class that each class is taken for."""
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-
-    def paint(axes: Axes) -> None:
-        axes.imshow(share, cmap=fading(), vmin=0, vmax=1, interpolation="none")
-        short = [_short(name) for name in names]
-        wide = max(map(len, short)) > 3
-        size = 9 if len(names) <= 12 else 6 if len(names) <= 25 else 4
-        y = range(len(names))
-        axes.set_xticks(y, short, rotation=90 if wide else 0, fontsize=size)
-        axes.set_yticks(y, short, fontsize=size)
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        if len(names) <= 25:
-            for i, j in np.argwhere(counts):
-                color = ON_ACCENT if share[i, j] > 0.5 else INK
-                label = str(counts[i, j])
-                axes.text(j, i, label, ha="center", va="center", color=color, fontsize=size - 1)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
-
-    return draw(paint, height=4.4)
-
-
-def picture_rows(rows: Mapping[str, NDArray[np.uint8]]) -> str:
-    """Draw rows of small images."""
-
-    def paint(all_axes: list[Axes]) -> None:
-        for axes, (name, images) in zip(all_axes, rows.items(), strict=True):
-            axes.imshow(contact_sheet(images), interpolation="none")
-            axes.set_axis_off()
-            axes.set_title(name, loc="left", color=MUTED, fontsize=9, pad=4)
-
-    return draw_panels(paint, len(rows), 0.9 * len(rows))
 
 
 def _band(axes: Axes, points: Points) -> None:
@@ -229,12 +170,9 @@ def _margins(values: Sequence[float], log: bool) -> tuple[float, float]:
     return first - room, last + room
 
 
-def _percent_axis(axes: Axes, xlabel: str, ylabel: str) -> None:
-    axes.yaxis.set_major_formatter(_PERCENT)
+def percent_axis(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label the axes, the vertical one in percent."""
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"

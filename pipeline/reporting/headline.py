@@ -1,4 +1,4 @@
-"""The headline run: its scores in full, and what its MIM branch sees."""
+"""The headline run: its scores in full."""
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from pipeline.reporting.blocks import (
     percent,
     text_columns,
 )
+from pipeline.reporting.class_figures import class_accuracy, confusion_matrix, reliability
 from pipeline.reporting.compare import setting_of
 from pipeline.reporting.evidence import Result
-from pipeline.reporting.figures import class_accuracy, confusion_matrix, picture_rows
+from pipeline.reporting.runs import run_link
 from pipeline.reporting.study import Study, exp_run, label_options
 from semimae.cell import Cell
 from semimae.evaluation.metrics import Estimate, Scores
@@ -58,43 +59,20 @@ def headline_section(study: Study) -> Section:
             f"labelled and {count(headline.num_unlabeled)} unlabelled images), seed "
             f"{headline.cell.seed}. Intervals: 95%, Wilson over {count(scores.num_images)} test "
             "images, bootstrap for the calibration error. They do not cover the randomness of "
-            f"training; the leaderboard's do. Features are pooled by `{headline.pool}`."
+            f"training; the leaderboard's do. Features are pooled by `{headline.pool}`.",
+            link=(f"#{headline.anchor}", "Its folder, commit and MLflow run"),
         ),
         _protocol_table(headline),
     ]
     if "fine_tune" not in headline.scores:
         blocks.append(Text("Fine-tuning has not run yet: `dvc repro fine_tune`.", tone="note"))
+    figures = [_calibration_figure(headline)]
     if len(names) <= _MOST_CLASSES:
-        draw = (_class_figure, _confusion_figure)
-        command = headline_command(headline.cell)
-        blocks.append(Figures([figure(names, scores, command) for figure in draw]))
-    else:
+        figures += [draw(names, headline) for draw in (_class_figure, _confusion_figure)]
+    blocks.append(Figures(figures))
+    if len(names) > _MOST_CLASSES:
         blocks += [_worst_classes(names, scores), _worst_pairs(names, scores)]
     return Section("headline", "Headline run", blocks)
-
-
-def pictures_section(study: Study) -> Section:
-    """Show originals, what the encoder saw, and reconstructions, at each mask ratio."""
-    at_main = [r for s, r in study.grid.items() if s.label_fraction == study.main_fraction]
-    shown = [results[0] for results in at_main if results[0].pictures]
-    headline = study.evidence.headline
-    grid_ids = {result.identity for result in study.evidence.grid}
-    if headline and headline.pictures and headline.identity not in grid_ids:
-        shown.append(headline)
-    if not shown:
-        words = (
-            "No finished run has a MIM branch that predicts pixels, so there is nothing to show."
-        )
-        return Section("reconstructions", "Reconstructions", [Text(words)])
-    words = (
-        "Validation images: as they are, with the hidden patches in grey, and with the hidden "
-        "patches predicted. First seed of each setting."
-    )
-    return Section(
-        "reconstructions",
-        "Reconstructions",
-        [Text(words), Figures([_picture_figure(result) for result in shown])],
-    )
 
 
 def class_names(study: Study, num_classes: int) -> list[str]:
@@ -141,7 +119,37 @@ def _class_columns() -> list[Column]:
     return [*text_columns("Class"), *number_columns("Accuracy %", "Test images")]
 
 
-def _class_figure(names: list[str], scores: Scores, command: str) -> Figure:
+def _calibration_figure(headline: Result) -> Figure:
+    bins = headline.scores["classifier"].calibration
+    rows: list[list[Entry]] = []
+    for i, b in enumerate(bins):
+        means = (b.confidence, b.accuracy) if b.num_images else (None, None)
+        name = f"{100 * i / len(bins):.0f} to {100 * (i + 1) / len(bins):.0f}"
+        rows.append([name, count(b.num_images), *map(percent, means)])
+    return Figure(
+        name="calibration",
+        alt="Test accuracy of the classifier over its confidence, beside the diagonal.",
+        caption=(
+            "Calibration, classifier: accuracy over confidence; a larger point is more images, "
+            "below the diagonal is overconfident."
+        ),
+        svg=reliability(bins),
+        table=Table(
+            "Test images by confidence; means of each bin.",
+            [
+                *text_columns("Confidence from, to %"),
+                *number_columns("Images", "Confidence %", "Accuracy %"),
+            ],
+            rows,
+            folded=True,
+        ),
+        command=headline_command(headline.cell),
+        sources=[run_link(headline)],
+    )
+
+
+def _class_figure(names: list[str], headline: Result) -> Figure:
+    scores = headline.scores["classifier"]
     return Figure(
         name="per_class",
         alt="Test accuracy of each class with 95% Wilson intervals.",
@@ -150,11 +158,13 @@ def _class_figure(names: list[str], scores: Scores, command: str) -> Figure:
         table=Table(
             "Accuracy of each class.", _class_columns(), _class_rows(names, scores), folded=True
         ),
-        command=command,
+        command=headline_command(headline.cell),
+        sources=[run_link(headline)],
     )
 
 
-def _confusion_figure(names: list[str], scores: Scores, command: str) -> Figure:
+def _confusion_figure(names: list[str], headline: Result) -> Figure:
+    scores = headline.scores["classifier"]
     rows: list[list[Entry]] = [
         [name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)
     ]
@@ -165,7 +175,8 @@ def _confusion_figure(names: list[str], scores: Scores, command: str) -> Figure:
         caption="Confusion matrix, classifier: counts; shade is the share of the true class.",
         svg=confusion_matrix(names, np.array(scores.confusion)),
         table=Table("Counts.", columns, rows, folded=True),
-        command=command,
+        command=headline_command(headline.cell),
+        sources=[run_link(headline)],
     )
 
 
@@ -193,26 +204,4 @@ def _worst_pairs(names: list[str], scores: Scores) -> Table:
         "The pairs of classes that are confused most often.",
         [*text_columns("True class", "Taken for"), *number_columns("Images", "Of")],
         rows,
-    )
-
-
-def _picture_figure(result: Result) -> Figure:
-    assert result.pictures is not None
-    with np.load(result.pictures) as file:
-        rows = {name: file[name] for name in ("original", "masked", "reconstructed")}
-    setting = setting_of(result)
-    error = np.abs(rows["original"].astype(float) - rows["reconstructed"]).mean(axis=(1, 2, 3))
-    table_rows: list[list[Entry]] = [[str(i + 1), f"{e:.1f}"] for i, e in enumerate(error)]
-    return Figure(
-        name=f"reconstructions_{setting.method}_{setting.mask_ratio:g}",
-        alt=f"Images in three rows for {setting.name}: original, masked, reconstructed.",
-        caption=f"{setting.name}, {result.labels}, seed {result.cell.seed}.",
-        svg=picture_rows(rows),
-        table=Table(
-            "Mean absolute error over all pixels, in grey levels of 255.",
-            number_columns("Image", "Error"),
-            table_rows,
-            folded=True,
-        ),
-        command=headline_command(result.cell),
     )

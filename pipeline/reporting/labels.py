@@ -127,6 +127,7 @@ def _figure(study: Study, fits: Fits, settings: dict[str, list[Setting]]) -> Fig
             folded=True,
         ),
         command=study.command,
+        sources=[study.named(s) for m in fits for s in settings[m]],
     )
 
 

@@ -66,16 +66,35 @@ def draw(paint: Callable[[Axes], None], height: float = 3.1) -> str:
 
 def draw_panels(paint: Callable[[list[Axes]], None], panels: int, height: float) -> str:
     """Return an SVG of panels below each other that share the horizontal axis."""
+    return _draw(paint, panels, 1, height)
+
+
+def draw_grid(paint: Callable[[list[Axes]], None], rows: int, columns: int) -> str:
+    """Return an SVG of square panels, row by row."""
+    return _draw(paint, rows, columns, rows * (WIDTH / columns + 0.2))
+
+
+def _draw(paint: Callable[[list[Axes]], None], rows: int, columns: int, height: float) -> str:
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # The reader's font has the letters that the measuring one lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
+        axes = figure.subplots(rows, columns, sharex=columns == 1, squeeze=False).flatten()
         paint(list(axes))
-        handles, labels = axes[0].get_legend_handles_labels()
-        if labels:  # above the axes, where it covers nothing
-            columns = max(1, int(62 / (6 + np.mean([len(label) for label in labels]))))
-            figure.legend(handles, labels, loc="outside upper left", ncols=columns, labelcolor=INK)
+        handles = {
+            label: handle
+            for some in axes
+            for handle, label in zip(*some.get_legend_handles_labels(), strict=True)
+        }
+        if handles:  # above the axes, where it covers nothing
+            widest = max(1, int(62 / (6 + np.mean([len(label) for label in handles]))))
+            figure.legend(
+                handles.values(),
+                handles.keys(),
+                loc="outside upper left",
+                ncols=widest,
+                labelcolor=INK,
+            )
         buffer = io.StringIO()
         figure.savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}

@@ -11,11 +11,14 @@ from pipeline.reporting.about import literature_section, provenance_section
 from pipeline.reporting.answer import answer_section
 from pipeline.reporting.blocks import Figures, Section, Value
 from pipeline.reporting.compare import over_seeds, top1
+from pipeline.reporting.cost import cost_section
 from pipeline.reporting.equal_time import equal_time_section
 from pipeline.reporting.evidence import Result
-from pipeline.reporting.headline import headline_section, pictures_section
+from pipeline.reporting.headline import headline_section
 from pipeline.reporting.labels import labels_section
+from pipeline.reporting.pictures import mistakes_section, pictures_section
 from pipeline.reporting.plotting import data_uri
+from pipeline.reporting.runs import runs_section
 from pipeline.reporting.settings import differences_section, effects_section, leaderboard_section
 from pipeline.reporting.study import Study
 from pipeline.reporting.training import training_section
@@ -40,6 +43,11 @@ COLUMNS = [
     "seconds",
     "cpu_seconds",
     "images_seen",
+    "device",
+    "device_hours",
+    "flops",
+    "commit",
+    "mlflow_run",
     "cell_id",
     "folder",
 ]
@@ -56,11 +64,14 @@ def make_sections(study: Study, commit: str | None) -> list[Section]:
         answer_section(study),
         *(section(study) for section in about_grid if study.grid),
         *([equal_time_section(study)] if study.timed else []),
+        labels_section(study),
         training_section(study),
         headline_section(study),
+        mistakes_section(study),
         pictures_section(study),
-        labels_section(study),
+        cost_section(study),
         literature_section(),
+        runs_section(study),
         provenance_section(study, commit),
     ]
 
@@ -105,20 +116,6 @@ def write_ablation(study: Study, path: Path) -> None:
         for result in study.evidence.results
     ]
     write_csv(path, COLUMNS, rows)
-
-
-def headline_scores(study: Study) -> dict[str, float]:
-    """Return the headline's scores as ``headline/PROTOCOL/NAME``."""
-    headline = study.evidence.headline
-    return {
-        f"headline/{protocol}/{name}": value
-        for protocol, scores in (headline.scores if headline else {}).items()
-        for name, value in (
-            ("top1", scores.top1.value),
-            ("ece", scores.ece.value),
-            ("nll", scores.nll),
-        )
-    }
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -170,6 +167,11 @@ def _row(result: Result) -> list[Any]:
         result.seconds,
         result.cpu_seconds,
         result.images_seen,
+        result.origin.device,
+        result.device_hours,
+        result.origin.flops,
+        result.origin.commit,
+        result.mlflow.run_id if result.mlflow else None,
         result.identity,
         f"runs/{result.folders[0].name}",
     ]

@@ -2,7 +2,6 @@
 
 from pipeline.reporting.answer import cost, difference_value, judgement
 from pipeline.reporting.blocks import (
-    MINUS,
     Block,
     Entry,
     Figure,
@@ -108,7 +107,7 @@ def differences_section(study: Study) -> Section:
 def _row(study: Study, setting: Setting) -> list[Entry]:
     results = study.grid[setting]
     return [
-        setting.name,
+        study.named(setting),
         *(accuracy(over_seeds(results, top1(protocol))) for protocol in _PROTOCOLS),
         percent(over_seeds(results, lambda r: r.val_top1).mean),
         str(len(results)),
@@ -117,12 +116,15 @@ def _row(study: Study, setting: Setting) -> list[Entry]:
     ]
 
 
-def difference_table(study: Study, caption: str, comparisons: list[Comparison]) -> Table:
+def difference_table(
+    study: Study, caption: str, comparisons: list[Comparison], *, timed: bool = False
+) -> Table:
     """List paired differences with intervals, p-values and whether they are shown."""
     rows: list[list[Entry]] = [
         [
             study.short_labels(c.a.label_fraction),
-            f"{c.a.name} {MINUS} {c.b.name}",
+            study.named(c.a, timed=timed),
+            study.named(c.b, timed=timed),
             difference_value(c),
             str(c.difference.n),
             p_value(c.difference.p),
@@ -135,7 +137,7 @@ def difference_table(study: Study, caption: str, comparisons: list[Comparison]) 
         f"{caption} Test top-1 in points, on the same seeds; p adjusted by Holm for the "
         f"{len(comparisons)} rows of this table.",
         [
-            *text_columns("Labels", "Difference"),
+            *text_columns("Labels", "Setting", "less"),
             *number_columns("Mean [95% interval]", "Seeds", "p", "Adjusted p"),
             *text_columns("Shown?"),
         ],
@@ -169,6 +171,7 @@ def _over_mask_ratio(study: Study, fraction: Labels) -> Figure:
         svg=points_with_intervals(series, ticks or {0.5: "0.5"}, "mask ratio"),
         table=_means_table(study, settings),
         command=study.command,
+        sources=[study.named(s) for s in settings],
     )
 
 
@@ -194,6 +197,7 @@ def _over_labels(study: Study) -> Figure:
         svg=points_with_intervals(series, ticks, "labelled images", log=True),
         table=_means_table(study, shown),
         command=study.command,
+        sources=[study.named(s) for s in shown],
     )
 
 
@@ -203,7 +207,7 @@ def _means_table(study: Study, settings: list[Setting]) -> Table:
         [*text_columns("Setting", "Labels"), *number_columns("Top-1 %", "Seeds")],
         [
             [
-                s.name,
+                study.named(s),
                 study.short_labels(s.label_fraction),
                 accuracy(over_seeds(study.grid[s], top1())),
                 str(len(study.grid[s])),

@@ -4,7 +4,7 @@ import itertools
 import shlex
 from dataclasses import dataclass
 
-from pipeline.reporting.blocks import count
+from pipeline.reporting.blocks import Value, count
 from pipeline.reporting.compare import (
     Comparison,
     Grid,
@@ -40,6 +40,11 @@ class Study:
         """Return each method's best setting by validation, in the order of the methods."""
         best = ranked(self.grid, label_fraction)
         return sorted(best, key=lambda setting: self.methods.index(setting.method))
+
+    def named(self, setting: Setting, *, timed: bool = False) -> Value:
+        """Return a setting's name with a link to its runs, for equal steps or for equal time."""
+        results = (self.timed if timed else self.grid)[setting]
+        return Value(setting.name, link=f"#{results[0].anchor}")
 
     def result_of(self, label_fraction: Labels) -> Result:
         """Return one of the results with a label fraction."""

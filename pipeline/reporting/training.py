@@ -19,50 +19,83 @@ from pipeline.reporting.blocks import (
 )
 from pipeline.reporting.compare import Labels, Setting
 from pipeline.reporting.evidence import Result, Row
-from pipeline.reporting.figures import Curve, curves, lines
-from pipeline.reporting.headline import headline_command
+from pipeline.reporting.figures import Curve, curves, is_share
+from pipeline.reporting.headline_curves import headline_figures, thinned
 from pipeline.reporting.plotting import method_look
 from pipeline.reporting.study import Study
 
-_MAX_ROWS = 16  # of a folded table; the stage files hold every step
-_LOSS = "loss/"
-_PANELS = {
-    "learning": {"val/top1": "validation top-1, %"},
-    "pseudo_labels": {"pseudo/accuracy": "accuracy, %", "pseudo/coverage": "coverage, %"},
-    "gradient_cosine": {"gradient/cosine": "cosine"},
-}
-_CAPTIONS = {
-    "learning": "Validation accuracy of the averaged weights",
-    "pseudo_labels": "Accuracy and coverage of the pseudo labels",
-    "gradient_cosine": "Agreement of the two unlabelled terms: cosine of their gradients",
+_GRADIENT = "gradient/"
+_FIGURES = {
+    "learning": (
+        "Validation accuracy of the averaged weights, and how far they are above the trained ones",
+        {"val/top1": "top-1, %", "val/teacher_gain": "lead, points"},
+    ),
+    "pseudo_labels": (
+        "Accuracy of the pseudo labels: of those in use, and of all whatever the threshold",
+        {"pseudo/accuracy": "in use, %", "pseudo/accuracy_all": "of all, %"},
+    ),
+    "coverage": (
+        "Use of the pseudo labels: share of unlabelled images in use, and the threshold",
+        {"pseudo/coverage": "coverage, %", "pseudo/threshold": "threshold, %"},
+    ),
+    "reconstruction": ("Reconstruction error", {"loss/reconstruction": "loss"}),
+    "gradient_cosine": (
+        "Agreement of the two unlabelled terms: cosine of their gradients",
+        {"gradient/cosine": "cosine"},
+    ),
 }
 
 
 def training_section(study: Study) -> Section:
-    """Draw validation accuracy, the pseudo labels' quality and use, and the headline's losses."""
-    blocks: list[Block] = []
-    figures = [
-        figure
-        for name, keys in _PANELS.items()
-        for fraction in study.fractions
-        if (figure := _figure(study, fraction, name, keys)) is not None
+    """Draw what was measured while the settings trained; one label fraction is in sight."""
+    blocks: list[Block] = [
+        Text(
+            "Lines: mean over seeds, each method at the mask ratio that validation prefers. "
+            "Shades: lowest to highest seed. Coverage is the share of unlabelled images whose "
+            "pseudo label is used; accuracy is of those whose hidden label is known, weighted as "
+            "they count. The cosine is above 0 where reconstruction moves the shared weights to "
+            "where the pseudo labels pull them too. Gradients are those of the encoder. A line has "
+            "the steps at which every seed has a value."
+        )
     ]
-    if figures:
-        blocks += [
-            Text(
-                "Lines: mean over seeds, each method at the mask ratio that validation prefers. "
-                "Shades: lowest to highest seed. Coverage is the share of unlabelled images whose "
-                "pseudo label is used; accuracy is of those, where the hidden label is known."
-            ),
+    for fraction in sorted(study.fractions, key=lambda f: f != study.main_fraction):
+        figures = [
+            figure
+            for name, (caption, panels) in (_FIGURES | _gradient_norms(study, fraction)).items()
+            if (figure := _figure(study, fraction, name, caption, panels)) is not None
         ]
-    if study.evidence.headline:
-        figures.append(_losses(study.evidence.headline))
-    if figures:
-        blocks.append(Figures(figures))
-    return Section("training", "Training", blocks)
+        summary = (
+            "" if fraction == study.main_fraction else f"The same with {study.labels(fraction)}"
+        )
+        if figures:
+            blocks.append(Figures(figures, summary))
+        if absent := [
+            title for name, (title, keys) in _FIGURES.items() if _absent(study, fraction, keys)
+        ]:
+            words = (
+                f"Not drawn with {study.labels(fraction)}, since no step has a value of every seed"
+            )
+            blocks.append(Text(f"{words}: {'; '.join(absent)}."))
+    headline = study.evidence.headline
+    if headline:
+        blocks.append(Figures(headline_figures(study, headline)))
+    return Section("training", "Training", blocks if study.fractions else blocks[1:])
 
 
-def _figure(study: Study, fraction: Labels, name: str, keys: Mapping[str, str]) -> Figure | None:
+def _gradient_norms(study: Study, fraction: Labels) -> dict[str, tuple[str, dict[str, str]]]:
+    keys = {
+        key: f"|{key.removeprefix(_GRADIENT)}|"
+        for setting in study.best_settings(fraction)
+        for row in study.grid[setting][0].history
+        for key in row
+        if key.startswith(_GRADIENT) and key != "gradient/cosine"
+    }
+    return {"gradient_norms": ("Norm of each term's gradient, unweighted", keys)} if keys else {}
+
+
+def _figure(
+    study: Study, fraction: Labels, name: str, caption: str, keys: Mapping[str, str]
+) -> Figure | None:
     settings = study.best_settings(fraction)
     panels = {
         label: found
@@ -71,7 +104,8 @@ def _figure(study: Study, fraction: Labels, name: str, keys: Mapping[str, str]) 
     }
     if not panels:
         return None
-    caption = f"{_CAPTIONS[name]}, {study.labels(fraction)}."
+    shown = {curve.label for panel in panels.values() for curve in panel}
+    caption = f"{caption}; {study.labels(fraction)}."
     return Figure(
         name=f"{name}_{study.file_part(fraction)}",
         alt=f"{caption[:-1]}, over training steps, one line per method.",
@@ -79,6 +113,20 @@ def _figure(study: Study, fraction: Labels, name: str, keys: Mapping[str, str]) 
         svg=curves(panels),
         table=_table(panels),
         command=study.command,
+        sources=[study.named(s) for s in settings if s.name in shown],
+    )
+
+
+def _absent(study: Study, fraction: Labels, keys: Mapping[str, str]) -> bool:
+    """Return whether some run has one of the metrics, but no setting a step with all seeds."""
+    settings = study.best_settings(fraction)
+    drawn = any(_curve(study, setting, key) for setting in settings for key in keys)
+    return not drawn and any(
+        key in row
+        for setting in settings
+        for result in study.grid[setting]
+        for key in keys
+        for row in _rows(result, key)
     )
 
 
@@ -108,59 +156,20 @@ def _table(panels: Mapping[str, Sequence[Curve]]) -> Table:
     ]
     found = [
         {
-            step: _range(v, percent=label.endswith("%"))
+            step: _range(v, share=is_share(label))
             for step, v in zip(curve.steps.tolist(), curve.values.T, strict=True)
         }
         for label, curve in drawn
     ]
     rows: list[list[Entry]] = [
         [count(step), *(values.get(step, "") for values in found)]
-        for step in _thinned(sorted(set().union(*found)))
+        for step in thinned(sorted(set().union(*found)))
     ]
     return Table("Mean and range of the seeds.", number_columns("Step", *names), rows, folded=True)
 
 
-def _range(values: NDArray[np.float64], *, percent: bool) -> Value:
-    scale, digits = (100, 1) if percent else (1, 3)
+def _range(values: NDArray[np.float64], *, share: bool) -> Value:
+    scale, digits = (100, 1) if share else (1, 3)
     summary = (values.mean(), values.min(), values.max())
     mean, low, high = (f"{scale * value:.{digits}f}" for value in summary)
     return Value(mean, f"[{low}, {high}]" if len(values) > 1 else "")
-
-
-def _losses(headline: Result) -> Figure:
-    rows = headline.history
-    names = sorted({key for row in rows for key in row if key.startswith(_LOSS)})
-    names.sort(key=lambda name: name != f"{_LOSS}total")
-    steps = _thinned([row["step"] for row in rows])
-    by_step = {row["step"]: row for row in rows}
-    return Figure(
-        name="losses",
-        alt="Loss terms of the headline run over training steps.",
-        caption="Loss terms of the headline run, unweighted; total is the weighted sum.",
-        svg=lines(
-            {
-                name.removeprefix(_LOSS): (
-                    [row["step"] for row in rows if name in row],
-                    [row[name] for row in rows if name in row],
-                )
-                for name in names
-            },
-            "loss",
-        ),
-        table=Table(
-            "Loss terms.",
-            number_columns("Step", *(name.removeprefix(_LOSS) for name in names)),
-            [
-                [count(s), *(f"{by_step[s][n]:.3f}" if n in by_step[s] else "" for n in names)]
-                for s in steps
-            ],
-            folded=True,
-        ),
-        command=headline_command(headline.cell),
-    )
-
-
-def _thinned(steps: Sequence[float]) -> list[float]:
-    """Return at most ``_MAX_ROWS`` of the steps, the last among them."""
-    stride = -(-len(steps) // _MAX_ROWS)
-    return list(steps[::-1][::stride][::-1])

@@ -1,47 +1,90 @@
 """The run of a cell: found or made, and brought to what the stage files say."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tracking.store import Store, log_rows, parent_run, provenance_of
+from pipeline.tracking.store import (
+    NOTE,
+    Store,
+    invocation,
+    log_rows,
+    provenance_of,
+    report_run,
+)
+from pipeline.workspace import MACHINE, ORIGIN, digest, mlflow_record, write_json
 from semimae.cell import Cell, cell_id
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 CELL, DIGEST = "semimae.cell_id", "semimae.digest."  # tags; the second: + stage
+DESCRIBED = "semimae.described"  # tag, set when parameters and dataset are logged
 EVALUATIONS = ("linear_probe", "fine_tune")
+_LONGEST_NOTE = 4900  # letters; MLflow's limit of a tag is 5000
 
 
 def publish_files(store: Store, run: "Run", folder: Path) -> None:
-    """Log the stage files whose digest is not among the run's tags."""
+    """Log the stage files whose digest is not among the run's tags; if it is trained, end it."""
     identity, logged = run.info.run_id, run.data.tags
-    train = folder / "train"
-    if train.is_dir() and logged.get(f"{DIGEST}train") != (digest := _digest(train)):
-        rows = _read(train / "history.json") + _read(train / "validation.json")
-        times = _read(train / "timing.json")
-        log_rows(store, identity, [r | t for r, t in zip(rows, times, strict=True)])
-        store.client.set_tag(identity, f"{DIGEST}train", digest)
-    for stage in EVALUATIONS:
+    if DESCRIBED not in logged:
+        _describe(store, identity, folder)
+    for stage in EVALUATIONS:  # before training: see the order of metrics in `store`
         path = folder / f"{stage}.json"
-        if path.is_file() and logged.get(f"{DIGEST}{stage}") != (digest := _digest(path)):
-            scores = {
-                f"test/{protocol}/{name}": value["value"] if isinstance(value, dict) else value
-                for protocol, result in _read(path)["protocols"].items()
-                for name, value in result.items()
-                if name in ("top1", "top5", "ece", "nll") and value is not None
-            }
+        if path.is_file() and logged.get(f"{DIGEST}{stage}") != (seen := digest(path)):
+            scores = {f"test/{name}": value for name, value in scores_in(path).items()}
             step = {"step": 0, "time_ms": time.time_ns() // 1_000_000}
             log_rows(store, identity, [scores | step])
-            store.client.set_tag(identity, f"{DIGEST}{stage}", digest)
+            store.client.set_tag(identity, f"{DIGEST}{stage}", seen)
+    train = folder / "train"
+    if not train.is_dir():
+        return
+    times = _read(train / "timing.json")
+    if logged.get(f"{DIGEST}train") != (seen := digest(train)):
+        rows = _read(train / "history.json") + _read(train / "validation.json")
+        log_rows(store, identity, [r | t for r, t in zip(rows, times, strict=True)])
+        for name, value in _machine_tags(train).items():
+            store.client.set_tag(identity, name, value)
+        store.client.set_tag(identity, f"{DIGEST}train", seen)
+    end = max(int(row["time_ms"]) for row in times)  # so that its duration is that of training
+    store.client.set_terminated(identity, "FINISHED", end)
+    record = {
+        "run_id": identity,
+        "experiment_id": store.experiment,
+        "ui": store.ui,
+        "weights": digest(train),  # a run of the same cell may hold others
+    }
+    write_json(mlflow_record(store.root, cell_id(folder)), record)
+
+
+def scores_in(path: Path) -> dict[str, float]:
+    """Return the scores in an evaluation's file as ``PROTOCOL/NAME``."""
+    return {
+        f"{protocol}/{name}": value["value"] if isinstance(value, dict) else value
+        for protocol, result in _read(path)["protocols"].items()
+        for name, value in result.items()
+        if name in ("top1", "top5", "ece", "nll") and value is not None
+    }
+
+
+def publish_report(store: Store, headline: Path, reports: Path) -> None:
+    """Give the invocation's run the headline's scores and the report, and end it."""
+    run = report_run(store, origin_of(store.root, headline))
+    seen = digest(reports / "summary.json")
+    if store.client.get_run(run).data.tags.get(f"{DIGEST}report") != seen:
+        store.client.log_artifacts(run, str(reports), "reports")
+        store.client.set_tag(run, NOTE, _answer(reports / "report.md"))
+        files = [path for stage in EVALUATIONS if (path := headline / f"{stage}.json").is_file()]
+        scores = {f"headline/{k}": v for path in files for k, v in scores_in(path).items()}
+        log_rows(store, run, [scores | {"step": 0, "time_ms": time.time_ns() // 1_000_000}])
+        store.client.set_tag(run, f"{DIGEST}report", seen)
+    store.client.set_terminated(run, "FINISHED")
 
 
 def find_run(store: Store, folder: Path) -> "Run | None":
     """Find the run of the cell: one that trained these very weights, or has not finished."""
-    wanted = _digest(folder / "train") if (folder / "train").is_dir() else None
+    wanted = digest(folder / "train") if (folder / "train").is_dir() else None
     query = f"tags.`{CELL}` = '{cell_id(folder)}'"
     for run in store.client.search_runs([store.experiment], query):  # newest first
         if run.data.tags.get(f"{DIGEST}train") in (None, wanted):
@@ -50,21 +93,33 @@ def find_run(store: Store, folder: Path) -> "Run | None":
 
 
 def create_run(store: Store, folder: Path) -> "Run":
-    """Make the run of a cell: its parameters, its dataset, and from where it comes."""
+    """Make the run of a cell."""
+    cell = Cell.read(folder / "config.json")
+    origin = origin_of(store.root, folder)
+    tags = {
+        CELL: cell_id(folder),
+        "semimae.split_sha256": digest(folder / "split.json"),
+        "semimae.invocation": invocation(origin),
+        "mlflow.source.name": f"runs/{folder.name}",
+        "mlflow.source.type": "JOB",
+        NOTE: _note(cell, folder),
+        **origin,
+    }
+    return store.client.create_run(store.experiment, _start(folder), tags, cell.name)
+
+
+def origin_of(root: Path, folder: Path) -> dict[str, str]:
+    """Return the tags that say where a cell was trained: here and now, if it has not been yet."""
+    path = folder / "train" / ORIGIN
+    return _read(path) if path.is_file() else provenance_of(root)
+
+
+def _describe(store: Store, identity: str, folder: Path) -> None:
+    """Log a cell's parameters and its dataset. Safe to repeat, after a failure half-way."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     cell = Cell.read(folder / "config.json")
     split = _read(folder / "split.json")
-    tags = {
-        CELL: cell_id(folder),
-        "semimae.split_sha256": _digest(folder / "split.json"),
-        "mlflow.parentRunId": parent_run(store),
-        "mlflow.source.name": f"runs/{folder.name}",
-        "mlflow.source.type": "JOB",
-        **provenance_of(store.root),
-    }
-    run = store.client.create_run(store.experiment, tags=tags, run_name=cell.name)
-    identity = run.info.run_id
     values = _flatten(cell.model_dump()) | {"num_labeled": len(split["labeled"])}
     params = [Param(name, str(value)) for name, value in values.items()]
     for start in range(0, len(params), 100):  # MLflow's limit per request
@@ -73,13 +128,39 @@ def create_run(store: Store, folder: Path) -> "Run":
     images = Dataset(cell.dataset, split["fingerprint"][:36], "local", source)
     context = [InputTag("mlflow.data.context", "training")]
     store.client.log_inputs(identity, [DatasetInput(images, context)])
-    return run
+    store.client.set_tag(identity, DESCRIBED, "yes")
 
 
-def _digest(path: Path) -> str:
-    """Hash a file, or a folder's curves, which are the same whenever the weights are."""
-    files = [path] if path.is_file() else [path / "history.json", path / "validation.json"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+def _start(folder: Path) -> int | None:
+    """Return when a trained cell began to train, in ms; None: now."""
+    path = folder / "train" / "timing.json"
+    if not path.is_file():
+        return None
+    return min(int(row["time_ms"] - 1000 * row["seconds"]) for row in _read(path))
+
+
+def _machine_tags(train: Path) -> dict[str, str]:
+    path = train / MACHINE
+    found = _read(path) if path.is_file() else {}
+    names = ("code", "device", "flops")
+    return {f"semimae.{name}": str(found[name]) for name in names if found.get(name) is not None}
+
+
+def _note(cell: Cell, folder: Path) -> str:
+    split = _read(folder / "split.json")
+    ratio = "" if cell.mask_ratio is None else f", mask ratio {cell.mask_ratio:g}"
+    return (
+        f"`{cell.method}` on {cell.dataset}{ratio}: {len(split['labeled'])} labelled and "
+        f"{split['num_unlabeled']} unlabelled images, {cell.train.steps} steps, seed {cell.seed}."
+        f"\n\nFiles: `runs/{folder.name}/`. Test scores: `test/PROTOCOL/`. Compared with the "
+        "others in `reports/index.html`, which is also an artifact of the run named `report ...`."
+    )
+
+
+def _answer(report: Path) -> str:
+    """Return the report's first section, as the description of the run that holds it."""
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    return "\n".join(text.split("\n## ")[1:2])[:_LONGEST_NOTE]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,18 +3,21 @@
 import os
 import queue
 import threading
+import time
 import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.tracking.cells import create_run, find_run, publish_files
-from pipeline.tracking.store import Row, connect, log_rows, parent_run
+from pipeline.tracking.cells import create_run, find_run, publish_files, publish_report
+from pipeline.tracking.store import Row, connect, log_rows
 from semimae.types import Interrupted
 
 FLUSH_SECONDS = 5.0
-PATIENCE_SECONDS = 30.0  # how long a finished stage waits for a slow server
-STOPPING_SECONDS = 4.0  # the same for one that was asked to stop
+# How long a stage that is done waits for a slow store: a share of the time that it took, within
+# limits; the upper one while a local store is being opened, which may have to make it first.
+PATIENCE_SHARE, PATIENCE_SECONDS = 0.05, (5.0, 30.0)
+STOPPING_SECONDS = 4.0  # the same for one that was asked to stop, or failed
 # In the environment: stages that end within LATER_SECONDS leave the logging to whoever set it. For
 # a grid of short cells, importing MLflow in every process would take longer than training.
 LATER, LATER_SECONDS = "SEMIMAE_LOG_LATER", 30.0
@@ -32,6 +35,9 @@ class LiveRun:
         self.rows: queue.SimpleQueue[Row] = queue.SimpleQueue()
         self.ended = threading.Event()
         self.status = "FINISHED"
+        self.began = time.monotonic()
+        self.opened = "MLFLOW_TRACKING_URI" in os.environ
+        self.warned = False
         self.thread = threading.Thread(target=self._work, daemon=True)
 
     def add(self, row: Row) -> None:
@@ -50,17 +56,24 @@ class LiveRun:
     ) -> None:
         if kind is not None:
             self.status = "KILLED" if issubclass(kind, Interrupted) else "FAILED"
-        patience = PATIENCE_SECONDS if kind is None else STOPPING_SECONDS
+        patience = STOPPING_SECONDS if kind is not None else self._patience()
         self.ended.set()
         self.thread.join(patience)
         if self.thread.is_alive():
-            _warn(TimeoutError(f"no answer in {patience:.0f} s"))
+            self._warn(TimeoutError(f"no answer in {patience:.0f} s"))
+
+    def _patience(self) -> float:
+        least, most = PATIENCE_SECONDS
+        if not self.opened:
+            return most
+        return min(most, max(least, PATIENCE_SHARE * (time.monotonic() - self.began)))
 
     def _work(self) -> None:
         if LATER in os.environ and self.ended.wait(LATER_SECONDS):
             return
         try:
             store = connect(self.root)
+            self.opened = True
             run = find_run(store, self.folder) or create_run(store, self.folder)
             identity = run.info.run_id
             store.client.update_run(identity, status="RUNNING")
@@ -71,8 +84,14 @@ class LiveRun:
                 log_rows(store, identity, rows)
             if self.status == "FINISHED":
                 publish_files(store, run, self.folder)
-            store.client.set_terminated(identity, self.status)
+            else:
+                store.client.set_terminated(identity, self.status)
         except Exception as error:  # whatever a server, a network or a full disk can do
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self.warned:
+            self.warned = True
             _warn(error)
 
 
@@ -91,24 +110,24 @@ def publish(folder: Path, root: Path) -> bool:
         store = connect(root)
         run = find_run(store, folder) or create_run(store, folder)
         publish_files(store, run, folder)
-        store.client.set_terminated(run.info.run_id, "FINISHED")
     except Exception as error:
         _warn(error)
         return False
     return True
 
 
-def finish_pipeline(root: Path, scores: dict[str, float], reports: Path) -> None:
-    """Give the parent run of this invocation the headline's scores and the report, and end it."""
+def finish_pipeline(root: Path, headline: Path, reports: Path) -> bool:
+    """Give the invocation's run the headline's scores and the report, and end it. Safe to repeat.
+
+    Returns:
+        Whether all is well. If not, a warning has been given.
+    """
     try:
-        store = connect(root)
-        parent = parent_run(store)
-        for name, value in scores.items():
-            store.client.log_metric(parent, name, value)
-        store.client.log_artifacts(parent, str(reports), "reports")
-        store.client.set_terminated(parent, "FINISHED")
+        publish_report(connect(root), headline, reports)
     except Exception as error:
         _warn(error)
+        return False
+    return True
 
 
 def _warn(error: Exception) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from semimae.types import Frozen, UserError
+from semimae.types import Frozen, PathText, UserError
 
 if TYPE_CHECKING:
     from semimae.backbones.timm_base import TimmBackbone
@@ -21,8 +21,7 @@ class BackboneOptions(Frozen):
     """What all backbones have in common."""
 
     pool: Pool = Field(description="token: class token; avg: mean of patches.")
-    weights: str | None = Field(
-        min_length=1,
+    weights: PathText | None = Field(
         description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
         "choice); else a .safetensors or .pth file, relative to the data folder.",
     )
@@ -42,26 +41,46 @@ class ViTConfig(BackboneOptions):
         description="learned, or fixed sine-cosine as in arXiv:2111.06377."
     )
 
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}"
+            )
+        if self.pos_embed == "sincos" and self.embed_dim % 4:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is not a multiple of 4, which pos_embed=sincos needs"
+            )
+        if (self.weights or "").startswith("timm:"):
+            raise ValueError(
+                f"weights={self.weights} needs backbone.name: timm, whose model it belongs to; "
+                "for backbone.name: vit give a file"
+            )
+        return self
+
     def grid(self, image_size: int) -> int | None:
-        """Return the patches per side of an image."""
+        """Return the patches per side of an image.
+
+        Raises:
+            ValueError: If the patches do not fill it.
+        """
+        if image_size % self.patch_size:
+            raise ValueError(
+                f"data.image_size={image_size} is not a multiple of "
+                f"backbone.patch_size={self.patch_size}; choose sizes that divide"
+            )
         return image_size // self.patch_size
 
     def build(self, image_size: int, channels: int, num_classes: int) -> ViT:
         """Return the backbone with fresh weights.
 
         Raises:
-            UserError: If the sizes do not fit together.
+            UserError: If the patches do not fill the image.
         """
-        if image_size % self.patch_size:
-            raise UserError(
-                f"data.image_size={image_size} is not a multiple of "
-                f"backbone.patch_size={self.patch_size}; choose sizes that divide."
-            )
-        if self.embed_dim % self.num_heads:
-            raise UserError(
-                f"backbone.embed_dim={self.embed_dim} is not a multiple of "
-                f"backbone.num_heads={self.num_heads}."
-            )
+        try:
+            self.grid(image_size)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         from semimae.backbones.vit import plain_vit
 
         return plain_vit(self, image_size, channels, num_classes)

@@ -1,6 +1,7 @@
 """Reading files of weights, without running code that may be in them."""
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,17 +22,17 @@ def read_file(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: If there is no such file, or it is damaged or holds other things.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise UserError(
             f"backbone.weights={path} is no file; give one, timm:TAG, or null for fresh weights."
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _sound(load_file(path), path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's own options; no code
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise UserError(f"backbone.weights={path} is damaged: {error}.") from None
+        raise UserError(f"backbone.weights={path} is damaged: {str(error)[:500]}.") from None
     except Exception as error:  # a bad pickle can raise anything
         reason = type(error).__name__
         raise UserError(
@@ -44,7 +45,29 @@ def read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise UserError(f"backbone.weights={path} holds a {kind}; it must hold named weights.")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    return _sound({str(k): v for k, v in content.items() if isinstance(v, Tensor)}, path)
+
+
+def _sound(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors, if they are plain ones whose values are all in the file.
+
+    Raises:
+        UserError: If one is sparse, quantised or without values, or repeats a few values by strides
+            (a small file could then fill the memory), or has values that are not finite.
+    """
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if plain and not tensor.is_quantized:
+            held = tensor.untyped_storage().nbytes()
+            # 8-bit floats have no isfinite
+            values = tensor.float() if tensor.is_floating_point() else tensor
+            if tensor.numel() * tensor.itemsize <= held and values.isfinite().all():
+                continue
+        raise UserError(
+            f"backbone.weights={path}: {name[:200]} is no plain tensor of finite values; the file "
+            "is damaged or holds more than weights."
+        )
+    return tensors
 
 
 def read_timm(spec: str, timm_model: str | None) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from semimae.types import UserError
 
 _ENCODER = "backbone.vit."
 _HEAD = f"{_ENCODER}head."
+LARGEST_PATCH = 64  # pixels per side, as for backbone.patch_size
 _KINDS = ("missing", "unexpected", "dropped", "resized")
 
 
@@ -61,7 +62,12 @@ def load_weights(
     for name in sorted(found.keys() & wanted.keys()):
         theirs, shape = found[name], wanted[name].shape
         fitted = theirs if theirs.shape == shape else _resize(name, theirs, wanted[name], model)
-        if fitted is not None:
+        if theirs.is_floating_point() != wanted[name].is_floating_point():
+            raise UserError(
+                f"backbone.weights={spec}: {name} holds {theirs.dtype} there and "
+                f"{wanted[name].dtype} in the model; give weights of the same kind of numbers."
+            )
+        if fitted is not None and fitted.shape == shape:
             loaded[name] = fitted
             if theirs.shape != shape:
                 resized.append(f"{name} ({_text(theirs.shape)} to {_text(shape)})")
@@ -77,7 +83,7 @@ def load_weights(
         dropped += branch  # parts of another decoder are worth nothing
         loaded = {name: tensor for name, tensor in loaded.items() if name not in branch}
     if not any(name.startswith(_ENCODER) for name in loaded):
-        some = ", ".join(sorted(found)[:3]) or "nothing"
+        some = ", ".join(name[:80] for name in sorted(found)[:3]) or "nothing"
         raise UserError(
             f"backbone.weights={spec} matches nothing in the backbone (it holds {some}); give "
             "weights of the same architecture."
@@ -163,6 +169,8 @@ def _resize(name: str, theirs: Tensor, ours: Tensor, model: nn.Module) -> Tensor
         except ValueError:
             return None
     if name.endswith("patch_embed.proj.weight") and theirs.shape[0] == ours.shape[0]:
+        if not 0 < max(theirs.shape[2:]) == min(theirs.shape[2:]) <= LARGEST_PATCH:
+            return None
         channels = ours.shape[1]
         if theirs.shape[1] != channels:
             if 1 not in (theirs.shape[1], channels):
@@ -173,6 +181,8 @@ def _resize(name: str, theirs: Tensor, ours: Tensor, model: nn.Module) -> Tensor
             theirs = resample_patch_embed(theirs.float(), list(ours.shape[2:]))
         return theirs
     if name.endswith("relative_position_bias_table") and theirs.shape[1] == ours.shape[1]:
+        if math.isqrt(len(theirs)) ** 2 != len(theirs) or not len(theirs):
+            return None
         window = model.get_submodule(name.rpartition(".")[0]).window_size
         return resize_rel_pos_bias_table_simple(theirs, window, ours.shape)  # type: ignore[no-any-return]
     return None

@@ -1,23 +1,25 @@
 """Everything that decides which images are read and how views are made of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from semimae.types import Frozen
+from semimae.types import Frozen, PathText
 
 Side = Annotated[int, Field(ge=4, le=4096)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-PerChannel = Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=3)]
+Level = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(ge=1e-6, le=1)]
+PerChannel = Field(strict=False, min_length=1, max_length=3)
 
 
 class DataConfig(Frozen):
     """The ``data`` section of params.yaml."""
 
-    root: str | None = Field(
+    root: PathText | None = Field(
         description="Folder that holds the images; null: $SEMIMAE_DATA, else data/ beside dvc.yaml."
     )
-    manifest: str = Field(min_length=1, description="File of dataset=csv, relative to the root.")
+    manifest: PathText = Field(description="File of dataset=csv, relative to the root.")
     image_size: Side = Field(description="Height and width in pixels that the model sees.")
     channels: Literal[1, 3] = Field(description="1: grey, 3: RGB; images are converted.")
     on_bad_image: Literal["fail", "skip"] = Field(
@@ -28,10 +30,16 @@ class DataConfig(Frozen):
         le=4096,
         description="If no image has a longer side than this, all are packed into one array.",
     )
-    mean: PerChannel | None = Field(
-        description="Per channel, in [0, 1]; null: measured by prepare."
+    cache_size: Side | None = Field(
+        description="Shorter side in pixels of copies that `prepare` makes of images that are not "
+        "packed; they are read instead, which saves decoding. null: none."
     )
-    std: PerChannel | None = Field(description="Per channel; null: measured by prepare.")
+    mean: Annotated[tuple[Level, ...], PerChannel] | None = Field(
+        description="Per channel; null: measured by prepare."
+    )
+    std: Annotated[tuple[Spread, ...], PerChannel] | None = Field(
+        description="Per channel; null: measured by prepare."
+    )
     test_fraction: Fraction = Field(
         gt=0,
         description="Share of the images held out for testing where the dataset has no test set.",
@@ -42,7 +50,7 @@ class DataConfig(Frozen):
     include_labeled: bool = Field(
         description="Whether labelled images also serve as unlabelled ones."
     )
-    labeled_list: str | None = Field(
+    labeled_list: PathText | None = Field(
         description="File with one image name per line that names the labelled images."
     )
     crop: Literal["pad", "resized"] = Field(
@@ -61,3 +69,24 @@ class DataConfig(Frozen):
     workers: int = Field(
         ge=0, le=256, description="Threads that decode images which are not packed."
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.crop == "pad" and self.crop_padding >= self.image_size:
+            raise ValueError(
+                f"crop_padding={self.crop_padding} must be less than "
+                f"image_size={self.image_size}: padding mirrors the image"
+            )
+        if self.cache_size is not None and self.cache_size < self.image_size:
+            raise ValueError(
+                f"cache_size={self.cache_size} is smaller than image_size={self.image_size}; "
+                "allowed: that or more, or null"
+            )
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if values is not None and len(values) != self.channels:
+                raise ValueError(
+                    f"{key} has {len(values)} values for channels={self.channels}; "
+                    "give one per channel"
+                )
+        return self

@@ -2,22 +2,39 @@
 
 import csv
 import io
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from semimae.types import Interrupted
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; it takes the place of ``path`` unless there is an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(
+        f".{path.name}.tmp"
+    )  # a fixed name: the next run clears a killed one
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, creating its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -38,10 +55,63 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            _to_disk(path)
         shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             os.replace(out, old)
         os.replace(temporary, out)
+        _to_disk(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; one that is removed half-way is not found under its name."""
+    old = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.replace(path, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def held_lock(path: Path, should_stop: Callable[[], bool]) -> Iterator[bool]:
+    """Hold a lock that one process can have; yield whether it was another's at first.
+
+    Raises:
+        Interrupted: After ``should_stop``, which is asked while waiting.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, waited = FileLock(path), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.2 if waited else 0)
+        except Timeout:
+            if not waited:
+                _log.info("another process is at work on %s; waiting for it", path.stem)
+            waited = True
+            if should_stop():
+                raise Interrupted("stopped while waiting for another process") from None
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def _to_disk(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk.
+
+    After a power failure a rename could otherwise be there and the content not.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network disks refuse it for folders
+            raise
+    finally:
+        os.close(descriptor)

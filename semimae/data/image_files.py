@@ -13,8 +13,11 @@ from semimae.data.images import SUFFIXES
 from semimae.data.source import SPLITS, Source, class_order, from_files
 from semimae.types import UserError
 
-# Line breaks and bytes that are not UTF-8: manifests and label lists are text, a line per image.
-UNLISTABLE = re.compile("[\r\n\ud800-\udfff]")
+# Control characters, line breaks among them, and bytes that are not UTF-8: manifests and label
+# lists are text, a line per image, and NUL is in no file's name.
+UNLISTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+LONGEST_PATH = 4096
+LONGEST_LABEL = 255  # characters, as of a folder's name; also what Python takes for a number
 
 
 def imagefolder(root: Path, config: DataConfig) -> Source:
@@ -51,7 +54,7 @@ def imagefolder(root: Path, config: DataConfig) -> Source:
 
 
 def _require_folder(path: Path) -> None:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
         raise UserError(
             f"there is no folder {path}; set data.root or SEMIMAE_DATA to where the images are."
         )
@@ -85,7 +88,7 @@ def _image_files(root: Path, folder: str) -> Iterator[str]:
                 path = f"{relative}/{name}"
                 if UNLISTABLE.search(path):
                     raise UserError(
-                        f"{path!r} has a line break or no UTF-8 in its name; rename it."
+                        f"{path!r} has control characters or no UTF-8 in its name; rename it."
                     )
                 yield path
 
@@ -110,10 +113,17 @@ def csv_manifest(root: Path, config: DataConfig) -> Source:
         path = _checked_path(root, row["path"], where)
         if path in paths:
             raise UserError(f"{where}: path {path!r} was listed in {paths[path]}; remove one.")
+        if UNLISTABLE.search(label) or len(label) > LONGEST_LABEL:
+            raise UserError(
+                f"{where}: label {label[:40]!r}; allowed: up to {LONGEST_LABEL} characters, no "
+                "control characters."
+            )
         if label == "-1":
             raise UserError(f"{where}: label -1; leave the label empty for an unlabelled image.")
         if split not in SPLITS:
-            raise UserError(f"{where}: split {split!r}; allowed: {', '.join(SPLITS)}, or empty.")
+            raise UserError(
+                f"{where}: split {split[:40]!r}; allowed: {', '.join(SPLITS)}, or empty."
+            )
         if not label and split in ("val", "test"):
             raise UserError(f"{where}: split {split} without a label; give it one.")
         paths[path] = where
@@ -147,7 +157,7 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
         columns = list(reader.fieldnames or [])
         if sorted(columns) not in (["label", "path"], ["label", "path", "split"]):
             raise UserError(
-                f"{manifest.name} has columns {', '.join(columns) or 'none'}; "
+                f"{manifest.name} has columns {', '.join(columns)[:200] or 'none'}; "
                 "allowed: path, label and optionally split."
             )
         for row in reader:
@@ -163,8 +173,8 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _checked_path(root: Path, text: str, where: str) -> str:
     path = posixpath.normpath(text) if text else ""
-    if not path or posixpath.isabs(path) or UNLISTABLE.search(path):
-        raise UserError(f"{where}: path {text!r}; give one inside {root}, relative to it.")
+    if not path or posixpath.isabs(path) or UNLISTABLE.search(path) or len(path) > LONGEST_PATH:
+        raise UserError(f"{where}: path {text[:200]!r}; give one inside {root}, relative to it.")
     full = os.path.join(root, path)
     if not Path(os.path.realpath(full)).is_relative_to(os.path.realpath(root)):
         raise UserError(f"{where}: path {text!r} leads out of {root}; move the file into it.")

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import zlib
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 from semimae.data.store import Prepared
 from semimae.data.stratify import Rows
 from semimae.types import UserError
+
+_LARGEST = 2**28  # bytes; a name for each image of ImageNet has a tenth of it
 
 
 def match_names(path: Path, prepared: Prepared, train: Rows) -> tuple[Rows, tuple[int, int], str]:
@@ -24,7 +27,11 @@ def match_names(path: Path, prepared: Prepared, train: Rows) -> tuple[Rows, tupl
     """
     try:
         content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        if path.suffix == ".gz":
+            with gzip.open(io.BytesIO(content)) as file:  # a small file may hold a huge one
+                content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise UserError(f"data.labeled_list={path} holds more than {_LARGEST} bytes.")
         lines = {line.strip() for line in content.decode("utf-8-sig").splitlines()} - {""}
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__

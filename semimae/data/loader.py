@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
 from semimae.data.config import DataConfig
+from semimae.data.crops import centre_crop, resized_crop
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import own_share
@@ -21,14 +21,13 @@ from semimae.types import Batch, Step
 
 Rows = NDArray[np.int64]
 _CROP_DRAWS = 4  # area, aspect ratio, left, top
-_EVAL_CROP = 0.875  # centre share of the shorter side, the field's custom (224 of 256 pixels)
 
 
 class ImageReader:
     """Reads rows as uint8 tensors ``[B, C, S, S]`` on a device.
 
-    Packed images live on the device. Others are decoded from their files by threads, since Pillow
-    releases the interpreter's lock while it decodes and scales.
+    Packed images live on the device. Others are decoded and scaled by threads: neither Pillow nor
+    torch holds the interpreter's lock meanwhile.
     """
 
     def __init__(
@@ -40,7 +39,8 @@ class ImageReader:
         if prepared.images is not None:  # only the rows that were asked for, in their order
             self.place = np.full(len(prepared.labels), -1)
             self.place[rows] = np.arange(len(rows))
-            self.packed = self._to_device(prepared.images[rows])
+            chosen = np.ascontiguousarray(prepared.images[rows].transpose(0, 3, 1, 2))
+            self.packed = self._to_device(torch.from_numpy(chosen))
 
     def whole(self, rows: Rows) -> Tensor:
         """Return whole images; where they are not packed, scaled and cropped at the centre."""
@@ -49,25 +49,24 @@ class ImageReader:
             places = torch.from_numpy(self.place[rows]).to(self.device, non_blocking=True)
             return self.packed.index_select(0, places)
         size = self.config.image_size
-        arrays = self.pool.map(lambda row: centre_crop(self.prepared.open(row), size), rows)
-        return self._to_device(np.stack(list(arrays)))
+        made = self.pool.map(lambda row: centre_crop(self.prepared.pixels(row), size), rows)
+        return self._to_device(torch.stack(list(made)))
 
     def crops(self, rows: Rows, draws: list[Tensor]) -> list[Tensor]:
         """Return a random resized crop per element of ``draws`` (``[B, 4]``) from one decoding."""
         size, min_scale = self.config.image_size, self.config.crop_min_scale
 
-        def views(row: int, parameters: list[list[float]]) -> list[NDArray[np.uint8]]:
-            image = self.prepared.open(row)
-            return [resized_crop(image, size, min_scale, *p) for p in parameters]
+        def views(row: int, parameters: list[list[float]]) -> list[Tensor]:
+            pixels = self.prepared.pixels(row)
+            return [resized_crop(pixels, size, min_scale, *p) for p in parameters]
 
         made = list(self.pool.map(views, rows, torch.stack(draws, dim=1).tolist()))
-        return [self._to_device(np.stack(arrays)) for arrays in zip(*made, strict=True)]
+        return [self._to_device(torch.stack(view)) for view in zip(*made, strict=True)]
 
-    def _to_device(self, images: NDArray[np.uint8]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    def _to_device(self, images: Tensor) -> Tensor:
         if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+            images = images.pin_memory()
+        return images.to(self.device, non_blocking=True)
 
 
 class TrainViews:
@@ -221,43 +220,3 @@ def sample_rows(rows: Rows, count: int, seed: int, purpose: str, step: int) -> R
 def _epoch(n: int, seed: int, purpose: str, epoch: int) -> Rows:
     order: Rows = permutation(n, seed, purpose, epoch).numpy()
     return order
-
-
-def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Scale and crop an image to ``[size, size, C]`` around its centre."""
-    side = min(image.size) * _EVAL_CROP
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _scaled(image, size, (left, top, left + side, top + side))
-
-
-def resized_crop(
-    image: Image.Image, size: int, min_scale: float, *draws: float
-) -> NDArray[np.uint8]:
-    """Crop a random part of an image and scale it to ``[size, size, C]``.
-
-    The part has ``min_scale`` to 1 of the image's area and a side ratio of 3/4 to 4/3 where it
-    fits; a side that is too long is cut to the image's.
-
-    Args:
-        image: Any size.
-        size: Side of the result.
-        min_scale: Smallest share of the area.
-        draws: Four numbers in [0, 1): area, ratio, left, top.
-
-    Source: arXiv:1409.4842, section 6. It draws again where a part does not fit; one draw per
-    image keeps views a function of fixed draws.
-    """
-    area = image.width * image.height * (min_scale + (1 - min_scale) * draws[0])
-    ratio = (4 / 3) ** (2 * draws[1] - 1)
-    width = min(image.width, (area * ratio) ** 0.5)
-    height = min(image.height, (area / ratio) ** 0.5)
-    left, top = (image.width - width) * draws[2], (image.height - height) * draws[3]
-    return _scaled(image, size, (left, top, left + width, top + height))
-
-
-def _scaled(
-    image: Image.Image, size: int, box: tuple[float, float, float, float]
-) -> NDArray[np.uint8]:
-    scaled = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    array: NDArray[np.uint8] = np.asarray(scaled).reshape(size, size, -1)
-    return array

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semimae.data.cache import write_cache
 from semimae.data.config import DataConfig
 from semimae.data.datasets import DATASETS
 from semimae.data.files import replaced_folder, write_csv, write_text
@@ -28,11 +29,11 @@ def prepare(
 
     Args:
         dataset: A key of `DATASETS`.
-        config: Size and channels of packed images, and what to do with images that are bad.
+        config: Size and channels of packed and cached images, and what to do with bad ones.
         root: Folder that holds the images, or that they are downloaded to.
         out: Folder to write or to replace.
-        progress: Called with (done, total) in each of two passes: checking, then packing or
-            measuring.
+        progress: Called with (done, total) in each pass: checking, perhaps making a cache, then
+            packing or measuring.
 
     Raises:
         UserError: If the dataset is not there or inconsistent, or if images cannot be decoded
@@ -55,7 +56,10 @@ def prepare(
     classes = [*source.class_names, ""]  # label -1 is the last of them
     table = list(zip(names, [classes[i] for i in labels.tolist()], splits.tolist(), strict=True))
     with replaced_folder(out) as folder:
-        packed = checked.longest_side <= config.pack_max_side
+        packed = bool((checked.sizes <= config.pack_max_side).all())
+        cache_size = None if packed else config.cache_size
+        if cache_size is not None:
+            write_cache(folder, source, config, rows, checked.sizes[order], report)
         images = _packed_file(folder / IMAGES, len(rows), config) if packed else None
         training = (splits == "train") | (splits == "unlabeled")
         histogram = pack_and_count(source, config, rows, training, images, report)
@@ -72,6 +76,7 @@ def prepare(
             image_size=config.image_size,
             channels=config.channels,
             packed=packed,
+            cache_size=cache_size,
             mean=mean,
             std=std,
             counts={split: int((splits == split).sum()) for split in SPLITS},

@@ -32,14 +32,14 @@ class Checked:
 
     rows: Rows  # [N], source indices of the good images, in the order of their names
     digests: NDArray[np.uint8]  # [N, 32], SHA-256 of their content
-    longest_side: int  # of all, in pixels
+    sizes: NDArray[np.int32]  # [N, 2], width and height in pixels, after decoding
     bad: list[tuple[str, str]]  # name and reason of the others
 
 
 def check_images(source: Source, config: DataConfig, progress: Progress) -> Checked:
     """Decode and convert each image once."""
 
-    def check(index: int) -> tuple[bytes, int] | str:
+    def check(index: int) -> tuple[bytes, tuple[int, int]] | str:
         try:
             content = source.read_bytes(index)
             if not content:
@@ -48,23 +48,24 @@ def check_images(source: Source, config: DataConfig, progress: Progress) -> Chec
                 size = convert(image, config.channels).size
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
             return _reason(error)
-        return hashlib.sha256(content).digest(), max(size)
+        return hashlib.sha256(content).digest(), size
 
     by_name = sorted(range(len(source.names)), key=source.names.__getitem__)
     good: list[int] = []
     digests = bytearray()
-    longest_side = 0
+    sizes: list[tuple[int, int]] = []
     bad: list[tuple[str, str]] = []
-    with _pillow_warnings():
-        for index, result in _mapped(check, by_name, config.workers, progress):
+    with pillow_warnings():
+        for index, result in mapped(check, by_name, config.workers, progress):
             if isinstance(result, str):
                 bad.append((source.names[index], result))
                 continue
             good.append(index)
             digests += result[0]
-            longest_side = max(longest_side, result[1])
+            sizes.append(result[1])
     table = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
-    return Checked(np.array(good, dtype=np.int64), table, longest_side, bad)
+    shapes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+    return Checked(np.array(good, dtype=np.int64), table, shapes, bad)
 
 
 def pack_and_count(
@@ -99,8 +100,8 @@ def pack_and_count(
             return fit(convert(image, config.channels), config.image_size)
 
     histogram = np.zeros((config.channels, 256), dtype=np.int64)
-    with _pillow_warnings():
-        for place, pixels in _mapped(load, places.tolist(), config.workers, progress):
+    with pillow_warnings():
+        for place, pixels in mapped(load, places.tolist(), config.workers, progress):
             if images is not None:
                 images[place] = pixels
             if training[place]:
@@ -127,7 +128,7 @@ def moments(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[floa
     return tuple(mean), tuple(std)
 
 
-def _mapped(
+def mapped(
     function: Callable[[int], T], items: Sequence[int], workers: int, progress: Progress
 ) -> Iterator[tuple[int, T]]:
     """Yield ``(item, function(item))`` in order, computed by threads, few of them ahead."""
@@ -145,7 +146,7 @@ def _mapped(
 
 
 @contextmanager
-def _pillow_warnings() -> Iterator[None]:
+def pillow_warnings() -> Iterator[None]:
     """Make a decompression bomb an error and keep quiet about odd metadata.
 
     Set around all threads, because warning filters belong to the process.

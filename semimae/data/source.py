@@ -1,6 +1,7 @@
 """`Source`: the images of one dataset, before anything is decoded."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from semimae.data.images import open_file
 
 SPLITS = ("train", "unlabeled", "val", "test")
+LARGEST_FILE = 2**30  # bytes; an image of the largest size that is decoded, uncompressed, has less
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,21 @@ def from_files(
         splits=[split for _, _, split in rows],
         class_names=class_names,
         open=lambda index: open_file(path(index)),
-        read_bytes=lambda index: Path(path(index)).read_bytes(),
+        read_bytes=lambda index: _read_image(path(index)),
         root=str(root),
     )
+
+
+def _read_image(path: str) -> bytes:
+    """Return a file's content; a pipe would never end, and a huge file would fill the memory.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no plain file, or too large.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a plain file")
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE} bytes")
+    return Path(path).read_bytes()

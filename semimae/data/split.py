@@ -96,6 +96,18 @@ class Split(Frozen):
         labeled = _rows(()) if self.include_labeled else _rows(self.labeled)
         return _without_labels(prepared, labeled, _rows(self.val))
 
+    def check_unlabeled(self, method: str, per_step: int) -> None:
+        """Check that there are unlabelled images if a method takes ``per_step`` of them.
+
+        Raises:
+            UserError: If not.
+        """
+        if per_step and not self.num_unlabeled:
+            raise UserError(
+                f"method={method} needs unlabelled images and the split leaves none; "
+                "lower label_fraction or set data.include_labeled: true."
+            )
+
     def test(self, prepared: Prepared) -> Rows:
         """Return the test rows."""
         return np.flatnonzero(prepared.splits == "test")

@@ -4,13 +4,13 @@ import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from pydantic import ValidationError
+from pydantic import model_validator
 
+from semimae.data.cache import PixelCache
 from semimae.data.images import convert, open_file
 from semimae.types import Frozen, UserError
 
@@ -29,11 +29,20 @@ class DatasetInfo(Frozen):
     image_size: int  # pixels
     channels: Literal[1, 3]
     packed: bool  # all images are in images.npy; otherwise they stay where they are
+    cache_size: int | None  # shorter side, in pixels, of the copies in cache.npy, if there are any
     mean: tuple[float, ...]  # per channel in [0, 1], over rows of split train and unlabeled
     std: tuple[float, ...]
     counts: dict[str, int]  # rows per split
     num_skipped: int  # images that could not be decoded
     duplicates_test_train: int  # test images whose content is also in another split
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not len(self.class_names) == len(set(self.class_names)) == self.num_classes >= 2:
+            raise ValueError("class_names and num_classes differ")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("mean and std are not one per channel")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +55,11 @@ class Prepared:
     splits: NDArray[np.str_]  # [N], of SPLITS
     images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
     root: Path | None = None  # the folder that holds the images if they are not packed
+    cache: PixelCache | None = None  # smaller copies of those that are not packed
 
     @classmethod
     def read(cls, folder: Path, root: Path | None = None) -> "Prepared":
-        """Read what `prepare` wrote; ``root`` is needed by `open` if the images are not packed.
+        """Read what `prepare` wrote; ``root`` is where images are that are not copied.
 
         Raises:
             UserError: If the folder is missing, damaged or of another version.
@@ -60,34 +70,43 @@ class Prepared:
         try:
             info = DatasetInfo.model_validate_json((folder / INFO).read_bytes())
             names, labels, splits = _read_manifest(folder / MANIFEST, info.class_names)
-            images = np.load(folder / IMAGES, mmap_mode="r") if info.packed else None
-        except (ValidationError, ValueError, KeyError, OSError, EOFError, csv.Error) as error:
+            images = np.lib.format.open_memmap(folder / IMAGES, "r") if info.packed else None
+            cache = None if info.cache_size is None else PixelCache.read(folder, info.channels)
+        except (ValueError, KeyError, OSError, EOFError, csv.Error) as error:
             reason = type(error).__name__
             raise UserError(
                 f"{folder.name}/ is damaged or of another version ({reason}): {again}."
             ) from error
-        num_rows = sum(info.counts.values())
-        shape = (num_rows, info.image_size, info.image_size, info.channels)
-        if len(names) != num_rows or (images is not None and images.shape != shape):
-            raise UserError(
-                f"{folder.name}/ is damaged (its files have different lengths): {again}."
-            )
-        return cls(info, names, labels, splits, images, root)
+        counts = dict(zip(*np.unique(splits, return_counts=True), strict=True))
+        agree = counts == {split: n for split, n in info.counts.items() if n}
+        if images is not None:
+            shape = (len(names), info.image_size, info.image_size, info.channels)
+            agree = agree and images.shape == shape and images.dtype == np.uint8
+        if not agree or (cache is not None and len(cache) != len(names)):
+            raise UserError(f"{folder.name}/ is damaged (its files do not agree): {again}.")
+        return cls(info, names, labels, splits, images, root, cache)
 
-    def open(self, index: int) -> Image.Image:
-        """Return image ``index`` in mode "L" or "RGB"; in its original size if it is not packed."""
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Return an image ``[H, W, C]``; in its original size if it is neither packed nor cached.
+
+        Raises:
+            UserError: If its file cannot be read.
+        """
         if self.images is not None:
-            pixels = self.images[index]
-            return Image.fromarray(pixels[..., 0] if self.info.channels == 1 else pixels)
+            packed: NDArray[np.uint8] = self.images[index]
+            return packed
+        if self.cache is not None:
+            return self.cache[index]
         assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
-                return convert(image, self.info.channels)
-        except OSError as error:
+                whole = convert(image, self.info.channels)
+        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
                 f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
             ) from error
+        return np.asarray(whole).reshape(whole.height, whole.width, -1)
 
 
 def _read_manifest(
@@ -109,4 +128,7 @@ def resolve_root(config_root: str | None, dvc_root: Path) -> Path:
     A relative one is relative to ``dvc_root``, also for a queued experiment, which runs elsewhere.
     """
     root = config_root or os.environ.get("SEMIMAE_DATA") or "data"
-    return dvc_root / Path(root).expanduser()
+    try:
+        return dvc_root / Path(root).expanduser()
+    except RuntimeError:  # ~name
+        raise UserError(f"data root {root}: there is no such user; give a path.") from None

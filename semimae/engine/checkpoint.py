@@ -3,16 +3,20 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semimae.data.files import replaced_file, write_text
 from semimae.distributed import any_process, from_first, world
+from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
 from semimae.engine.optim import packed_groups
 from semimae.methods.base import Method
@@ -20,7 +24,15 @@ from semimae.model import SemiModel
 from semimae.types import UserError
 
 Row = dict[str, float]
-_UNSOUND = (OSError, ValueError, KeyError, TypeError, RuntimeError)  # a damaged file, in any way
+_UNSOUND = (  # a damaged file, in any way
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+)
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
 
 
 @dataclass
@@ -35,30 +47,40 @@ class TrainState:
     step: int = 0  # steps done
     seconds: float = 0.0  # spent on them, over all attempts
     cpu_seconds: float = 0.0  # the same, of this process's processor time
-    bad_steps: Tensor = field(default_factory=lambda: torch.zeros(3))  # in a row, longest row, all
+    bad_steps: BadSteps = field(default_factory=BadSteps)
     history: list[Row] = field(default_factory=list)  # training, one row per log_every steps
     validation: list[Row] = field(default_factory=list)  # one row per eval_every steps
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors under flat names."""
-        flat = {"bad_steps": self.bad_steps}
-        for part in ("model", "ema", "method"):
-            flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
+        flat = self._fixed()
         flat |= {f"meter.{k}": v for k, v in self.meter.sums.items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
         return flat
 
+    def _fixed(self) -> dict[str, Tensor]:
+        """Return the tensors that are there from the start; those of meter and optimizer come."""
+        flat = {"bad_steps": self.bad_steps.counts}
+        for part in ("model", "ema", "method"):
+            flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
+        return flat
+
     def load(self, flat: Mapping[str, Tensor]) -> None:
-        """Take over the tensors that ``tensors`` returned."""
+        """Take over the tensors that ``tensors`` returned, or none of them.
+
+        Raises:
+            ValueError: If they are those of another run.
+        """
+        self._check(flat)
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in flat.items() if k.startswith(f"{name}.")}
 
         for name in ("model", "ema", "method"):
             getattr(self, name).load_state_dict(part(name))
-        device = self.bad_steps.device
-        self.bad_steps = flat["bad_steps"].to(device)
+        device = self.bad_steps.counts.device
+        self.bad_steps.counts = flat["bad_steps"].to(device)
         self.meter.sums = {k: v.to(device) for k, v in part("meter").items()}
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer").items():
@@ -66,6 +88,26 @@ class TrainState:
             state.setdefault(int(index), {})[name] = value
         groups = packed_groups(self.optimizer)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _check(self, flat: Mapping[str, Tensor]) -> None:
+        wanted = self._fixed()
+        found = {k for k in flat if not k.startswith(("meter.", "optimizer."))}
+        if wanted.keys() != found:
+            names = sorted(wanted.keys() ^ found)
+            raise ValueError(f"{len(names)} tensors are missing or unknown, first {names[0]}")
+        shapes = {f"optimizer.{i}": p.shape for i, p in enumerate(_trained(self.optimizer))}
+        for name, tensor in flat.items():
+            if name in wanted:
+                fits = (tensor.shape, tensor.dtype) == (wanted[name].shape, wanted[name].dtype)
+            elif name.startswith("meter."):
+                fits = tensor.ndim == 2 and len(tensor) == 2
+            else:
+                owner, _, kind = name.rpartition(".")
+                wanted_shape = torch.Size() if kind == "step" else shapes.get(owner)
+                fits = owner in shapes and kind in _MOMENTS and tensor.shape == wanted_shape
+                fits = fits and all(f"{owner}.{other}" in flat for other in _MOMENTS)
+            if not fits:
+                raise ValueError(f"{name} is of another shape or type")
 
 
 class Checkpoints:
@@ -77,15 +119,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.last: Path | None = None  # that was saved or loaded, so it is sound
 
     def save(self, state: TrainState) -> None:
-        """Write the state and drop all but the two newest checkpoints."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self._path(state.step).with_suffix("")
-        tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
-        save_file(tensors, f"{stem}.tmp")
-        digest = _sync_and_hash(Path(f"{stem}.tmp"))
-        os.replace(f"{stem}.tmp", f"{stem}.safetensors")
+        """Write the state; keep the sound checkpoint before it, and no other one."""
+        path = self._path(state.step)
+        path.unlink(missing_ok=True)  # of an earlier attempt: it must not vouch for other tensors
+        with replaced_file(path.with_suffix(".safetensors")) as temporary:
+            save_tensors(state.tensors(), temporary)
+            digest = file_hash(temporary)
         record = {
             "step": state.step,
             "seconds": state.seconds,
@@ -94,12 +136,12 @@ class Checkpoints:
             "validation": state.validation,
         }
         content = {"sha256": _checksum(digest, record), "record": record}
-        Path(f"{stem}.tmp").write_text(json.dumps(content))
-        _sync_and_hash(Path(f"{stem}.tmp"))
-        os.replace(f"{stem}.tmp", f"{stem}.json")
-        for old in self._newest_first()[2:]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        write_text(path, json.dumps(content))
+        for old in self._newest_first():
+            if old not in (path, self.last):
+                old.unlink()
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self.last = path
 
     def load(self, state: TrainState) -> bool:
         """Fill the state from the newest sound checkpoint; tell whether there was one.
@@ -133,6 +175,7 @@ class Checkpoints:
             except _UNSOUND as error:
                 warnings.warn(f"checkpoint {path} is passed over: {error}", stacklevel=2)
             else:
+                self.last = path
                 return state.step
         return 0
 
@@ -140,13 +183,14 @@ class Checkpoints:
     def _load(path: Path, state: TrainState) -> None:
         content = json.loads(path.read_text())
         record, data = content["record"], path.with_suffix(".safetensors")
-        digest = hashlib.sha256(data.read_bytes()).hexdigest()
-        if content["sha256"] != _checksum(digest, record):
+        if content["sha256"] != _checksum(file_hash(data), record):
             raise ValueError("its checksum does not match")
-        state.load(load_file(data))
-        state.step, state.seconds = record["step"], record["seconds"]
-        state.cpu_seconds = record["cpu_seconds"]
-        state.history, state.validation = record["history"], record["validation"]
+        step, history = int(record["step"]), list(record["history"])
+        seconds, cpu_seconds = float(record["seconds"]), float(record["cpu_seconds"])
+        validation = list(record["validation"])
+        state.load(load_file(data))  # nothing is taken over unless all is
+        state.step, state.seconds, state.cpu_seconds = step, seconds, cpu_seconds
+        state.history, state.validation = history, validation
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.json"
@@ -155,13 +199,34 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
 
 
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def _checksum(digest: str, record: Mapping[str, object]) -> str:
     """Return the checksum of a record and of the tensors with the given digest."""
     return hashlib.sha256(f"{digest} {json.dumps(record)}".encode()).hexdigest()
 
 
-def _sync_and_hash(path: Path) -> str:
-    """Force a file to the disk, so that the rename cannot be older than its content."""
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    try:
+        on_host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(on_host, path, metadata=metadata)
+    except SafetensorError as error:  # hides the system's number in a text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

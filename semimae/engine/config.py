@@ -1,18 +1,24 @@
 """Options of training. Free of torch, so that commands which only read them start fast."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from semimae.types import Frozen
+
+# More than any run has; a count that does not fit in 64 bits is refused here and not by a library.
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+StepsOrNone = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class OptimConfig(Frozen):
     """AdamW with linear warm-up and a half cosine."""
 
     lr: float = Field(gt=0, le=10, description="Peak learning rate.")
-    min_lr: float = Field(ge=0, le=10, description="Learning rate at the end.")
-    warmup_steps: int = Field(ge=0, description="Steps of linear warm-up from 0.")
+    min_lr: float = Field(ge=0, le=10, description="Learning rate at the end; at most lr.")
+    warmup_steps: StepsOrNone = Field(
+        description="Steps of linear warm-up from 0; fewer than the run has."
+    )
     weight_decay: float = Field(ge=0, le=10, description="Decoupled; not on biases, norms, tokens.")
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
@@ -23,22 +29,41 @@ class OptimConfig(Frozen):
         gt=0, description="Largest gradient norm; larger ones are scaled down."
     )
 
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}; lower it")
+        return self
+
+    def check_warmup(self, steps: int, key: str) -> None:
+        """Check that the warm-up ends within the ``steps`` that option ``key`` gives a run.
+
+        Raises:
+            ValueError: If not; the message goes on behind the section's name.
+        """
+        if self.warmup_steps >= steps:
+            raise ValueError(
+                f"optim.warmup_steps={self.warmup_steps} must be less than {key}={steps}: "
+                "the learning rate would never reach optim.lr"
+            )
+
 
 class TrainConfig(Frozen):
     """The length and the shape of a training run."""
 
-    steps: int = Field(ge=1, description="Optimizer steps.")
+    steps: Steps = Field(description="Optimizer steps.")
     batch_size: int = Field(ge=1, le=2**20, description="Labelled images per step.")
     mu: int = Field(ge=1, le=1000, description="Unlabelled images per labelled one.")
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights.")
-    eval_every: int = Field(ge=1, description="Steps between evaluations on the validation split.")
-    log_every: int = Field(ge=1, description="Steps that one logged value averages over.")
-    save_every: int = Field(ge=1, description="Steps between checkpoints.")
-    gradient_every: int = Field(
-        ge=0, description="Steps between measurements of each loss term's gradient; 0: never."
+    eval_every: Steps = Field(description="Steps between evaluations on the validation split.")
+    log_every: Steps = Field(description="Steps that one logged value averages over.")
+    save_every: Steps = Field(description="Steps between checkpoints.")
+    gradient_every: StepsOrNone = Field(
+        description="Steps between measurements of each loss term's gradient; 0: never."
     )
-    max_bad_steps: int = Field(
-        ge=1, description="Steps in a row with a non-finite gradient after which the run ends."
+    max_bad_steps: Steps = Field(
+        description="Steps in a row that may be skipped because their loss or gradient is not "
+        "finite; one more ends the run."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         description="auto: cuda if there is one, else mps, else cpu."

@@ -12,7 +12,11 @@ MAX_CLASS_CURVES = 20  # more classes than this get no curve each
 
 
 def measure_pseudo_labels(
-    meter: Meter, pseudo: PseudoLabels, hidden_labels: Tensor, num_classes: int
+    meter: Meter,
+    pseudo: PseudoLabels,
+    hidden_labels: Tensor,
+    num_classes: int,
+    counts: Tensor | None = None,
 ) -> None:
     """Add coverage, confidence and, where classes are known, accuracy of pseudo labels.
 
@@ -25,17 +29,19 @@ def measure_pseudo_labels(
         pseudo: The labels of ``U`` images.
         hidden_labels: ``[U]``, their true classes, -1 where unknown.
         num_classes: Number of classes.
+        counts: Whether the step counts, a scalar; by default it does.
     """
+    counts = torch.ones_like(pseudo.weight[0]) if counts is None else counts.float()
     known = (hidden_labels >= 0).float()
     correct = (pseudo.labels == hidden_labels).float()
     used = known * pseudo.weight
-    meter.add("pseudo/coverage", pseudo.weight.mean())
-    meter.add("pseudo/confidence", pseudo.confidence.mean())
-    meter.add("pseudo/accuracy", _ratio(correct * used, used), used.sum())
-    meter.add("pseudo/accuracy_all", _ratio(correct * known, known), known.sum())
+    meter.add("pseudo/coverage", pseudo.weight.mean(), counts)
+    meter.add("pseudo/confidence", pseudo.confidence.mean(), counts)
+    meter.add("pseudo/accuracy", _ratio(correct * used, used), counts * used.sum())
+    meter.add("pseudo/accuracy_all", _ratio(correct * known, known), counts * known.sum())
     if num_classes <= MAX_CLASS_CURVES:
-        counts = pseudo.weight.new_zeros(num_classes).scatter_add(0, pseudo.labels, pseudo.weight)
-        meter.add("pseudo/class_coverage", counts / len(pseudo.weight))
+        weights = pseudo.weight.new_zeros(num_classes).scatter_add(0, pseudo.labels, pseudo.weight)
+        meter.add("pseudo/class_coverage", weights / len(pseudo.weight), counts)
 
 
 def term_gradients(losses: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

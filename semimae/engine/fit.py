@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from semimae.cell import Cell
 from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.distributed import gather_rows, own_share
-from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.distributed import any_process, gather_rows, own_share
+from semimae.engine.bad_steps import BadSteps
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState, save_tensors
 from semimae.engine.device import make_autocast, set_up_model, setup_device
-from semimae.engine.infer import Outputs, run_model
+from semimae.engine.infer import Outputs, run_model, until_stopped
+from semimae.engine.memory import check_memory
 from semimae.engine.optim import build_optimizer
 from semimae.engine.train import train
 from semimae.methods.registry import METHODS
 from semimae.model import SemiModel, build_model
-from semimae.types import UserError
+from semimae.types import Interrupted, UserError
 
 _log = logging.getLogger(__name__)
 EVAL_BATCH = 512  # images per forward pass without gradient
@@ -80,13 +81,19 @@ def fit(
         split: Which of them are labelled, unlabelled and for validation.
         checkpoints: Where to save and to continue from.
         on_row: Is told of every logged row, also of those that a resumed run had logged before.
-        should_stop: Asked once per step.
+        should_stop: Asked once per step, and between the batches of an evaluation.
         start: A model to start from instead of fresh weights.
 
     Returns:
         The final state; ``ema`` is the model to use.
+
+    Raises:
+        UserError: If the method lacks unlabelled images, the run does not fit into memory, or it
+            diverges.
     """
+    split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = setup_device(cell.train)
+    check_memory(cell, device)
     autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device)
     set_up_model(model, cell.train, device)
@@ -98,7 +105,7 @@ def fit(
         ema=ema,
         method=method.to(device),
         optimizer=build_optimizer(model, model.backbone, cell.optim, cell.train.sharding),
-        bad_steps=torch.zeros(3, device=device),
+        bad_steps=BadSteps(device),
     )
     if checkpoints.load(state):
         for row in state.history:
@@ -120,9 +127,21 @@ def fit(
     val_rows = np.asarray(split.val, dtype=np.int64)
     val_labels = torch.from_numpy(prepared.labels[val_rows])
 
-    def evaluate(state: TrainState) -> Row:
-        student, teacher = (predict(m) for m in (state.model, state.ema))
+    def evaluate(state: TrainState) -> Row | None:
+        own = own_share(len(val_rows))  # each process scores its share; all learn the outcome
+        shares = [torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)] * 2
+        stopped = False
+        try:
+            if own.stop > own.start:
+                models = (state.model, state.ema)
+                outputs = (infer(m, cell, prepared, val_rows[own], should_stop) for m in models)
+                shares = [output.probabilities for output in outputs]
+        except Interrupted:
+            stopped = True
         state.model.train()
+        if any_process(stopped):
+            return None
+        student, teacher = (gather_rows(share, own.start, len(val_rows)) for share in shares)
         method.observe_validation(teacher, val_labels)
         true = teacher[torch.arange(len(val_rows)), val_labels]
         top1 = accuracy(teacher, val_labels)
@@ -132,25 +151,23 @@ def fit(
             "val/teacher_gain": top1 - accuracy(student, val_labels),
         }
 
-    def predict(model: SemiModel) -> Tensor:
-        """Each process scores its share of the validation images; all learn the outcome."""
-        own = own_share(len(val_rows))
-        mine = torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)
-        if own.stop > own.start:
-            mine = infer(model, cell, prepared, val_rows[own]).probabilities
-        return gather_rows(mine, own.start, len(val_rows))
-
-    train(
-        state,
-        views,
-        cell.train,
-        cell.optim,
-        autocast=autocast,
-        evaluate=evaluate,
-        on_row=on_row,
-        checkpoints=checkpoints,
-        should_stop=should_stop,
-    )
+    try:
+        train(
+            state,
+            views,
+            cell.train,
+            cell.optim,
+            autocast=autocast,
+            evaluate=evaluate,
+            on_row=on_row,
+            checkpoints=checkpoints,
+            should_stop=should_stop,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(
+            f"step {state.step + 1} does not fit into memory ({error}); raise train.accumulate, "
+            "set train.recompute: true, or lower train.batch_size or train.mu."
+        ) from error
     return state
 
 
@@ -159,19 +176,28 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> float:
     return (probabilities.argmax(dim=1) == labels).double().mean().item()
 
 
-def infer(model: SemiModel, cell: Cell, prepared: Prepared, rows: Rows) -> Outputs:
-    """Run a model on the rows' whole images, on the cell's device."""
+def infer(
+    model: SemiModel,
+    cell: Cell,
+    prepared: Prepared,
+    rows: Rows,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outputs:
+    """Run a model on the rows' whole images, on the cell's device.
+
+    Raises:
+        Interrupted: After ``should_stop``, which is asked between batches.
+    """
     device = setup_device(cell.train)
     model = model.to(device).eval()
     batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
-    return run_model(model, batches, make_autocast(cell.train, device))
+    return run_model(model, until_stopped(batches, should_stop), make_autocast(cell.train, device))
 
 
 def save_model(model: SemiModel, cell: Cell, path: Path) -> None:
     """Write weights, with the cell in the file's metadata."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     # One key only: safetensors writes several in an order that differs between processes.
-    save_file(tensors, path, metadata={"cell": cell.model_dump_json()})
+    save_tensors(model.state_dict(), path, metadata={"cell": cell.model_dump_json()})
     path.chmod(0o644)
 
 

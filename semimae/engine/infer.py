@@ -1,12 +1,15 @@
 """Running a model over a set of images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from semimae.model import SemiModel
+from semimae.types import Interrupted, UserError
+
+ImagesAndLabels = tuple[Tensor, Tensor]
 
 
 class Outputs(NamedTuple):
@@ -17,13 +20,31 @@ class Outputs(NamedTuple):
     labels: Tensor  # [N]
 
 
+def until_stopped(
+    batches: Iterable[ImagesAndLabels], should_stop: Callable[[], bool]
+) -> Iterator[ImagesAndLabels]:
+    """Ask between batches whether to go on: scoring many images must not hold up a stop.
+
+    Raises:
+        Interrupted: After ``should_stop``.
+    """
+    for index, batch in enumerate(batches):
+        if index and should_stop():
+            raise Interrupted("stopped while scoring images; the next run continues from there")
+        yield batch
+
+
 @torch.no_grad()
 def run_model(
     model: SemiModel,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[ImagesAndLabels],
     autocast: Callable[[], torch.autocast],
 ) -> Outputs:
-    """Run a model over batches of normalised images and labels."""
+    """Run a model over batches of normalised images and labels.
+
+    Raises:
+        UserError: If its outputs are not finite.
+    """
     parts = []
     for images, labels in batches:
         with autocast():
@@ -31,4 +52,10 @@ def run_model(
             logits = model.backbone.classify(features)
         probabilities = logits.cpu().double().softmax(dim=-1)
         parts.append((features.float().cpu(), probabilities, labels.cpu()))
-    return Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    outputs = Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    if not (outputs.features.isfinite().all() and outputs.probabilities.isfinite().all()):
+        raise UserError(
+            "the model's outputs are not finite: its training has diverged; lower optim.lr or "
+            "raise optim.warmup_steps."
+        )
+    return outputs

@@ -1,18 +1,19 @@
 """Methods that train in several phases. Cells that need the same finished phase share it."""
 
+import contextlib
 import hashlib
 import json
-import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from semimae.cell import Cell
-from semimae.data.files import write_text
+from semimae.data.files import held_lock, replaced_file, write_text
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import any_process, wait_for_all, world
-from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState, file_hash
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.model import SemiModel
@@ -74,27 +75,30 @@ def fit_phases(
     for phase in starts:
         key = phase_key(phase, prepared, split, before=key)
         path = finished / f"{key}.safetensors"
-        if not any_process(world().rank == 0 and path.is_file()):
-            state = fit(
-                phase,
-                prepared,
-                split,
-                checkpoints=Checkpoints(resume / phase.method),
-                on_row=lambda kind, row: None,
-                should_stop=should_stop,
-                start=_adapted(model, phase),
-            )
-            if world().rank == 0:
-                finished.mkdir(parents=True, exist_ok=True)
-                took = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
-                write_text(path.with_suffix(".json"), json.dumps(took))
-                temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other cells may be at it too
-                save_model(state.ema, phase, temporary)
-                temporary.replace(path)
-            wait_for_all()  # until it is written
+        with contextlib.ExitStack() as stack:
+            if world().rank == 0:  # another cell may be at the same phase
+                stack.enter_context(held_lock(path.with_suffix(".lock"), should_stop))
+            if not any_process(world().rank == 0 and _is_finished(path)):
+                state = fit(
+                    phase,
+                    prepared,
+                    split,
+                    checkpoints=Checkpoints(resume / phase.method),
+                    on_row=lambda kind, row: None,
+                    should_stop=should_stop,
+                    start=_adapted(model, phase),
+                )
+                if world().rank == 0:
+                    with replaced_file(path) as temporary:
+                        save_model(state.ema, phase, temporary)
+                        digest = file_hash(temporary)
+                    took = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
+                    record = json.dumps({"sha256": digest, "took": took})
+                    write_text(path.with_suffix(".json"), record)
+                wait_for_all()  # until it is written
         model = load_model(path, phase, prepared)
         images = phase.train.steps * phase.images_per_step
-        took = json.loads(path.with_suffix(".json").read_text())
+        took = json.loads(path.with_suffix(".json").read_text())["took"]
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images, **took})
     state = fit(
         last,
@@ -122,6 +126,21 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -
     texts = (before, phase.model_dump_json(), prepared.info.fingerprint)
     content = "\n".join(texts).encode() + rows
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_finished(path: Path) -> bool:
+    """Tell whether a phase's weights are there and sound; warn if they are damaged."""
+    record = path.with_suffix(".json")  # written last
+    try:
+        if file_hash(path) == json.loads(record.read_text())["sha256"]:
+            return True
+        warnings.warn(f"{path} is damaged; the phase is trained again", stacklevel=2)
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        warnings.warn(f"{record} is damaged; the phase is trained again", stacklevel=2)
+    record.unlink(missing_ok=True)
+    return False
 
 
 def _adapted(model: SemiModel | None, phase: Cell) -> SemiModel | None:

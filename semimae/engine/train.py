@@ -14,7 +14,7 @@ from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.gradients import Gradients
 from semimae.engine.optim import cosine_lr, ema_update, gather_state, set_lr, skip_if
-from semimae.types import Interrupted, Step, UserError
+from semimae.types import Interrupted, Step
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def train(
     optim: OptimConfig,
     *,
     autocast: Callable[[], torch.autocast],
-    evaluate: Callable[[TrainState], Row],
+    evaluate: Callable[[TrainState], Row | None],
     on_row: Callable[[str, Row], None],
     checkpoints: Checkpoints,
     should_stop: Callable[[], bool],
@@ -39,17 +39,19 @@ def train(
         config: Length and rhythm.
         optim: Learning rate and clipping.
         autocast: Makes the context in which the method runs.
-        evaluate: Scores the state on the validation split.
+        evaluate: Scores the state on the validation split; None if it was asked to stop.
         on_row: Is told of each new row of ``state.history`` ("train") and ``validation`` ("val").
         checkpoints: Where the state is saved.
         should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised.
 
     Raises:
-        Interrupted: After ``should_stop``.
-        UserError: If gradients stay non-finite for ``config.max_bad_steps`` steps in a row.
+        Interrupted: When it was asked to stop.
+        UserError: If more than ``config.max_bad_steps`` steps in a row have a loss or gradient that
+            is not finite, or all steps of the run.
     """
     model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
     gradients = Gradients(model, method)
+    most_bad = min(config.max_bad_steps, config.steps - 1)  # a run of bad steps alone is no result
     started = time.perf_counter() - state.seconds
     cpu_started = time.process_time() - state.cpu_seconds
     waited = busy = 0.0  # seconds: for data, and for steps in all, since the last row
@@ -65,7 +67,22 @@ def train(
         rows.append({"step": state.step, **now, **clock, **values})
         on_row(kind, rows[-1])
 
-    while state.step < config.steps:
+    def save() -> None:
+        measure_time()
+        gather_state(optimizer)
+        if world().rank == 0:
+            checkpoints.save(state)
+        wait_for_all()  # whoever continues at once must find it
+
+    while True:
+        if _evaluation_is_due(state, config):  # also at once, where an earlier attempt ended
+            scores = evaluate(state)
+            if scores is None:
+                save()
+                raise Interrupted(_stopped(state))
+            add_row("val", state.validation, scores)
+        if state.step >= config.steps:
+            return
         began = time.perf_counter()
         lr = cosine_lr(
             state.step,
@@ -80,57 +97,55 @@ def train(
         waited += time.perf_counter() - asked
         measuring = config.gradient_every and state.step % config.gradient_every == 0
         measured: dict[str, Tensor] | None = {} if measuring else None
+        before = [buffer.clone() for buffer in method.buffers()]
         losses, labeled = gradients.compute(state.ema, batch, autocast, measured)
         if measured is not None:
             measure_gradients(meter, measured)
         grad_norm = clip_grad_norm_(gradients.parameters, optim.grad_clip)
-        finite = grad_norm.isfinite()
+        finite = state.bad_steps.note(state.step + 1, losses, grad_norm, most_bad)
         skip_if(optimizer, (~finite).float())
         optimizer.step()
+        for buffer, kept in zip(method.buffers(), before, strict=True):  # running means, memories
+            buffer.copy_(torch.where(finite, buffer, kept))
         # The average forgets its random start early on, as in TensorFlow's num_updates rule.
         ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
         if config.compile and not busy and not state.history:
             _log.info("first step, with compiling: %.1f s", time.perf_counter() - began)
         state.step += 1
 
-        streak, longest, count = state.bad_steps
-        streak = (streak + 1) * ~finite
-        state.bad_steps = torch.stack([streak, torch.maximum(streak, longest), count + ~finite])
         for name, value in losses.items():
             meter.add(f"loss/{name}", value, finite)
         for name, value in (dict(labeled.metrics) | {"grad_norm": grad_norm}).items():
             meter.add(name, value, finite)
         if labeled.pseudo is not None:
-            measure_pseudo_labels(meter, labeled.pseudo, hidden_labels, method.num_classes)
+            measure_pseudo_labels(meter, labeled.pseudo, hidden_labels, method.num_classes, finite)
 
         last = state.step == config.steps
         if last or state.step % config.log_every == 0:  # the only place where the host waits
-            values = {"lr": lr, **meter.flush(), **_bad_steps(state, config)}
+            values = {"lr": lr, **meter.flush()}
+            _, num_bad = state.bad_steps.check(most_bad)
+            values |= {"bad_steps": float(num_bad)} if num_bad else {}
             busy += time.perf_counter() - began
             add_row("train", state.history, values | {"data_wait": waited / busy})
             waited = busy = 0.0
         else:
             busy += time.perf_counter() - began
-        if last or state.step % config.eval_every == 0:
-            add_row("val", state.validation, evaluate(state))
         stopping = any_process(should_stop())
-        measure_time()
-        if stopping or (not last and state.step % config.save_every == 0):
-            gather_state(optimizer)
-            if world().rank == 0:
-                checkpoints.save(state)
-            wait_for_all()  # whoever continues at once must find it
+        saving = not last and state.step % config.save_every == 0
+        if saving or stopping:
+            bad_in_a_row, _ = state.bad_steps.check(most_bad)
+            saving = stopping or not bad_in_a_row  # else what was saved before it would be dropped
+        if saving:
+            save()
         if stopping:
-            raise Interrupted(f"stopped after step {state.step}; the next run continues from there")
+            raise Interrupted(_stopped(state))
 
 
-def _bad_steps(state: TrainState, config: TrainConfig) -> Row:
-    """Return the count of skipped steps, if any; end the run if it cannot recover."""
-    _, most_in_a_row, total = state.bad_steps.tolist()
-    if most_in_a_row >= config.max_bad_steps:
-        raise UserError(
-            f"step {state.step}: the gradient was not finite {most_in_a_row:.0f} steps in a row "
-            f"(train.max_bad_steps={config.max_bad_steps}); lower optim.lr or raise "
-            "optim.warmup_steps. The last good checkpoint is kept."
-        )
-    return {"bad_steps": total} if total else {}
+def _evaluation_is_due(state: TrainState, config: TrainConfig) -> bool:
+    done = state.validation[-1]["step"] if state.validation else 0
+    last = state.step == config.steps
+    return state.step > done and (last or state.step % config.eval_every == 0)
+
+
+def _stopped(state: TrainState) -> str:
+    return f"stopped after step {state.step}; the next run continues from there"

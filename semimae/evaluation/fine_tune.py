@@ -14,6 +14,7 @@ from semimae.evaluation.config import FineTuneConfig
 from semimae.evaluation.metrics import score
 from semimae.model import SemiModel
 from semimae.random import generator
+from semimae.types import Interrupted
 
 
 def fine_tune(
@@ -70,7 +71,11 @@ def fine_tune(
         should_stop=should_stop,
         start=model,
     )
-    outputs = infer(state.ema, tuning, prepared, split.test(prepared))
+    try:
+        outputs = infer(state.ema, tuning, prepared, split.test(prepared), should_stop)
+    except Interrupted:
+        checkpoints.save(state)
+        raise
     scores = score(outputs.probabilities.numpy(), outputs.labels.numpy())
     curve = [{k: row[k] for k in ("step", "val/top1", "val/loss")} for row in state.validation]
     return {"protocols": {"fine_tune": scores.model_dump()}, "validation": curve}

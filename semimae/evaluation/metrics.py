@@ -17,6 +17,14 @@ class Estimate(Frozen):
     high: float
 
 
+class Bin(Frozen):
+    """The images whose confidence lies in one of 15 equal parts of [0, 1]; 0 where none does."""
+
+    num_images: int
+    confidence: float  # mean probability of the predicted class
+    accuracy: float
+
+
 class Scores(Frozen):
     """What every evaluation protocol reports."""
 
@@ -25,6 +33,7 @@ class Scores(Frozen):
     top5: Estimate | None  # null for five classes or fewer
     per_class: list[Estimate]  # recall of each class; a class without images counts as 0
     confusion: list[list[int]]  # rows: true class, columns: predicted class
+    calibration: list[Bin]
     ece: Estimate  # expected calibration error, bootstrap interval
     nll: float  # mean negative log-likelihood, nats
 
@@ -44,6 +53,7 @@ def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
     if num_classes > 5:
         best_five = np.argpartition(probabilities, -5, axis=1)[:, -5:]
         top5 = proportion(int((best_five == labels[:, None]).sum()), num_images)
+    confidence, correct = probabilities.max(axis=1), predicted == labels
     true_probability = probabilities[np.arange(num_images), labels]
     return Scores(
         num_images=num_images,
@@ -53,7 +63,8 @@ def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
             proportion(int(confusion[c, c]), int(confusion[c].sum())) for c in range(num_classes)
         ],
         confusion=confusion.tolist(),
-        ece=_calibration_error(probabilities.max(axis=1), predicted == labels),
+        calibration=_bins(confidence, correct),
+        ece=_calibration_error(confidence, correct),
         nll=float(-np.log(true_probability.clip(1e-12)).mean()),
     )
 
@@ -80,9 +91,23 @@ def expected_calibration_error(
 
     Source: arXiv:1706.04599, equation 3.
     """
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gap = np.bincount(bins, weights=confidence - correct, minlength=_BINS)
+    gap = np.bincount(_bin_of(confidence), weights=confidence - correct, minlength=_BINS)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def _bin_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+
+
+def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> list[Bin]:
+    bins = _bin_of(confidence)
+    number, sure, right = (
+        np.bincount(bins, weights=weights, minlength=_BINS)
+        for weights in (None, confidence, correct)
+    )
+    shared = np.maximum(number, 1)
+    columns = (number.tolist(), (sure / shared).tolist(), (right / shared).tolist())
+    return [Bin(num_images=n, confidence=c, accuracy=a) for n, c, a in zip(*columns, strict=True)]
 
 
 def _calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Estimate:

@@ -15,6 +15,7 @@ from semimae.engine.fit import infer
 from semimae.engine.infer import Outputs
 from semimae.evaluation.config import LinearProbeConfig
 from semimae.evaluation.metrics import score
+from semimae.evaluation.mistakes import most_confident_mistakes
 from semimae.model import SemiModel
 
 
@@ -29,7 +30,8 @@ def probe(
     ``backbone.pool`` says, after the final norm.
 
     Returns:
-        ``{"pool", "l2", "protocols": {name: Scores}}``.
+        ``{"pool", "l2", "protocols": {name: Scores}, "mistakes": [Mistake]}``, the latter of the
+        classifier.
     """
     device = setup_device(cell.train)
     rows = (split.labeled, split.val, split.test(prepared))
@@ -63,7 +65,13 @@ def probe(
         "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
         "knn": scores(neighbours),
     }
-    return {"pool": cell.backbone.pool, "l2": best[1], "protocols": protocols}
+    mistakes = most_confident_mistakes(test.probabilities.numpy(), prepared, cell.data, rows[2])
+    return {
+        "pool": cell.backbone.pool,
+        "l2": best[1],
+        "protocols": protocols,
+        "mistakes": [mistake.model_dump() for mistake in mistakes],
+    }
 
 
 def fit_linear(
@@ -132,7 +140,9 @@ def knn_probabilities(
     queries = functional.normalize(features.double(), dim=1)
     similarity = queries @ functional.normalize(bank.double(), dim=1).T
     nearest, index = similarity.topk(min(k, len(bank)), dim=1)  # [N, k]
-    votes = ((nearest - 1.0) / temperature).exp()  # similarities are at most 1: no overflow
+    votes = (
+        (nearest - nearest[:, :1]) / temperature
+    ).exp()  # the nearest has 1: no under- or overflow
     classes = torch.zeros(len(features), num_classes, dtype=votes.dtype, device=votes.device)
     classes.scatter_add_(1, bank_labels[index], votes)
     return classes / classes.sum(dim=1, keepdim=True)

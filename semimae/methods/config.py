@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
+from semimae.engine.config import StepsOrNone
 from semimae.types import Frozen
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ class SSMAEConfig(Frozen):
 class StartConfig(Frozen):
     """The phases before the last one, of methods that have several; the last has train.steps."""
 
-    mae_steps: int = Field(ge=0, description="Steps of masked-autoencoder pretraining; 0: none.")
-    supervised_steps: int = Field(ge=0, description="Steps of supervised training; 0: none.")
+    mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining; 0: none.")
+    supervised_steps: StepsOrNone = Field(description="Steps of supervised training; 0: none.")
 
 
 class MethodOptions(NamedTuple):

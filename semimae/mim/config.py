@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from semimae.types import Frozen, UserError
 
@@ -31,12 +31,17 @@ class MIMOptions(Frozen):
         ge=1, le=64, description="Patches per side of a square that is hidden as a whole."
     )
 
-    def check_grid(self, grid: int, mask_ratio: float) -> None:
-        """Check that ``grid * grid`` patches can be hidden as the options say.
+    def check_patches(self, grid: int, num_values: int, mask_ratio: float) -> None:
+        """Check that ``grid * grid`` patches of ``num_values`` can be hidden and predicted.
 
         Raises:
             ValueError: If not.
         """
+        if self.target == "norm_pixels" and num_values < 2:
+            raise ValueError(
+                "mim.target=norm_pixels needs more than one value in a patch; choose "
+                "mim.target: pixels or larger patches"
+            )
         if grid % self.mask_unit:
             raise ValueError(
                 f"mim.mask_unit={self.mask_unit} does not divide the {grid} patches along a side; "
@@ -61,6 +66,15 @@ class MAEConfig(MIMOptions):
     decoder_depth: int = Field(ge=1, le=32, description="Decoder blocks.")
     decoder_heads: int = Field(ge=1, le=64, description="Decoder heads; must divide decoder_dim.")
 
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.decoder_dim % self.decoder_heads or self.decoder_dim % 4:
+            raise ValueError(
+                f"decoder_dim={self.decoder_dim} must be a multiple of 4 and of "
+                f"decoder_heads={self.decoder_heads}"
+            )
+        return self
+
     def build(self, backbone: Backbone, mask_ratio: float) -> MAE:
         """Return the branch with fresh weights.
 
@@ -72,12 +86,7 @@ class MAEConfig(MIMOptions):
                 "mim.name=mae hides patches by leaving them out, and windowed attention needs them "
                 "all; choose mim.name: simmim, which puts mask tokens in their place."
             )
-        if self.decoder_dim % self.decoder_heads or self.decoder_dim % 4:
-            raise UserError(
-                f"mim.decoder_dim={self.decoder_dim} must be a multiple of 4 and of "
-                f"mim.decoder_heads={self.decoder_heads}."
-            )
-        _check_grid(self, backbone, mask_ratio)
+        _check_patches(self, backbone, mask_ratio)
         from semimae.mim.mae import MAE
 
         return MAE(self, backbone, mask_ratio)
@@ -94,7 +103,7 @@ class SimMIMConfig(MIMOptions):
         Raises:
             UserError: If sizes do not fit together.
         """
-        _check_grid(self, backbone, mask_ratio)
+        _check_patches(self, backbone, mask_ratio)
         from semimae.mim.simmim import SimMIM
 
         return SimMIM(self, backbone, mask_ratio)
@@ -121,8 +130,9 @@ def num_hidden(num_patches: int, mask_ratio: float) -> int:
     return hidden
 
 
-def _check_grid(options: MIMOptions, backbone: Backbone, mask_ratio: float) -> None:
+def _check_patches(options: MIMOptions, backbone: Backbone, mask_ratio: float) -> None:
+    size = backbone.patch_size
     try:
-        options.check_grid(backbone.image_size // backbone.patch_size, mask_ratio)
+        options.check_patches(backbone.image_size // size, size**2 * backbone.channels, mask_ratio)
     except ValueError as error:
         raise UserError(str(error)) from None

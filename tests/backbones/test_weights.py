@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_models import BACKBONES, FLAT, build, draw, draw_noise, mae, save, simmim
@@ -149,4 +150,6 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match=r"no such weights; choose one of timm:default, timm:augr"):
         load_weights(model, "timm:nope", timm_model="vit_tiny_patch16_224")
     with pytest.raises(UserError, match=r"timm:default needs backbone\.name: timm"):
-        build(vit_config(weights="timm:default"))
+        load_weights(model, "timm:default")
+    with pytest.raises(ValidationError, match=r"weights=timm:default needs backbone\.name: timm"):
+        vit_config(weights="timm:default")

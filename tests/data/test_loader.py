@@ -13,12 +13,11 @@ from PIL import Image
 
 from semimae.data import loader
 from semimae.data.config import DataConfig
+from semimae.data.crops import centre_crop, resized_crop
 from semimae.data.loader import (
     ImageReader,
     TrainViews,
-    centre_crop,
     eval_batches,
-    resized_crop,
     sample_rows,
 )
 from semimae.data.prepare import prepare
@@ -140,74 +139,6 @@ def test_passes_are_shuffled_differently() -> None:
     assert first != rows.tolist()
 
 
-# --- crops
-
-
-@given(
-    st.tuples(st.integers(2, 50), st.integers(2, 50)),
-    st.floats(0.05, 1),
-    st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
-)
-def test_a_random_crop_lies_inside_the_image_and_has_the_area_it_should(
-    size: tuple[int, int], min_scale: float, draws: tuple[float, ...]
-) -> None:
-    boxes = []
-
-    class Recorder:
-        width, height = size
-
-        def resize(self, to: tuple[int, int], resample: object, box: tuple[float, ...]) -> object:
-            boxes.append(box)
-            return np.zeros((*to, 3), dtype=np.uint8)
-
-    resized_crop(Recorder(), 8, min_scale, *draws)  # type: ignore[arg-type]
-    ((left, top, right, bottom),) = boxes
-    width, height = size
-    slack = 1e-9 * max(size)
-    assert -slack <= left < right <= width + slack
-    assert -slack <= top < bottom <= height + slack
-    share = (right - left) * (bottom - top) / (width * height)
-    assert share <= 1 + 1e-9
-    ratio = (right - left) / (bottom - top)
-    if right - left < width - slack and bottom - top < height - slack:
-        assert share >= min_scale - 1e-9
-        assert 3 / 4 - 1e-9 <= ratio <= 4 / 3 + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("draws", "corner"),
-    [((0.0, 0.5, 0.0, 0.0), "left top"), ((0.0, 0.5, 0.999999, 0.999999), "right bottom")],
-)
-def test_the_draws_move_the_crop_over_the_whole_image(
-    draws: tuple[float, ...], corner: str
-) -> None:
-    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
-    pixels[:8, :8, 0] = 255
-    pixels[8:, 8:, 2] = 255
-    crop = resized_crop(Image.fromarray(pixels), 4, 0.25, *draws)
-    channel = {"left top": 0, "right bottom": 2}[corner]
-    assert crop[..., channel].min() > 200  # the filter reaches a little over the edge
-    assert crop.sum(axis=(0, 1))[channel] > 0.98 * crop.sum()
-
-
-def test_a_crop_of_everything_is_the_scaled_image() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
-    crop = resized_crop(image, 6, 1.0, 0.0, 0.5, 0.3, 0.7)
-    np.testing.assert_array_equal(crop, np.asarray(image.resize((6, 6), Image.Resampling.BICUBIC)))
-
-
-def test_the_centre_crop_is_seven_eighths_of_the_shorter_side() -> None:
-    pixels = np.zeros((16, 32, 3), dtype=np.uint8)
-    pixels[1:15, 9:23] = 255  # 14 = 16 * 0.875, around the centre
-    assert (centre_crop(Image.fromarray(pixels), 14) == 255).all()
-
-
-def test_grey_images_keep_one_channel() -> None:
-    image = Image.new("L", (10, 20), 7)
-    assert centre_crop(image, 4).shape == (4, 4, 1)
-    assert resized_crop(image, 4, 0.5, 0.1, 0.2, 0.3, 0.4).shape == (4, 4, 1)
-
-
 # --- reader
 
 
@@ -231,8 +162,8 @@ def test_files_are_cropped_at_the_centre(files: tuple[Prepared, DataConfig]) -> 
     prepared, config = files
     rows = np.array([7, 0, 3])
     read = ImageReader(prepared, config, rows, CPU).whole(rows).numpy()
-    expected = [centre_crop(prepared.open(row), config.image_size) for row in rows.tolist()]
-    np.testing.assert_array_equal(read, np.stack(expected).transpose(0, 3, 1, 2))
+    expected = [centre_crop(prepared.pixels(row), config.image_size) for row in rows.tolist()]
+    np.testing.assert_array_equal(read, torch.stack(expected).numpy())
 
 
 @pytest.mark.parametrize("kind", ["files", "packed"])
@@ -244,8 +175,8 @@ def test_crops_use_each_image_s_own_draws(kind: str, request: pytest.FixtureRequ
     assert len(made) == 3
     for view, parameters in zip(made, draws, strict=True):
         for image, row, numbers in zip(view, rows.tolist(), parameters.tolist(), strict=True):
-            expected = resized_crop(prepared.open(row), 8, config.crop_min_scale, *numbers)
-            np.testing.assert_array_equal(image.numpy(), expected.transpose(2, 0, 1))
+            expected = resized_crop(prepared.pixels(row), 8, config.crop_min_scale, *numbers)
+            assert torch.equal(image, expected)
 
 
 # --- eval_batches
@@ -401,9 +332,9 @@ def test_neither_test_nor_validation_images_are_ever_loaded(
             return np.asarray(self)[rows]  # type: ignore[index]
 
     class Watched(Prepared):
-        def open(self, index: int) -> Image.Image:
+        def pixels(self, index: int) -> np.ndarray:
             opened.add(int(index))
-            return super().open(index)
+            return super().pixels(index)
 
     values = {field.name: getattr(prepared, field.name) for field in dataclasses.fields(prepared)}
     if prepared.images is not None:

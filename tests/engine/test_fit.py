@@ -181,7 +181,9 @@ def test_a_method_hears_of_every_validation(
 def test_it_can_start_from_a_model(
     small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
 ) -> None:
-    cell = small_cell("supervised", train__steps=1)  # its only step has the rate 0
+    cell = small_cell("supervised")
+    one_step = cell.train.model_copy(update={"steps": 1})  # the first of the warm-up, of rate 0
+    cell = cell.model_copy(update={"train": one_step})
     start = model_of(small_cell("supervised", seed=5), digits)
     expected = {name: value.clone() for name, value in start.state_dict().items()}
     state = fit(

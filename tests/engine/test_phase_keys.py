@@ -20,7 +20,7 @@ def finish(digits: Prepared, digits_split: Split, tmp_path: Path) -> Callable[[C
 
     def run(cell: Cell) -> set[str]:
         finished = tmp_path / "finished"
-        before = set(finished.glob("*"))
+        before = set(finished.glob("*.safetensors"))
         fit_phases(
             cell,
             digits,
@@ -30,12 +30,12 @@ def finish(digits: Prepared, digits_split: Split, tmp_path: Path) -> Callable[[C
             on_row=lambda kind, row: None,
             should_stop=lambda: False,
         )
-        return {path.name for path in set(finished.glob("*")) - before}
+        return {path.name for path in set(finished.glob("*.safetensors")) - before}
 
     return run
 
 
-START = {"start__mae_steps": 3, "start__supervised_steps": 3, "train__steps": 1}
+START = {"start__mae_steps": 3, "start__supervised_steps": 3, "train__steps": 2}
 
 
 @pytest.mark.parametrize(

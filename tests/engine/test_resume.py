@@ -168,7 +168,25 @@ def record_without_rows(json_file: Path, data: Path) -> None:
     json_file.write_text(json.dumps(record))
 
 
+def zero(json_file: Path, data: Path) -> None:
+    """The rename reached the disk, the content did not."""
+    data.write_bytes(bytes(data.stat().st_size))
+
+
+def zero_json(json_file: Path, data: Path) -> None:
+    json_file.write_bytes(bytes(json_file.stat().st_size))
+
+
+def unfinished(json_file: Path, data: Path) -> None:
+    """The power failed while the file was written that would have replaced this one."""
+    json_file.unlink()
+    data.rename(data.with_name(f".{data.name}.tmp"))
+
+
 DAMAGES = [
+    zero,
+    zero_json,
+    unfinished,
     flip_a_byte,
     truncate,
     empty,
@@ -228,7 +246,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         warnings.simplefilter("always")
         state, rows = fit_until(small_cell("semi_mae"), folder)
     messages = [str(w.message) for w in caught]
-    if damage is remove_json:  # then it never counted
+    if damage in (remove_json, unfinished):  # then it never counted
         assert not messages
     else:
         (message,) = messages
@@ -236,6 +254,66 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         assert "is passed over" in message
     assert_same(state, whole[0])
     assert len(rows) == len(whole[1])
+
+
+class StopAfter:
+    """Asks to stop from the nth time on that it is asked."""
+
+    def __init__(self, asked: int) -> None:
+        self.left = asked
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_sound_one(
+    stopped: Path,
+    small_cell: Callable[..., Cell],
+    digits: Prepared,
+    digits_split: Split,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(stopped, folder)
+    truncate(*files(folder, 7))
+    with pytest.raises(Interrupted, match="step 8"), pytest.warns(UserWarning, match="passed over"):
+        fit(
+            small_cell("semi_mae"),
+            digits,
+            digits_split,
+            checkpoints=Checkpoints(folder),
+            on_row=lambda kind, row: None,
+            should_stop=StopAfter(1),
+        )
+    assert set(folder.iterdir()) == {*files(folder, 6), *files(folder, 8)}
+
+
+@pytest.mark.parametrize("asked", [3, 4, 20])
+def test_a_stop_interrupts_the_evaluation_too(
+    asked: int,
+    whole: tuple[TrainState, Rows],
+    small_cell: Callable[..., Cell],
+    fit_until: Fit,
+    digits: Prepared,
+    digits_split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("semimae.engine.fit.EVAL_BATCH", 20)
+    assert len(digits_split.val) > 10 * 20  # asked 3 times by then, and 20 times in it
+    with pytest.raises(Interrupted, match="stopped after step 3;"):
+        fit(
+            small_cell("semi_mae"),
+            digits,
+            digits_split,
+            checkpoints=Checkpoints(tmp_path),
+            on_row=lambda kind, row: None,
+            should_stop=StopAfter(asked),
+        )
+    monkeypatch.undo()  # sums of other batches differ in their last bits
+    state, _ = fit_until(small_cell("semi_mae"), tmp_path)
+    assert_same(state, whole[0])
 
 
 def test_without_any_sound_checkpoint_the_run_starts_afresh(

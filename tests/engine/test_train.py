@@ -24,11 +24,12 @@ CPU = torch.device("cpu")
 
 
 class Stub(Method):
-    """Two terms; at the steps in ``bad`` the gradient is not finite."""
+    """Two terms; at the steps in ``bad`` the gradient is not finite, or the loss alone."""
 
-    def __init__(self, bad: dict[int, float] | None = None) -> None:
+    def __init__(self, bad: dict[int, float] | None = None, spoils: str = "gradient") -> None:
         nn.Module.__init__(self)
-        self.num_classes, self.bad = 3, bad or {}
+        self.num_classes, self.bad, self.spoils = 3, bad or {}, spoils
+        self.register_buffer("memory", torch.zeros(2))
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -38,9 +39,14 @@ class Stub(Method):
         batch = labeled.batch
         fit = nn.functional.cross_entropy(model(batch.labeled), batch.labels)
         size = model(batch.labeled).square().mean()
-        return {"fit": fit * self.bad.get(round(batch.progress), 1.0), "size": size}
+        factor = self.bad.get(round(batch.progress), 1.0)
+        if self.spoils == "loss":  # a constant: the gradient stays as it is
+            return {"fit": fit, "size": size + (factor if factor != 1.0 else 0.0)}
+        return {"fit": fit * factor, "size": size}
 
+    @torch.no_grad()
     def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+        self.memory += self.bad.get(round(batch.progress), 1.0)
         return Labeled(batch, metrics={"zero": torch.zeros(())})
 
 
@@ -84,7 +90,14 @@ def configs(**changes: object) -> tuple[TrainConfig, OptimConfig]:
 class Run:
     """One call of ``train`` and everything it said."""
 
-    def __init__(self, folder: Path, method: Stub, stop_at: int | None = None, **changes: object):
+    def __init__(
+        self,
+        folder: Path,
+        method: Stub,
+        stop_at: int | None = None,
+        stop_evaluating_at: int | None = None,
+        **changes: object,
+    ):
         self.config, self.optim = configs(**changes)
         model = small_model()
         self.state = TrainState(
@@ -97,7 +110,7 @@ class Run:
         self.evaluated: list[int] = []
         self.checkpoints = Checkpoints(folder)
         self.checkpoints.load(self.state)
-        self.stop_at = stop_at
+        self.stop_at, self.stop_evaluating_at = stop_at, stop_evaluating_at
 
     def __call__(self) -> "Run":
         train(
@@ -113,8 +126,10 @@ class Run:
         )
         return self
 
-    def evaluate(self, state: TrainState) -> Row:
+    def evaluate(self, state: TrainState) -> Row | None:
         self.evaluated.append(state.step)
+        if self.state.step == self.stop_evaluating_at:
+            return None
         return {"val/score": float(state.step)}
 
     def weights(self) -> list[Tensor]:
@@ -213,10 +228,11 @@ def test_training_changes_every_weight_that_can_learn(tmp_path: Path) -> None:
 # --- non-finite gradients
 
 
+@pytest.mark.parametrize("spoils", ["gradient", "loss"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_a_bad_step_moves_nothing(value: float, tmp_path: Path) -> None:
+def test_a_bad_step_moves_nothing(value: float, spoils: str, tmp_path: Path) -> None:
     good = Run(tmp_path / "a", Stub(), stop_at=5)
-    bad = Run(tmp_path / "b", Stub({5: value}), stop_at=6)
+    bad = Run(tmp_path / "b", Stub({5: value}, spoils), stop_at=6)
     for run in (good, bad):
         with pytest.raises(Interrupted):
             run()
@@ -225,6 +241,9 @@ def test_a_bad_step_moves_nothing(value: float, tmp_path: Path) -> None:
     for index, moments in states[0].items():
         for key, moment in moments.items():
             assert torch.equal(moment, states[1][index][key]), (index, key)
+    for run in (good, bad):  # nor does it enter what the method remembers
+        assert run.state.method.state_dict()["memory"].tolist() == [5.0, 5.0]
+    assert bad.state.bad_steps.counts.tolist()[:3] == [1, 1, 1]
 
 
 def test_bad_steps_are_counted_over_the_whole_run(tmp_path: Path) -> None:
@@ -248,28 +267,58 @@ def test_values_of_a_bad_step_are_left_out_of_the_means(tmp_path: Path) -> None:
     assert "loss/total" in run.state.history[2]
 
 
-def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
-    run = Run(tmp_path, Stub(dict.fromkeys([4, 5, 6], NAN)), log_every=4, save_every=2)
+@pytest.mark.parametrize(
+    ("spoils", "value", "term"),
+    [("gradient", NAN, "loss/fit"), ("loss", INF, "loss/size")],
+)
+def test_more_bad_steps_in_a_row_than_allowed_end_the_run(
+    spoils: str, value: float, term: str, tmp_path: Path
+) -> None:
+    bad = dict.fromkeys([1, 4, 5, 6, 7], value)
+    run = Run(tmp_path, Stub(bad, spoils), log_every=9, save_every=2)
     with pytest.raises(UserError) as caught:
         run()
     message = str(caught.value)
-    assert "step 8" in message  # where the host next looks
-    assert "3 steps in a row" in message
-    assert "train.max_bad_steps=3" in message
+    assert run.state.step == 8  # where the host looks before it would save
+    assert message.startswith(f"step 5: {term} was not finite, the first of 4 bad steps in a row")
+    assert "allowed: 3, train.max_bad_steps" in message
     assert "lower optim.lr or raise optim.warmup_steps" in message
-    assert "\n" not in message
+    # Checkpoints in the row of bad steps would have taken the place of those before it.
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == ["step-000000004.json"]
+    last = Run(tmp_path, Stub())
+    assert last.state.step == 4
+    assert all(w.isfinite().all() for w in last.weights())
 
 
-def test_bad_steps_that_are_not_in_a_row_do_not(tmp_path: Path) -> None:
-    run = Run(tmp_path, Stub(dict.fromkeys([1, 2, 4, 5, 7, 8], NAN)), log_every=2)()
+def test_a_gradient_may_be_bad_where_all_terms_are_finite(tmp_path: Path) -> None:
+    class Steep(Stub):
+        def losses(
+            self, model: SemiModel, teacher: SemiModel, labeled: Labeled
+        ) -> dict[str, Tensor]:
+            losses = super().losses(model, teacher, labeled)
+            zero = losses["fit"] - losses["fit"].detach()
+            return losses | {"fit": losses["fit"] + zero.abs().sqrt()}  # a slope of 0 times inf
+
+    with pytest.raises(UserError, match=r"^step 1: the gradient was not finite, the first of 12"):
+        Run(tmp_path, Steep())()
+
+
+def test_the_allowed_number_of_bad_steps_does_not_end_it(tmp_path: Path) -> None:
+    run = Run(tmp_path, Stub(dict.fromkeys([1, 2, 3, 5, 6, 7, 9, 10], NAN)), log_every=2)()
     assert run.state.step == 12
 
 
+def test_a_run_of_bad_steps_alone_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+    run = Run(tmp_path, Stub(dict.fromkeys(range(12), NAN)), max_bad_steps=50)
+    with pytest.raises(UserError, match=r"^step 1: loss/fit .* the first of 12 bad steps in a row"):
+        run()
+
+
 def test_a_row_of_bad_steps_is_counted_across_an_interruption(tmp_path: Path) -> None:
-    bad = dict.fromkeys([4, 5, 6], NAN)
+    bad = dict.fromkeys([3, 4, 5, 6], NAN)
     with pytest.raises(Interrupted):
         Run(tmp_path, Stub(bad), stop_at=5)()
-    with pytest.raises(UserError, match="3 steps in a row"):
+    with pytest.raises(UserError, match=r"step 4: loss/fit .* 4 bad steps in a row"):
         Run(tmp_path, Stub(bad))()
 
 
@@ -331,12 +380,24 @@ def test_time_passes_over_all_attempts(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_that_is_done_does_nothing_more(tmp_path: Path) -> None:
+def test_a_run_that_is_done_is_only_scored(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         Run(tmp_path, Stub(), stop_at=12)()
     again = Run(tmp_path, Stub())
     before = [w.clone() for w in again.weights()]
     again()
     assert again.state.step == 12
-    assert not again.rows
+    assert [(kind, row["step"]) for kind, row in again.rows] == [("val", 12)]
     assert all(torch.equal(a, b) for a, b in zip(before, again.weights(), strict=True))
+
+
+@pytest.mark.parametrize("stop", [3, 12])
+def test_an_evaluation_that_was_stopped_is_made_by_the_next_run(stop: int, tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole", Stub(), eval_every=3)()
+    with pytest.raises(Interrupted, match=f"stopped after step {stop};"):
+        Run(tmp_path / "parts", Stub(), stop_evaluating_at=stop, eval_every=3)()
+    again = Run(tmp_path / "parts", Stub(), eval_every=3)()
+    scores = [(row["step"], row["val/score"]) for row in again.state.validation]
+    assert scores == [(3, 3.0), (6, 6.0), (9, 9.0), (12, 12.0)]
+    for ours, theirs in zip(again.weights(), whole.weights(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -22,7 +22,8 @@ MakeCell = Callable[..., Cell]
 
 
 def config(**changes: object) -> FineTuneConfig:
-    options: dict[str, object] = {"steps": 5, "batch_size": 8, "reset_head": False} | changes
+    options: dict[str, object] = {"steps": 5, "batch_size": 8, "reset_head": False}
+    options |= {"optim__warmup_steps": 1} | changes
     return changed_params(**{f"fine_tune__{k}": v for k, v in options.items()}).fine_tune
 
 
@@ -102,8 +103,8 @@ def test_all_weights_of_the_backbone_move_and_the_decoder_s_do_not(
 
 def test_lower_layers_move_less(tune: Callable[..., Tuning]) -> None:
     """Adam's first steps are as long as the learning rate, which shows each layer's own."""
-    steep = tune(config(optim__layer_decay=0.1, optim__warmup_steps=1), folder="steep").moved()
-    flat = tune(config(optim__layer_decay=1.0, optim__warmup_steps=1), folder="flat").moved()
+    steep = tune(config(optim__layer_decay=0.1), folder="steep").moved()
+    flat = tune(config(optim__layer_decay=1.0), folder="flat").moved()
 
     def ratio(name: str) -> float:
         return steep[f"backbone.vit.{name}"] / flat[f"backbone.vit.{name}"]
@@ -187,7 +188,7 @@ def test_a_fresh_head_depends_on_the_seed_and_not_on_the_process(
     tune: Callable[..., Tuning], small_cell: MakeCell
 ) -> None:
     """Weights are drawn from the cell's seed; the rate of the only step is 0."""
-    options = config(steps=1, reset_head=True)
+    options = config(reset_head=True).model_copy(update={"steps": 1})
     heads = []
     for i, cell in enumerate([small_cell("semi_mae"), small_cell("semi_mae"), None]):
         torch.manual_seed(i)
@@ -203,5 +204,20 @@ def test_a_fresh_head_depends_on_the_seed_and_not_on_the_process(
 
 
 def test_without_it_the_trained_head_is_kept(tune: Callable[..., Tuning]) -> None:
-    moved = tune(config(steps=1)).moved()
+    moved = tune(config().model_copy(update={"steps": 1})).moved()
     assert moved["backbone.vit.head.weight"] == 0
+
+
+def test_a_stop_while_the_test_set_is_scored_loses_no_step(
+    tune: Callable[..., Tuning], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = config(steps=4)
+    monkeypatch.setattr("semimae.engine.fit.EVAL_BATCH", 40)
+    whole = tune(options, folder="whole")
+    # Once per step; in both evaluations of both models before each batch but the first.
+    asked_while_tuning = 4 + 2 * 2 * 5
+    with pytest.raises(Interrupted, match="while scoring"):
+        tune(options, folder="parts", stop_at=asked_while_tuning + 3)
+    assert (tmp_path / "parts" / "step-000000004.json").is_file()
+    again = tune(options, folder="parts")
+    assert again.result == whole.result

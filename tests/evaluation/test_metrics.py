@@ -42,6 +42,25 @@ def plain_ece(confidence: list[float], correct: list[bool]) -> float:
     return total
 
 
+def test_bins_hold_the_images_of_their_confidence() -> None:
+    probabilities, labels = predictions(num_images=200)
+    bins = score(probabilities, labels).calibration
+    assert len(bins) == 15
+    assert sum(b.num_images for b in bins) == 200
+    for i, found in enumerate(bins):
+        inside = [
+            (max(row), row.index(max(row)) == label)
+            for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True)
+            if i / 15 <= max(row) < (i + 1) / 15
+        ]
+        assert found.num_images == len(inside)
+        if inside:
+            assert found.confidence == pytest.approx(sum(c for c, _ in inside) / len(inside))
+            assert found.accuracy == pytest.approx(sum(right for _, right in inside) / len(inside))
+        else:
+            assert (found.confidence, found.accuracy) == (0, 0)
+
+
 # --- Wilson's interval
 
 

@@ -104,9 +104,27 @@ def test_the_last_phase_starts_from_the_weights_of_the_one_before(
     small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
 ) -> None:
     starts = {}
-    for steps in (1, 30):
+    for steps in (2, 30):
+        cell = small_cell("mae_finetune", start__mae_steps=steps)
         # The only step of the last phase is the first of its warm-up, with a learning rate of 0.
-        cell = small_cell("mae_finetune", start__mae_steps=steps, train__steps=1)
+        one_step = cell.train.model_copy(update={"steps": 1})
+        cell = cell.model_copy(update={"train": one_step})
         state, _ = run(cell, digits, digits_split, tmp_path / str(steps), never)
         starts[steps] = state.model.state_dict()["backbone.vit.blocks.0.mlp.fc1.weight"]
-    assert not torch.allclose(starts[1], starts[30])
+    assert not torch.allclose(starts[2], starts[30])
+
+
+def test_a_finished_phase_that_is_damaged_is_trained_again(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    cell = small_cell("mae_finetune", start__mae_steps=3, train__steps=3)
+    whole, _ = run(cell, digits, digits_split, tmp_path, never)
+    (path,) = (tmp_path / "phases").glob("*.safetensors")
+    sound = path.read_bytes()
+    for damaged in (b"", bytes(len(sound)), sound[:-100], sound[:-1] + bytes([sound[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="is damaged; the phase is trained again"):
+            again, _ = run(cell, digits, digits_split, tmp_path, never)
+        assert path.read_bytes() == sound
+        for name, value in whole.ema.state_dict().items():
+            assert torch.equal(value, again.ema.state_dict()[name]), name

@@ -92,4 +92,4 @@ def test_smoothing_is_a_mean_over_wrapped_neighbours() -> None:
 )
 def test_grids_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mae(**changes).check_grid(8, 0.5)
+        mae(**changes).check_patches(8, 12, 0.5)

@@ -105,12 +105,15 @@ def test_3_the_store_has_a_run_per_distinct_cell_with_training_and_scores(projec
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     cells = [run for run in runs if "semimae.cell_id" in run.data.tags]
-    (parent,) = [run for run in runs if "semimae.pipeline" in run.data.tags]
+    (report,) = [run for run in runs if "semimae.pipeline" in run.data.tags]
     assert len(cells) == 3
-    assert parent.info.status == "FINISHED"
+    assert report.info.status == "FINISHED"
+    artifacts = {file.path for file in client.list_artifacts(report.info.run_id, "reports")}
+    assert "reports/index.html" in artifacts
     for run in cells:
         assert run.info.status == "FINISHED"
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert "mlflow.parentRunId" not in run.data.tags  # MLflow's pages would fold it away
+        assert run.data.tags["semimae.invocation"] == report.data.tags["semimae.pipeline"]
         assert {"loss/total", "val/top1", "test/classifier/top1", "test/knn/top1"} <= set(
             run.data.metrics
         )
@@ -118,6 +121,10 @@ def test_3_the_store_has_a_run_per_distinct_cell_with_training_and_scores(projec
         assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["digits"]
     ratios = {run.data.params.get("mask_ratio") for run in cells}
     assert ratios == {None, "0.5", "0.75"}
+    page = (project.folder / "reports/index.html").read_text()
+    for run in cells:
+        assert f"/runs/{run.info.run_id}" in page
+        assert int(run.data.tags["semimae.flops"]) > 0
 
 
 def test_4_one_more_grid_value_runs_only_its_cells_and_the_report(project: Project) -> None:

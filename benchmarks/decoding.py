@@ -1,0 +1,158 @@
+"""From a large JPEG file to two random crops, by several libraries."""
+
+import importlib
+import io
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop as crop
+
+from benchmarks.measure import Call, interleaved
+from semimae.data.cache import PixelCache, write_cache
+from semimae.data.config import DataConfig
+from semimae.data.crops import Box, random_box, scaled
+from semimae.data.images import convert, open_file
+from semimae.data.source import from_files
+from semimae.random import uniform
+
+WIDTH, HEIGHT, SIDE, CACHE, FILES = 500, 375, 224, 256, 16
+OURS = "Pillow, scaled by torch"  # what this project does
+Decode = Callable[[bytes], Any]
+Crop = Callable[[Any, Box], object]
+
+
+def measure_decoding(config: DataConfig, rounds: int) -> dict[str, float]:
+    """Return processor milliseconds to decode an image, and to decode it and make two random crops.
+
+    OpenCV and simplejpeg are measured where they are installed; this project does not need them.
+    """
+    draws = [uniform((FILES, 4), 0, "crop", view).tolist() for view in ("weak", "strong")]
+
+    def boxes(width: int, height: int) -> list[list[Box]]:
+        return [[random_box(width, height, config.crop_min_scale, *d) for d in v] for v in draws]
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        names = _photographs(folder)
+        contents = [(folder / name).read_bytes() for name in names]
+        cache = _cache(folder, names, config)
+        calls: dict[str, Call] = {}
+        for library, (decode, crop) in _libraries().items():
+
+            def both(decode: Decode = decode, crop: Crop = crop) -> None:
+                for content, *views in zip(contents, *boxes(WIDTH, HEIGHT), strict=True):
+                    image = decode(content)
+                    for box in views:
+                        crop(image, box)
+
+            def alone(decode: Decode = decode) -> None:
+                for content in contents:
+                    decode(content)
+
+            calls[f"{library}: decode"] = alone
+            calls[f"{library}: decode, two crops"] = both
+
+        def twice() -> None:
+            for content, *views in zip(contents, *boxes(WIDTH, HEIGHT), strict=True):
+                for box in views:
+                    scaled(_pixels(content), SIDE, box)
+
+        def copied() -> None:
+            height, width = cache[0].shape[:2]
+            for index, views in enumerate(zip(*boxes(width, height), strict=True)):
+                for box in views:
+                    scaled(cache[index], SIDE, box)
+
+        calls[f"{OURS}: decode twice, two crops"] = twice
+        calls[f"{OURS}: two crops of copies of {CACHE} px"] = copied
+        with warnings.catch_warnings():  # torchvision will drop its decoders
+            warnings.simplefilter("ignore", DeprecationWarning)
+            seconds = interleaved(calls, torch.device("cpu"), rounds)
+    return {name: 1000 * s / FILES for name, s in seconds.items()}
+
+
+def _photographs(folder: Path) -> list[str]:
+    """Write parts of scikit-learn's two photographs as JPEG files of ImageNet's typical size."""
+    from sklearn.datasets import load_sample_images
+
+    draws = np.random.default_rng(0)
+    photographs = load_sample_images().images
+    names = []
+    for index in range(FILES):
+        top, left = draws.integers(0, [427 - HEIGHT, 640 - WIDTH])
+        part = photographs[index % 2][top : top + HEIGHT, left : left + WIDTH]
+        names.append(f"{index}.jpg")
+        Image.fromarray(part).save(folder / names[-1], quality=92)
+    return names
+
+
+def _cache(folder: Path, names: list[str], config: DataConfig) -> PixelCache:
+    source = from_files("photographs", folder, [(name, 0, "train") for name in names], ["a"])
+    options = config.model_copy(update={"cache_size": CACHE, "channels": 3, "workers": 1})
+    sizes = np.tile(np.array([[WIDTH, HEIGHT]], dtype=np.int32), (FILES, 1))
+    write_cache(folder, source, options, np.arange(FILES), sizes, lambda done, total: None)
+    return PixelCache.read(folder, 3)
+
+
+def _pillow(content: bytes) -> Image.Image:
+    with open_file(io.BytesIO(content)) as image:  # type: ignore[arg-type]
+        return convert(image, 3)
+
+
+def _pixels(content: bytes) -> NDArray[np.uint8]:
+    return np.asarray(_pillow(content))
+
+
+def _pillow_crop(image: Image.Image, box: Box) -> object:
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box))
+
+
+def _libraries() -> dict[str, tuple[Decode, Crop]]:
+    """Return how each library that is here decodes, and crops with antialiasing."""
+    found: dict[str, tuple[Decode, Crop]] = {
+        OURS: (_pixels, lambda image, box: scaled(image, SIDE, box)),
+        "Pillow": (_pillow, _pillow_crop),
+    }
+    decode_jpeg = getattr(_optional("torchvision.io"), "decode_jpeg", None)
+    if decode_jpeg is not None:
+
+        def torchvision(content: bytes) -> Any:
+            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+        def torchvision_crop(image: Any, box: Box) -> object:
+            left, top, right, bottom = (round(value) for value in box)
+            size = [bottom - top, right - left, [SIDE, SIDE]]
+            return crop(image, top, left, *size, InterpolationMode.BICUBIC, True)
+
+        found["torchvision"] = torchvision, torchvision_crop
+    cv2, simplejpeg = _optional("cv2"), _optional("simplejpeg")
+    if cv2 is not None:
+
+        def opencv(content: bytes) -> Any:
+            return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+        def opencv_crop(image: Any, box: Box) -> object:
+            left, top, right, bottom = (round(value) for value in box)
+            return cv2.resize(
+                image[top:bottom, left:right], (SIDE, SIDE), interpolation=cv2.INTER_AREA
+            )
+
+        found["OpenCV"] = opencv, opencv_crop
+        if simplejpeg is not None:
+            found["simplejpeg, OpenCV"] = simplejpeg.decode_jpeg, opencv_crop
+    return found
+
+
+def _optional(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None

@@ -1,0 +1,76 @@
+"""Validation errors in one line: the key, what arrived, what is allowed."""
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+_short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 3, 120, 120, 60
+
+
+def explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """Say in one line what is wrong: the key, what arrived, what is allowed."""
+    keys, section = _follow(model, error["loc"])
+    key = ".".join(keys) or "params"
+    if error["type"] == "extra_forbidden":
+        unknown, fields = str(error["loc"][-1])[:80], section.model_fields
+        hint = near(unknown, fields)
+        of = f" of {'.'.join([*keys, 'name'])}: {_tag(section)}" if _tag(section) else ""
+        return f"{'.'.join([*keys, unknown])}: unknown key{of}{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; every field must be stated"
+    if error["type"] == "union_tag_not_found":
+        return f"{key}.name: missing; every field must be stated"
+    if error["type"] == "union_tag_invalid":
+        context = error["ctx"]
+        tag = str(context["tag"])[:80]
+        return f"{key}.name: got '{tag}'; it must be one of {context['expected_tags']}"
+    if error["type"] == "value_error":  # of a section's validator: begins with one of its keys
+        return ".".join([*keys, str(error["ctx"]["error"])])
+    message = error["msg"].replace("Input should be", "it must be")
+    return f"{key}: got {_short.repr(error['input'])}; {message}"
+
+
+def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """Follow an error's location to the keys as they stand in the file and the last section.
+
+    Pydantic also names the members of unions on the way, which the file does not.
+    """
+    keys: list[str] = []
+    section, options = model, [model]
+    for part in location:
+        holders = [option for option in options if part in option.model_fields]
+        tagged = [option for option in options if _tag(option) == part]
+        if holders:
+            section = holders[0]
+            options = _models(section.model_fields[str(part)].annotation)
+            keys.append(str(part))
+        elif tagged:
+            section, options = tagged[0], tagged
+        elif isinstance(part, int):
+            keys.append(str(part))
+    return keys, options[0] if options else section
+
+
+def _tag(model: Any) -> str | None:
+    """Return the value of ``name`` that tells a model from the others of its union."""
+    field = getattr(model, "model_fields", {}).get("name")
+    values = get_args(field.annotation) if field else ()
+    return values[0] if values else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models in an annotation, which may be a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def near(word: str, allowed: Iterable[str]) -> str:
+    """Return a hint at the nearest allowed word, if one is near."""
+    near = difflib.get_close_matches(word, allowed, n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""

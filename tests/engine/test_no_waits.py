@@ -1,0 +1,160 @@
+"""No step, and no view, asks what a device has computed: on a GPU the host would have to wait.
+
+Tensors without values stand for the device's: whatever reads one ends in an error, also ``tolist``
+and ``numpy``, which no dispatch mode sees on a CPU.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support import changed_params, section
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from semimae.cell import Cell
+from semimae.data.augment import num_draws, strong_view, to_float, weak_view
+from semimae.engine.bad_steps import BadSteps
+from semimae.engine.checkpoint import Checkpoints, TrainState
+from semimae.engine.device import make_autocast
+from semimae.engine.optim import build_optimizer
+from semimae.engine.train import train
+from semimae.methods.registry import METHODS
+from semimae.model import build_model
+from semimae.types import Batch, Interrupted, Step
+
+CPU = torch.device("cpu")
+CLASSES, UNLABELED = 10, 50  # of the dataset
+VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS} | {
+    "micro-batches": {"method": "freematch", "train__accumulate": 2},
+    "mixed": {"method": "semi_mae", "pseudo_label__mixup": True},
+    "aligned": {"method": "semi_mae", "pseudo_label__alignment": "labeled"},
+    "bf16": {"method": "semi_mae", "train__precision": "bf16"},
+    "blocks": {
+        "method": "semi_mae",
+        "data__image_size": 12,
+        "mim__masking": "block",
+        "mim__target": "teacher_features",
+    },
+}
+
+
+class Unread(BadSteps):
+    """Before a checkpoint the host may wait; that is not what is tested."""
+
+    def check(self, most: int) -> tuple[int, int]:
+        return 0, 0
+
+
+def without_values(module: nn.Module) -> None:
+    """Replace all weights by tensors of the active mode."""
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None:
+                part._parameters[name] = nn.Parameter(torch.empty_like(p), p.requires_grad)
+        for name, b in part._buffers.items():
+            part._buffers[name] = None if b is None else torch.empty_like(b)
+
+
+def batch_of(cell: Cell) -> Step:
+    labeled, unlabeled = cell.train.batch_size, cell.num_unlabeled
+    data = cell.data
+    patches = (data.image_size // cell.backbone.patch_size) ** 2
+
+    def images(count: int) -> Tensor:
+        return torch.empty(count, data.channels, data.image_size, data.image_size)
+
+    def classes(count: int) -> Tensor:
+        return torch.empty(count, dtype=torch.long)
+
+    batch = Batch(
+        labeled=images(labeled),
+        labels=classes(labeled),
+        weak=images(unlabeled),
+        strong=images(unlabeled),
+        mask_noise=torch.empty(unlabeled, patches),
+        mix_noise=torch.empty(unlabeled, 4),
+        unlabeled_index=classes(unlabeled),
+        progress=0.5,
+        accumulate=cell.train.accumulate,
+    )
+    return Step(batch, classes(unlabeled))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> None:
+    rhythm = dict.fromkeys(("train__log_every", "train__eval_every", "train__save_every"), 99)
+    changes = {"pseudo_label__skip_rejected": "never", "train__gradient_every": 1}
+    cell = changed_params(**changes, **rhythm, **VARIANTS[variant]).cell()
+    model = build_model(
+        cell.backbone,
+        cell.mim,
+        image_size=cell.data.image_size,
+        channels=cell.data.channels,
+        num_classes=CLASSES,
+        mask_ratio=cell.mask_ratio,
+        seed=0,
+    )
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    method = METHODS[cell.method](cell.options, CLASSES, UNLABELED)
+    rows: list[str] = []
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (model, teacher, method):
+            without_values(module)
+        optimizer = build_optimizer(model, model.backbone, cell.optim)
+        state = TrainState(model, teacher, method, optimizer, bad_steps=Unread(CPU))
+
+        class Nowhere(Checkpoints):
+            def __init__(self) -> None:
+                pass
+
+            def save(self, state: TrainState) -> None:
+                pass
+
+        with pytest.raises(Interrupted):
+            train(
+                state,
+                lambda step: batch_of(cell),
+                cell.train,
+                cell.optim,
+                autocast=make_autocast(cell.train, CPU),
+                evaluate=lambda state: {},
+                on_row=lambda kind, row: rows.append(kind),
+                checkpoints=Nowhere(),
+                should_stop=lambda: state.step == 2,
+            )
+    assert state.step == 2
+    assert rows == []
+    assert state.meter.sums  # what the rows will be made of has been computed
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: x.cpu().numpy(),
+        lambda x: bool((x > 0).all()),
+        lambda x: torch.empty(3)[: int(x.sum())],
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_a_tensor_without_values_cannot_be_read(call: Callable[[Tensor], object]) -> None:
+    with FakeTensorMode(), pytest.raises(Exception):  # noqa: B017, PT011 - each has its own
+        call(torch.zeros(3))
+
+
+@pytest.mark.parametrize("size", [8, 32, 224])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_read_nothing_from_the_device(size: int, channels: int) -> None:
+    images = torch.empty(128, channels, size, size, dtype=torch.uint8, device="meta")
+    options = {"crop": "pad", "crop_padding": 2, "hflip": True, "randaugment_ops": 3, "cutout": 0.5}
+    config = section("data", image_size=size, channels=channels, **options)
+    draws = torch.rand(128, num_draws(config, strong=True), generator=torch.Generator())
+    for view in (
+        weak_view(images, draws[:, : num_draws(config, strong=False)], config),
+        strong_view(images, draws, config),
+    ):
+        assert to_float(view, (0.5,) * channels, (0.5,) * channels).device.type == "meta"
