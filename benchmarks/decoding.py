@@ -1,6 +1,6 @@
 """From a large JPEG file to two random crops, by several libraries."""
 
-import importlib
+import contextlib
 import io
 import tempfile
 import warnings
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision import io as torchvision_io
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop as crop
 
@@ -121,7 +122,7 @@ def _libraries() -> dict[str, tuple[Decode, Crop]]:
         OURS: (_pixels, lambda image, box: scaled(image, SIDE, box)),
         "Pillow": (_pillow, _pillow_crop),
     }
-    decode_jpeg = getattr(_optional("torchvision.io"), "decode_jpeg", None)
+    decode_jpeg = getattr(torchvision_io, "decode_jpeg", None)  # not in every build
     if decode_jpeg is not None:
 
         def torchvision(content: bytes) -> Any:
@@ -133,8 +134,8 @@ def _libraries() -> dict[str, tuple[Decode, Crop]]:
             return crop(image, top, left, *size, InterpolationMode.BICUBIC, True)
 
         found["torchvision"] = torchvision, torchvision_crop
-    cv2, simplejpeg = _optional("cv2"), _optional("simplejpeg")
-    if cv2 is not None:
+    with contextlib.suppress(ImportError):
+        import cv2
 
         def opencv(content: bytes) -> Any:
             return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -146,13 +147,8 @@ def _libraries() -> dict[str, tuple[Decode, Crop]]:
             )
 
         found["OpenCV"] = opencv, opencv_crop
-        if simplejpeg is not None:
+        with contextlib.suppress(ImportError):
+            import simplejpeg
+
             found["simplejpeg, OpenCV"] = simplejpeg.decode_jpeg, opencv_crop
     return found
-
-
-def _optional(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None

@@ -122,7 +122,7 @@ def _train(
         if not first:
             return
         with replaced_folder(folder / "train") as out:
-            save_model(state.ema, cell, out / "model.safetensors")
+            save_model(state.ema, cell, prepared.info, out / "model.safetensors")
             write_json(out / "history.json", _without_clock(state.history))
             write_json(out / "validation.json", _without_clock(state.validation))
             rows = state.history + state.validation

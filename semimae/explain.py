@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 _short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
-_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 3, 120, 120, 60
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 120, 120, 60
 
 
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:

@@ -50,15 +50,15 @@ class AblationConfig(Frozen):
     @model_validator(mode="after")
     def _factors_are_there(self) -> Self:
         if "images" not in self.budget:
-            raise ValueError("ablation.budget lacks images; write [images] or [images, time]")
+            raise ValueError("budget lacks images; write [images] or [images, time]")
         for name in self.time_factor:
             if name not in METHOD_SECTIONS:
                 hint = near(name, METHOD_SECTIONS)
-                raise ValueError(f"ablation.time_factor.{name}: unknown key{hint}; it is no method")
+                raise ValueError(f"time_factor.{name}: unknown key{hint}; it is no method")
         lacking = [m for m in self.method if "time" in self.budget and m not in self.time_factor]
         if lacking:
             raise ValueError(
-                f"ablation.time_factor lacks {', '.join(lacking)}; budget time needs a factor for "
+                f"time_factor lacks {', '.join(lacking)}; budget time needs a factor for "
                 "each method: run the grid with budget: [images], then "
                 "`python -m pipeline time-factors`"
             )
@@ -66,9 +66,14 @@ class AblationConfig(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """Where MLflow's runs go."""
+    """What goes to MLflow, and where."""
 
-    experiment: str = Field(min_length=1, max_length=250, description="Name of the experiment.")
+    experiment: str = Field(
+        min_length=1,
+        max_length=250,
+        description="Name of the experiment, and of the registered model.",
+    )
+    log_model: bool = Field(description="Whether the headline's model is logged and registered.")
 
 
 class Params(Frozen):

@@ -34,10 +34,12 @@ LAYERS = [
     "semimae.methods",
     "semimae.engine",
     "semimae.evaluation",
+    "semimae.inference",
     "semimae.explain",
     "semimae.params",
     "pipeline.workspace",
     "pipeline.progress",
+    "pipeline.model_card",
     "pipeline.tracking",
     "pipeline.reporting",
     "pipeline",  # the commands
@@ -201,10 +203,15 @@ def test_one_package_knows_mlflow(path: Path) -> None:
 
 
 @every_file
-def test_timm_is_known_to_backbones_and_the_decoder(path: Path) -> None:
+def test_timm_is_known_to_backbones_the_decoder_and_what_leaves_for_it(path: Path) -> None:
     name = name_of(path)
+    others = {"semimae.mim.mae", "semimae.inference.timm_folder", "pipeline.tracking.served"}
     if any(found.target.split(".")[0] == "timm" for found in imports(path)):
-        assert package(name) == "semimae.backbones" or name == "semimae.mim.mae"
+        assert package(name) == "semimae.backbones" or name in others
+
+
+def test_what_travels_with_a_model_imports_nothing_of_ours() -> None:
+    assert not list(ours(PATHS["pipeline.tracking.served"]))
 
 
 @pytest.mark.parametrize(

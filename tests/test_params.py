@@ -456,10 +456,16 @@ SAME = {"supervised": 1.0, "fixmatch": 1.0, "semi_mae": 1.0}
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ({"budget": ["time"], "time_factor": SAME}, "lacks images"),
-        ({"budget": ["images", "time"]}, "time_factor lacks supervised, fixmatch, semi_mae;"),
+        ({"budget": ["time"], "time_factor": SAME}, "params.yaml: ablation.budget lacks images;"),
+        (
+            {"budget": ["images", "time"]},
+            ": ablation.time_factor lacks supervised, fixmatch, semi_mae;",
+        ),
         ({"budget": ["images", "hours"]}, "ablation.budget.1: got 'hours'"),
-        ({"time_factor": {"fixmach": 1.0}}, "fixmach: unknown key (did you mean 'fixmatch'?)"),
+        (
+            {"time_factor": {"fixmach": 1.0}},
+            ": ablation.time_factor.fixmach: unknown key (did you mean 'fixmatch'?)",
+        ),
         ({"time_factor": {"fixmatch": 0.0}}, "ablation.time_factor: got 0.0"),
     ],
 )

@@ -13,13 +13,14 @@ from torch import Tensor
 from semimae.cell import Cell
 from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
-from semimae.data.store import Prepared
+from semimae.data.store import DatasetInfo, Prepared
 from semimae.distributed import any_process, gather_rows, own_share
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState, save_tensors
 from semimae.engine.device import make_autocast, set_up_model, setup_device
 from semimae.engine.infer import Outputs, run_model, until_stopped
 from semimae.engine.memory import check_memory
+from semimae.engine.model_info import METADATA, ModelInfo
 from semimae.engine.optim import build_optimizer
 from semimae.engine.train import train
 from semimae.methods.registry import METHODS
@@ -194,10 +195,11 @@ def infer(
     return run_model(model, until_stopped(batches, should_stop), make_autocast(cell.train, device))
 
 
-def save_model(model: SemiModel, cell: Cell, path: Path) -> None:
-    """Write weights, with the cell in the file's metadata."""
+def save_model(model: SemiModel, cell: Cell, dataset: DatasetInfo, path: Path) -> None:
+    """Write weights; the file's metadata is a ``ModelInfo``, so that the file alone can be used."""
+    info = ModelInfo(cell=cell, dataset=dataset)
     # One key only: safetensors writes several in an order that differs between processes.
-    save_tensors(model.state_dict(), path, metadata={"cell": cell.model_dump_json()})
+    save_tensors(model.state_dict(), path, metadata={METADATA: info.model_dump_json()})
     path.chmod(0o644)
 
 

@@ -24,6 +24,7 @@ SMALL = {
     ("ablation", "label_fraction"): [0.1],
     ("ablation", "seed"): [0],
     ("label_fraction",): 0.1,
+    ("tracking", "log_model"): False,  # test_registered_model.py has it
 }
 
 
