@@ -60,6 +60,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name} links to {link}"
+        if page.is_relative_to(REPO / "docs"):
+            inside = target.resolve().is_relative_to(REPO / "docs")
+            assert inside, f"{page.name} links to {link}, which the site does not have"
         if anchor:
             assert anchor in anchors(target), f"{page.name} links to {link}"
 
