@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> Path:
     """Measure and write; return the path of the JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = [name for name in SETTINGS if name != "tiny"]
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=names)
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=names)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=_DTYPES, default="bf16")
     parser.add_argument("--threads", type=int, default=1)
@@ -39,13 +39,14 @@ def main(arguments: list[str] | None = None) -> Path:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     rounds = 1 if options.quick else options.rounds
-    first = SETTINGS[options.settings[0]]
+    measured_on = (options.settings or names)[0]
+    first = SETTINGS[measured_on]
     result: dict[str, Any] = {
         "machine": machine(device),
         "rounds": rounds,
         "peak": {name: peak_flops(device, t, options.quick) for name, t in _DTYPES.items()},
         "settings": {},
-        "measured_on": options.settings[0],  # what follows
+        "measured_on": measured_on,  # what follows
     }
     stem = re.sub(r"\W+", "-", str(result["machine"]["device"])).strip("-").lower()
     path = out / f"{stem}-{options.precision}.json"
@@ -58,19 +59,20 @@ def main(arguments: list[str] | None = None) -> Path:
         path.with_suffix(".md").write_text(table(result))
         print(f"{name}: done", flush=True)
 
+    if not options.quick:
+        data = make_cell(first, device.type, options.precision).data
+        add("decoding", measure_decoding(data, rounds))
+        add("choices", measure_choices(first, device, rounds))
+        add("medium_error", product_error())
+        add("startup", measure_startup(rounds, grid=options.grid))
     for index, name in enumerate(options.settings):
         peak = result["peak"][options.precision]
         figures = measure_setting(
             SETTINGS[name], device, options.precision, peak, rounds, extra=index == 0
         )
         add(name, figures, result["settings"])
-    if not options.quick:
-        data = make_cell(first, device.type, options.precision).data
+    if options.settings and not options.quick:
         add("growth", measure_growth(first, device, options.precision, min(rounds, 3)))
-        add("choices", measure_choices(first, device, rounds))
-        add("medium_error", product_error())
-        add("decoding", measure_decoding(data, rounds))
-        add("startup", measure_startup(rounds, grid=options.grid))
     if options.compile:
         add("compile", measure_compile(first, device, options.precision, rounds))
     print(table(result))

@@ -50,7 +50,7 @@ def random_box(width: int, height: int, min_scale: float, *draws: float) -> Box:
 def scaled(pixels: Pixels, size: int, box: Box) -> Tensor:
     """Cut a box, rounded to whole pixels, out of an image and scale it: bicubic, antialiased.
 
-    Torch scales bytes four times as fast as Pillow (docs/performance.md).
+    Torch scales bytes about three times as fast as Pillow (docs/performance.md).
     """
     left, top = round(box[0]), round(box[1])
     right, bottom = max(left + 1, round(box[2])), max(top + 1, round(box[3]))
