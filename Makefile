@@ -1,11 +1,15 @@
 # Everything a contributor runs. `make repro` and `make test` work on a fresh clone, each alone.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test soak check bench format ui lock clean help
+.PHONY: setup repro grid smoke test stack-test soak docs audit check bench format ui serve lock \
+  clean help
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+MODEL ?= semi-mae
+PORT ?= 5001
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -39,6 +43,16 @@ smoke: setup ## Run the same pipeline on a small subset, as CI does.
 test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
 
+stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow, as compose starts them.
+	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
+
+docs: setup ## Build the documentation site into site/; a broken link fails.
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+audit: setup ## Ask which locked packages have known vulnerabilities; needs the network.
+	@pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock || \
+	  { echo "audit: failed. The lines above name a vulnerable package, or a service that did not answer: then nothing is known."; exit 1; }
+
 check: setup ## Lint, format check, types.
 	ruff check .
 	ruff format --check .
@@ -55,10 +69,21 @@ ui: setup ## Open MLflow's UI on http://127.0.0.1:5000.
 	@echo "Runs: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-lock: ## Renew requirements.lock (needs uv); torch and what comes with it stay out.
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-header --no-annotate -q --no-emit-package torch --no-emit-package torchvision \
-	  | awk '/^[a-z]/ {keep = !/^(cuda-|nvidia-|triton)/} keep' > requirements.lock
+serve: setup ## Serve the headline's model on http://127.0.0.1:5001/invocations.
+	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" mlflow models serve \
+	  --model-uri "models:/$(MODEL)@headline" --env-manager local --host 127.0.0.1 --port $(PORT)
+
+# torch and what comes with it stay out; so does pip, which a tool of development asks for.
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q \
+  --no-annotate --no-emit-package torch --no-emit-package torchvision --no-emit-package pip
+KEEP := awk '/^[a-z]/ {keep = !/^(cuda-|nvidia-|triton)/} keep'
+SERVER := boto3\nmlflow\npsycopg2-binary\n
+
+lock: ## Renew requirements.lock, and the parts of it that the images install (needs uv).
+	uv --version
+	$(COMPILE) pyproject.toml --extra dev --extra server | $(KEEP) > requirements.lock
+	$(COMPILE) pyproject.toml -c requirements.lock | $(KEEP) > docker/pipeline.lock
+	printf '$(SERVER)' | $(COMPILE) - -c requirements.lock | $(KEEP) > docker/mlflow.lock
 
 clean: ## Remove the virtual environment.
 	rm -rf $(VENV)

@@ -4,12 +4,16 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.choices import measure_choices, measure_compile, product_error
+from benchmarks.decoding import measure_decoding
 from benchmarks.measure import machine, peak_flops
 from benchmarks.run import measure_growth, measure_setting
-from benchmarks.settings import SETTINGS
+from benchmarks.settings import SETTINGS, make_cell
+from benchmarks.startup import measure_startup
 from benchmarks.table import table
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -24,40 +28,51 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--precision", choices=_DTYPES, default="bf16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round, no growth")
+    parser.add_argument("--quick", action="store_true", help="one round of the settings alone")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile too, which takes long"
+    )
+    parser.add_argument("--grid", action="store_true", help="DVC with 150 cells too, also long")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
     out: Path = options.out
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     rounds = 1 if options.quick else options.rounds
-    result = {
+    first = SETTINGS[options.settings[0]]
+    result: dict[str, Any] = {
         "machine": machine(device),
         "rounds": rounds,
         "peak": {name: peak_flops(device, t, options.quick) for name, t in _DTYPES.items()},
         "settings": {},
-        "growth_of": options.settings[0],
-        "growth": [],
+        "measured_on": options.settings[0],  # what follows
     }
-    for index, name in enumerate(options.settings):
-        print(f"{name} ...", flush=True)
-        result["settings"][name] = measure_setting(
-            SETTINGS[name],
-            device,
-            options.precision,
-            result["peak"][options.precision],
-            rounds,
-            extra=index == 0,
-        )
-    if not options.quick:
-        print("growth ...", flush=True)
-        first = SETTINGS[options.settings[0]]
-        result["growth"] = measure_growth(first, device, options.precision, min(rounds, 3))
-    out.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"\W+", "-", str(result["machine"]["device"])).strip("-").lower()
     path = out / f"{stem}-{options.precision}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(result))
+    out.mkdir(parents=True, exist_ok=True)
+
+    def add(name: str, figures: object, to: dict[str, Any] = result) -> None:
+        """Write after each part: the whole takes many minutes."""
+        to[name] = figures
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        path.with_suffix(".md").write_text(table(result))
+        print(f"{name}: done", flush=True)
+
+    for index, name in enumerate(options.settings):
+        peak = result["peak"][options.precision]
+        figures = measure_setting(
+            SETTINGS[name], device, options.precision, peak, rounds, extra=index == 0
+        )
+        add(name, figures, result["settings"])
+    if not options.quick:
+        data = make_cell(first, device.type, options.precision).data
+        add("growth", measure_growth(first, device, options.precision, min(rounds, 3)))
+        add("choices", measure_choices(first, device, rounds))
+        add("medium_error", product_error())
+        add("decoding", measure_decoding(data, rounds))
+        add("startup", measure_startup(rounds, grid=options.grid))
+    if options.compile:
+        add("compile", measure_compile(first, device, options.precision, rounds))
     print(table(result))
     return path
 

@@ -9,7 +9,10 @@ import warnings
 import typer
 
 from pipeline import (
+    add_labels,
+    export,
     grid,
+    predict,
     prepare,
     probe,
     prune,
@@ -18,6 +21,7 @@ from pipeline import (
     results,
     split,
     study,
+    suggest,
     sync,
     time_factors,
     train,
@@ -28,20 +32,28 @@ from semimae.types import Interrupted, LostProcess, UserError
 
 app = typer.Typer(
     name="semimae",
-    help="Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.",
+    help="""Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.
+
+    `COMMAND --help` says more, each with an example. To begin: python -m pipeline recipe list
+    """,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 # What a disk answers that is full, over its quota, read-only, defective or not ours.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-_STAGES, _TOOLS = "Stages (run by `dvc repro`)", "For people"
+_STAGES, _TOOLS = "Stages, run by dvc repro", "For people"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("split", rich_help_panel=_STAGES)(split.split)
 app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
+app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
+app.command("export", rich_help_panel=_TOOLS)(export.export)
+app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)
+app.command("add-labels", rich_help_panel=_TOOLS)(add_labels.add_labels)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)

@@ -30,7 +30,7 @@ _STEPS = ("train", "linear_probe", "fine_tune")
 def grid(
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Cells at the same time.")] = 2,
 ) -> None:
-    """Run everything that `dvc repro` would run, several cells at a time.
+    """Run what `dvc repro` would run, several cells at a time.
 
     Cells that are the same run are trained once; the others take the result from DVC's cache.
 

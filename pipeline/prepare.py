@@ -1,14 +1,21 @@
 """Stage ``prepare``: read and check every image once."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pipeline.progress import progress
 from pipeline.workspace import PREPARED, dvc_root
 from semimae.params import Params
 
 
-def prepare(out: Path = PREPARED) -> None:
-    """Validate every image of the dataset, fingerprint it, and pack small images into one array.
+def prepare(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = PREPARED,
+) -> None:
+    """Check every image of the dataset, and take its fingerprint.
+
+    Small images are packed into one array; large ones stay where they are.
 
     Example: python -m pipeline prepare
     """

@@ -3,16 +3,18 @@
 from pathlib import Path
 
 from pipeline.tracking import LiveRun
-from pipeline.train import PreparedFolder
+from pipeline.train import ParamsFile, PreparedFolder
 from pipeline.workspace import dvc_root, resume_folder, write_json
 from semimae.cell import Cell
 
 
 def linear_probe(
     prepared_folder: PreparedFolder = Path("../../prepared"),
-    params_file: Path = Path("../../params.yaml"),
+    params_file: ParamsFile = Path("../../params.yaml"),
 ) -> None:
-    """Score the current cell's EMA weights on the test set: classifier, linear probe, k-NN.
+    """Score a trained cell on the test set, its weights as they are.
+
+    Three ways: by its classifier, by a linear probe, and by its nearest neighbours.
 
     Example: cd runs/headline && python -m pipeline linear-probe
     """

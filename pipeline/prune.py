@@ -17,8 +17,9 @@ def prune(
         bool, typer.Option("--yes", help="Remove; without it they are only listed.")
     ] = False,
 ) -> None:
-    """Remove folders of cells that are neither in the grid nor the headline, and old checkpoints.
+    """List or remove what no setting asks for any more.
 
+    That is folders of cells that are neither in the grid nor the headline, and old checkpoints.
     Weights stay in DVC's cache until `dvc gc`.
 
     Example: python -m pipeline prune --yes

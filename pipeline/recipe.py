@@ -14,7 +14,13 @@ from semimae.data.files import write_text
 from semimae.params import Params
 from semimae.types import UserError
 
-app = typer.Typer(help="Complete params files of known settings.", no_args_is_help=True)
+app = typer.Typer(
+    help="""Complete params files of known settings.
+
+    Example: python -m pipeline recipe use cifar10
+    """,
+    no_args_is_help=True,
+)
 
 Name = Annotated[str, typer.Argument(help="As `recipe list` names it.")]
 
@@ -46,7 +52,7 @@ class Recipe:
 
 @app.command("list")
 def list_recipes() -> None:
-    """List all recipes: name, whether a score was measured with it, what it is.
+    """Name all recipes, and say which have a measured score.
 
     Example: python -m pipeline recipe list
     """

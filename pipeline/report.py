@@ -12,7 +12,7 @@ from pipeline.workspace import HEADLINE, RUNS, dvc_root, git_commit, write_json
 def report(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("reports"),
 ) -> None:
-    """Write the ablation's report: index.html, report.md, ablation.csv, summary.json and plots.
+    """Write the report: index.html, report.md, ablation.csv, plots.
 
     Reads what `dvc repro` left in runs/; trains and scores nothing.
 

@@ -8,7 +8,7 @@ import typer
 from pipeline.workspace import PREPARED, dvc_root
 from semimae.params import Budget, Params
 
-FromParams = "instead of the value in params.yaml"
+FromParams = "Instead of the value in params.yaml"
 
 
 def _number_or_none(text: str) -> float | None:

@@ -34,7 +34,9 @@ def sync(root: Path) -> int:
     Raises:
         typer.Exit: With code 1, if the store does not answer; a warning says why.
     """
-    folders = {cell_id(path.parent): path.parent for path in sorted(root.glob(f"{RUNS}/*/train"))}
+    paths = sorted(path.parent for path in root.glob(f"{RUNS}/*/train"))
+    paths.sort(key=lambda path: path.name == HEADLINE)  # last: it wins over its twin in the grid
+    folders = {cell_id(path): path for path in paths}
     with progress("MLflow", len(folders)) as update:
         for done, folder in enumerate(folders.values(), start=1):
             if not publish(folder, root):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
+ParamsFile = Annotated[Path, typer.Option(help="Whose section of this stage is used.")]
 _CLOCK = (
     "time_ms",
     "seconds",
@@ -39,9 +40,10 @@ _CLOCK = (
 
 
 def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
-    """Train the cell of the current folder; write EMA weights, curves and reconstructions.
+    """Train the cell of the current folder, or continue it.
 
-    Continues from the newest checkpoint if an earlier attempt was stopped.
+    Writes the moving average of the weights, curves and reconstructions. If an earlier attempt was
+    stopped, its newest checkpoint is where this one begins.
 
     Example: cd runs/headline && python -m pipeline train
     """
@@ -120,7 +122,7 @@ def _train(
         if not first:
             return
         with replaced_folder(folder / "train") as out:
-            save_model(state.ema, cell, out / "model.safetensors")
+            save_model(state.ema, cell, prepared.info, out / "model.safetensors")
             write_json(out / "history.json", _without_clock(state.history))
             write_json(out / "validation.json", _without_clock(state.validation))
             rows = state.history + state.validation

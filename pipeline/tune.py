@@ -4,16 +4,18 @@ from pathlib import Path
 
 from pipeline.progress import Describe, progress
 from pipeline.tracking import LiveRun
-from pipeline.train import PreparedFolder, Row
+from pipeline.train import ParamsFile, PreparedFolder, Row
 from pipeline.workspace import dvc_root, resume_folder, stop_requests, write_json
 from semimae.cell import Cell
 
 
 def fine_tune(
     prepared_folder: PreparedFolder = Path("../../prepared"),
-    params_file: Path = Path("../../params.yaml"),
+    params_file: ParamsFile = Path("../../params.yaml"),
 ) -> None:
-    """Fine-tune the current cell's EMA weights on its labelled images and score the test set.
+    """Fine-tune a trained cell and score it on the test set.
+
+    All weights are trained further, on the labelled images alone.
 
     Example: cd runs/headline && python -m pipeline fine-tune
     """

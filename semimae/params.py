@@ -66,9 +66,14 @@ class AblationConfig(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """Where MLflow's runs go."""
+    """What goes to MLflow, and where."""
 
-    experiment: str = Field(min_length=1, max_length=250, description="Name of the experiment.")
+    experiment: str = Field(
+        min_length=1,
+        max_length=250,
+        description="Name of the experiment, and of the registered model.",
+    )
+    log_model: bool = Field(description="Whether the headline's model is logged and registered.")
 
 
 class Params(Frozen):
@@ -188,7 +193,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if len(content) > _LARGEST_FILE:
         raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
     try:
-        tree = YAML(typ="safe").load(content)
+        tree = YAML(typ="safe", pure=True).load(content)  # the same messages everywhere
     except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None

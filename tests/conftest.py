@@ -1,9 +1,10 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support import REPO, changed_params
+from support import PROPERTY, REPO, changed_params
 
 from semimae.cell import Cell
 from semimae.data.prepare import prepare
@@ -15,6 +16,14 @@ from semimae.data.store import Prepared
 def _one_thread() -> None:
     """Sums are in the same order on every machine, and parallel test runs do not fight."""
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many cases the tests of tests/fuzz have generated, over all processes."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+    counts = [value for r in reports for name, value in r.user_properties if name == PROPERTY]
+    if counts:
+        terminalreporter.write_line(f"{sum(counts)} {PROPERTY} of bad input")
 
 
 @pytest.fixture(scope="session")

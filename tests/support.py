@@ -1,5 +1,7 @@
 """What the tests of several folders build on."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semimae.params import Params
 
 REPO = Path(__file__).parents[1]
+PROPERTY = "generated cases"  # under which a test says how many it ran
 
 # Over params.yaml: as small as it can be while every option still has an effect.
 SMALL = {
@@ -48,6 +51,18 @@ def changed_params(**changes: object) -> Params:
         assert name in node, key
         node[name] = value
     return Params.model_validate(tree)
+
+
+def copy_project(folder: Path) -> None:
+    """Copy the working tree, less its results and tests, into a folder."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if name.startswith(("runs/", "reports/", "tests/")) or name == "dvc.lock":
+            continue
+        if (REPO / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPO / name, folder / name)
 
 
 def section(name: str, /, **changes: object) -> Any:

@@ -8,9 +8,12 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.baseline import Baseline
+from benchmarks.choices import measure_choices, product_error
+from benchmarks.decoding import OURS, measure_decoding
 from benchmarks.measure import interleaved
 from benchmarks.ours import Ours
 from benchmarks.settings import SETTINGS, make_cell, make_data
+from benchmarks.startup import GRID, no_work
 from benchmarks.table import table
 
 
@@ -29,6 +32,32 @@ def test_it_writes_figures_and_their_table(tmp_path: Path) -> None:
     written = path.with_suffix(".md").read_text()
     assert written == table(result)
     assert result["machine"]["torch"] in written
+
+
+def test_choices_are_compared_with_each_other() -> None:
+    seconds = measure_choices(SETTINGS["tiny"], torch.device("cpu"), 1)
+    options: dict[str, list[str]] = {}
+    for name in seconds:
+        subject, _, option = name.partition(": ")
+        options.setdefault(subject, []).append(option)
+    assert options["AdamW"] == ["loop", "foreach", "fused"]
+    assert all(len(compared) >= 2 for compared in options.values())
+    assert all(value > 0 for value in seconds.values())
+    assert product_error() < 0.05
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_decoding_is_measured_with_what_is_installed() -> None:
+    config = make_cell(SETTINGS["tiny"], "cpu", "fp32").data
+    milliseconds = measure_decoding(config, 1)
+    assert {f"{OURS}: decode, two crops", "Pillow: decode, two crops"} <= milliseconds.keys()
+    assert all(value > 0 for value in milliseconds.values())
+
+
+def test_dvc_takes_the_made_up_runs_for_finished(tmp_path: Path) -> None:
+    """It raises unless DVC says that everything is up to date."""
+    one = {name: values[:1] for name, values in GRID.items()}
+    assert no_work(tmp_path / "project", one, 1)["processor"] > 0
 
 
 def test_a_median_is_over_the_rounds_after_the_first() -> None:

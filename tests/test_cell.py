@@ -84,11 +84,11 @@ def test_a_file_that_cannot_be_read_is_the_users_mistake(is_folder: bool, tmp_pa
 
 def test_training_refuses_weights_that_changed(beside: Prepared, tmp_path: Path) -> None:
     cell = cell_with(None)
-    save_model(model_of(cell, beside), cell, tmp_path / "w.safetensors")
+    save_model(model_of(cell, beside), cell, beside.info, tmp_path / "w.safetensors")
     cell = cell_with("w.safetensors").with_weights_hash(tmp_path)
     model = model_of(cell, beside)
     assert model.weight_report is not None
-    save_model(model, cell, tmp_path / "w.safetensors")  # same tensors, another file
+    save_model(model, cell, beside.info, tmp_path / "w.safetensors")  # same tensors, another file
     with pytest.raises(UserError, match=r"^backbone\.weights=w\.safetensors has changed;[^\n]*$"):
         model_of(cell, beside)
     (tmp_path / "w.safetensors").unlink()
@@ -100,9 +100,9 @@ def test_a_trained_model_needs_its_starting_weights_no_more(
     beside: Prepared, tmp_path: Path
 ) -> None:
     fresh = cell_with(None)
-    save_model(model_of(fresh, beside), fresh, tmp_path / "w.safetensors")
+    save_model(model_of(fresh, beside), fresh, beside.info, tmp_path / "w.safetensors")
     cell = cell_with("w.safetensors").with_weights_hash(tmp_path)
-    save_model(model_of(cell, beside), cell, tmp_path / "trained.safetensors")
+    save_model(model_of(cell, beside), cell, beside.info, tmp_path / "trained.safetensors")
     (tmp_path / "w.safetensors").unlink()
     load_model(tmp_path / "trained.safetensors", cell, beside)
 

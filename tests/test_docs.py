@@ -1,5 +1,6 @@
 """What the documents say is there, is there."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -127,8 +128,8 @@ def test_every_dependency_has_its_reason() -> None:
     for needed in project["dependencies"]:
         name = re.split(r"[<>=]", needed)[0]
         assert f"| {name} |" in text, name
-    for needed in project["optional-dependencies"]["dev"]:
-        assert re.split(r"[<>=]", needed)[0] in text, needed
+    for needed in itertools.chain(*project["optional-dependencies"].values()):
+        assert re.split(r"[<>=\[]", needed)[0] in text, needed
 
 
 def test_every_promise_names_the_tests_that_hold_it() -> None:
@@ -141,3 +142,17 @@ def test_every_promise_names_the_tests_that_hold_it() -> None:
         assert named, row
         for path, test in named:
             assert f"def {test}(" in (REPO / path).read_text(), f"{path}::{test}"
+
+
+def test_every_decision_is_in_their_list() -> None:
+    listed = (REPO / "docs/adr/index.md").read_text()
+    for path in sorted(REPO.glob("docs/adr/0*.md")):
+        title = path.read_text().partition("\n")[0].removeprefix("# ")
+        assert f"- [{title}]({path.name})" in listed, path.name
+
+
+def test_the_site_has_every_page() -> None:
+    listed = (REPO / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    for path in sorted(REPO.glob("docs/**/*.md")):
+        name = path.relative_to(REPO / "docs").as_posix()
+        assert name.startswith("adr/0") or f": {name}\n" in listed, f"{name} is in no menu"

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 import types
 import typing
@@ -258,6 +259,70 @@ def test_an_unknown_member_of_a_union(path: tuple[str, ...], known: str, folder:
     assert ".".join(path) in message
     assert "resnet" in message
     assert f"'{known}'" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data.crop_padding": 12}, "data.crop_padding=12 must be less than image_size=12"),
+        ({"data.mean": [0.5, 0.5]}, "data.mean has 2 values for channels=1; give one per channel"),
+        ({"data.std": [0.5] * 3}, "data.std has 3 values for channels=1; give one per channel"),
+        ({"data.image_size": 14}, "data.image_size=14 is not a multiple of backbone.patch_size=4"),
+        (
+            {"backbone.num_heads": 5},
+            "backbone.embed_dim=64 is not a multiple of num_heads=5",
+        ),
+        (
+            {"backbone.embed_dim": 18, "backbone.num_heads": 1},
+            "backbone.embed_dim=18 is not a multiple of 4, which pos_embed=sincos needs",
+        ),
+        ({"backbone.weights": "timm:default"}, "backbone.weights=timm:default needs backbone.name"),
+        (
+            {"mim.decoder_heads": 5},
+            "mim.decoder_dim=48 must be a multiple of 4 and of decoder_heads",
+        ),
+        ({"mim.decoder_dim": 50, "mim.decoder_heads": 1}, "mim.decoder_dim=50 must be a multiple"),
+        (
+            {"backbone.patch_size": 1},
+            "mim.target=norm_pixels needs more than one value in a patch",
+        ),
+        ({"mim.mask_unit": 2}, "mim.mask_unit=2 does not divide the 3 patches along a side"),
+        ({"optim.min_lr": 0.1}, "optim.min_lr=0.1 is above lr=0.002"),
+        ({"fine_tune.optim.min_lr": 0.1}, "fine_tune.optim.min_lr=0.1 is above lr=0.0005"),
+        ({"optim.warmup_steps": 240}, "optim.warmup_steps=240 must be less than train.steps=240"),
+        (
+            {"method": "mae_finetune", "optim.warmup_steps": 50},
+            "optim.warmup_steps=50 must be less than start.supervised_steps=50",
+        ),
+        (
+            {"fine_tune.steps": 10},
+            "fine_tune.optim.warmup_steps=10 must be less than fine_tune.steps=10",
+        ),
+        (
+            {"ablation.seed": list(range(2000))},
+            "ablation asks for 24000 cells; allowed: up to 10000",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(
+    changes: dict[str, object], expected: str, folder: Path
+) -> None:
+    tree = copy.deepcopy(TREE)
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        node = tree
+        for part in sections:
+            node = node[part]
+        node[key] = value
+    assert expected in refusal(folder, tree)
+
+
+def test_aliases_that_multiply_are_not_written_out(folder: Path) -> None:
+    bomb = "".join(
+        f"- &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghijkl")
+    )
+    message = refusal(folder, f"bomb:\n- &a [x, x]\n{bomb}" + replaced("\nseed: 0", "\nseed: *l"))
+    assert len(message) < 500
 
 
 def test_a_duplicate_key(folder: Path) -> None:

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.tracking.cells import create_run, find_run, publish_files, publish_report
+from pipeline.tracking.model import is_headline, publish_model
 from pipeline.tracking.store import Row, connect, log_rows
+from pipeline.tracking.system import SystemMetrics
 from semimae.types import Interrupted
 
 FLUSH_SECONDS = 5.0
@@ -77,11 +79,12 @@ class LiveRun:
             run = find_run(store, self.folder) or create_run(store, self.folder)
             identity = run.info.run_id
             store.client.update_run(identity, status="RUNNING")
+            system = SystemMetrics()
             last = False
             while not last:
                 last = self.ended.wait(FLUSH_SECONDS)
                 rows = [self.rows.get() for _ in range(self.rows.qsize())]
-                log_rows(store, identity, rows)
+                log_rows(store, identity, [*rows, system.sample()])
             if self.status == "FINISHED":
                 publish_files(store, run, self.folder)
             else:
@@ -110,6 +113,8 @@ def publish(folder: Path, root: Path) -> bool:
         store = connect(root)
         run = find_run(store, folder) or create_run(store, folder)
         publish_files(store, run, folder)
+        if store.config.log_model and is_headline(folder, root):
+            publish_model(store, run, folder)
     except Exception as error:
         _warn(error)
         return False

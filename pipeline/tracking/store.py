@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline.workspace import git_commit
-from semimae.params import Params
+from semimae.params import Params, TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +41,7 @@ class Store(NamedTuple):
     experiment: str  # id
     root: Path
     ui: str  # address of its pages
+    config: TrackingConfig
 
 
 def connect(root: Path) -> Store:
@@ -53,12 +54,14 @@ def connect(root: Path) -> Store:
     # An unreachable server would otherwise block for minutes per call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     remote, database = os.environ.get("MLFLOW_TRACKING_URI"), root / "mlflow.db"
-    name = Params.read(root / "params.yaml").tracking.experiment
+    config = Params.read(root / "params.yaml").tracking
+    name = config.experiment
     with _lock(root):
         if not (remote or database.exists()):
             _create(database)
@@ -70,7 +73,7 @@ def connect(root: Path) -> Store:
             )
         else:
             identity = experiment.experiment_id
-    return Store(client, identity, root, _ui(remote))
+    return Store(client, identity, root, _ui(remote), config)
 
 
 def invocation(origin: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -85,6 +85,15 @@ class ViTConfig(BackboneOptions):
 
         return plain_vit(self, image_size, channels, num_classes)
 
+    def in_timm(
+        self, image_size: int, channels: int, num_classes: int
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the model's name in timm and what else ``timm.create_model`` takes, plain JSON."""
+        from semimae.backbones.vit import timm_arguments
+
+        # Any plain Vision Transformer: the arguments take the place of all that its name says.
+        return "vit_tiny_patch16_224", timm_arguments(self, image_size, channels, num_classes)
+
 
 class TimmConfig(BackboneOptions):
     """A model of timm by its name: ViT, DeiT, DeiT-III, EVA-02, DINOv3's ViT, Swin or SwinV2.
@@ -113,6 +122,14 @@ class TimmConfig(BackboneOptions):
         from semimae.backbones.from_timm import build
 
         return build(self, image_size, channels, num_classes)
+
+    def in_timm(
+        self, image_size: int, channels: int, num_classes: int
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the model's name in timm and what else ``timm.create_model`` takes, plain JSON."""
+        from semimae.backbones.from_timm import timm_arguments
+
+        return self.model, timm_arguments(self, image_size, channels, num_classes)
 
 
 # The registry: a new backbone is a file, a class here and a member of this union.

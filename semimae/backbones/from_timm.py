@@ -69,6 +69,29 @@ def family_of(model: str) -> Family:
     return FAMILIES[module]
 
 
+def timm_arguments(
+    config: TimmConfig, image_size: int, channels: int, num_classes: int
+) -> dict[str, Any]:
+    """Return what ``timm.create_model`` takes beside the name; the values are plain JSON."""
+    family = family_of(config.model)
+    sizes = {
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depths" if family.has_stages else "depth": config.depth,
+        "num_heads": config.num_heads,
+        "window_size": config.window_size,
+    }
+    return {
+        "img_size": image_size,
+        "in_chans": channels,
+        "num_classes": num_classes,
+        "global_pool": config.pool,
+        "drop_path_rate": 0.0,
+        **family.options,
+        **{key: value for key, value in sizes.items() if value is not None},
+    }
+
+
 def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) -> TimmBackbone:
     """Return a backbone with fresh weights.
 
@@ -79,25 +102,12 @@ def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) 
         UserError: If timm has no such model, or not in these sizes.
     """
     family = family_of(config.model)
-    sizes = {
-        "patch_size": config.patch_size,
-        "embed_dim": config.embed_dim,
-        "depths" if family.has_stages else "depth": config.depth,
-        "num_heads": config.num_heads,
-        "window_size": config.window_size,
-    }
     _check(config, family)
     try:
         model = timm.create_model(
             config.model,
             pretrained=False,
-            img_size=image_size,
-            in_chans=channels,
-            num_classes=num_classes,
-            global_pool=config.pool,
-            drop_path_rate=0.0,
-            **family.options,
-            **{key: value for key, value in sizes.items() if value is not None},
+            **timm_arguments(config, image_size, channels, num_classes),
         )
     except (
         ArithmeticError,

@@ -1,5 +1,7 @@
 """Vision Transformers of timm; the only file that touches timm's ViT internals."""
 
+from typing import Any
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -95,23 +97,28 @@ class ViT(TimmBackbone):
         return x
 
 
+def timm_arguments(
+    config: ViTConfig, image_size: int, channels: int, num_classes: int
+) -> dict[str, Any]:
+    """Return what timm's ``VisionTransformer`` is made of; the values are plain JSON."""
+    return {
+        "img_size": image_size,
+        "patch_size": config.patch_size,
+        "in_chans": channels,
+        "num_classes": num_classes,
+        "global_pool": config.pool,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "reg_tokens": config.num_registers,
+        "fc_norm": False,  # timm would move the final norm behind the average pooling
+    }
+
+
 def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: int) -> ViT:
     """Return a Vision Transformer of the given sizes with fresh weights."""
-    backbone = ViT(
-        VisionTransformer(
-            img_size=image_size,
-            patch_size=config.patch_size,
-            in_chans=channels,
-            num_classes=num_classes,
-            global_pool=config.pool,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            reg_tokens=config.num_registers,
-            fc_norm=False,  # timm would move the final norm behind the average pooling
-        )
-    )
+    backbone = ViT(VisionTransformer(**timm_arguments(config, image_size, channels, num_classes)))
     _initialise(backbone.vit)
     if config.pos_embed == "sincos":
         fixed = sincos_position_embedding(config.embed_dim, image_size // config.patch_size)

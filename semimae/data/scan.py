@@ -47,7 +47,7 @@ def check_images(source: Source, config: DataConfig, progress: Progress) -> Chec
             with source.open(index) as image:
                 size = convert(image, config.channels).size
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
-            return _reason(error)
+            return decoding_error(error)
         return hashlib.sha256(content).digest(), size
 
     by_name = sorted(range(len(source.names)), key=source.names.__getitem__)
@@ -157,7 +157,7 @@ def pillow_warnings() -> Iterator[None]:
         yield
 
 
-def _reason(error: Exception) -> str:
+def decoding_error(error: Exception) -> str:
     """Say what is wrong with an image: the same on every machine, so without its full path."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"

@@ -32,7 +32,7 @@ _UNSOUND = (  # a damaged file, in any way
     RuntimeError,
     SafetensorError,
 )
-_GROWING = ("meter.", "optimizer.")  # there is none of it before the first step
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
 
 
 @dataclass
@@ -53,12 +53,17 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors under flat names."""
-        flat = {"bad_steps": self.bad_steps.counts}
-        for part in ("model", "ema", "method"):
-            flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
+        flat = self._fixed()
         flat |= {f"meter.{k}": v for k, v in self.meter.sums.items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+        return flat
+
+    def _fixed(self) -> dict[str, Tensor]:
+        """Return the tensors that are there from the start; those of meter and optimizer come."""
+        flat = {"bad_steps": self.bad_steps.counts}
+        for part in ("model", "ema", "method"):
+            flat |= {f"{part}.{k}": v for k, v in getattr(self, part).state_dict().items()}
         return flat
 
     def load(self, flat: Mapping[str, Tensor]) -> None:
@@ -85,10 +90,10 @@ class TrainState:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _check(self, flat: Mapping[str, Tensor]) -> None:
-        wanted = {k: v for k, v in self.tensors().items() if not k.startswith(_GROWING)}
-        found = {k: v for k, v in flat.items() if not k.startswith(_GROWING)}
-        if wanted.keys() != found.keys():
-            names = sorted(wanted.keys() ^ found.keys())
+        wanted = self._fixed()
+        found = {k for k in flat if not k.startswith(("meter.", "optimizer."))}
+        if wanted.keys() != found:
+            names = sorted(wanted.keys() ^ found)
             raise ValueError(f"{len(names)} tensors are missing or unknown, first {names[0]}")
         shapes = {f"optimizer.{i}": p.shape for i, p in enumerate(_trained(self.optimizer))}
         for name, tensor in flat.items():
@@ -97,8 +102,10 @@ class TrainState:
             elif name.startswith("meter."):
                 fits = tensor.ndim == 2 and len(tensor) == 2
             else:
-                owner = name.rpartition(".")[0]
-                fits = owner in shapes and tensor.shape in (torch.Size(), shapes[owner])
+                owner, _, kind = name.rpartition(".")
+                wanted_shape = torch.Size() if kind == "step" else shapes.get(owner)
+                fits = owner in shapes and kind in _MOMENTS and tensor.shape == wanted_shape
+                fits = fits and all(f"{owner}.{other}" in flat for other in _MOMENTS)
             if not fits:
                 raise ValueError(f"{name} is of another shape or type")
 
@@ -178,10 +185,12 @@ class Checkpoints:
         record, data = content["record"], path.with_suffix(".safetensors")
         if content["sha256"] != _checksum(file_hash(data), record):
             raise ValueError("its checksum does not match")
-        state.load(load_file(data))
-        state.step, state.seconds = record["step"], record["seconds"]
-        state.cpu_seconds = record["cpu_seconds"]
-        state.history, state.validation = record["history"], record["validation"]
+        step, history = int(record["step"]), list(record["history"])
+        seconds, cpu_seconds = float(record["seconds"]), float(record["cpu_seconds"])
+        validation = list(record["validation"])
+        state.load(load_file(data))  # nothing is taken over unless all is
+        state.step, state.seconds, state.cpu_seconds = step, seconds, cpu_seconds
+        state.history, state.validation = history, validation
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.json"

@@ -13,12 +13,14 @@ from torch import Tensor
 from semimae.cell import Cell
 from semimae.data.loader import Rows, TrainViews, eval_batches
 from semimae.data.split import Split
-from semimae.data.store import Prepared
+from semimae.data.store import DatasetInfo, Prepared
 from semimae.distributed import any_process, gather_rows, own_share
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState, save_tensors
 from semimae.engine.device import make_autocast, set_up_model, setup_device
 from semimae.engine.infer import Outputs, run_model, until_stopped
+from semimae.engine.memory import check_memory
+from semimae.engine.model_info import METADATA, ModelInfo
 from semimae.engine.optim import build_optimizer
 from semimae.engine.train import train
 from semimae.methods.registry import METHODS
@@ -85,9 +87,14 @@ def fit(
 
     Returns:
         The final state; ``ema`` is the model to use.
+
+    Raises:
+        UserError: If the method lacks unlabelled images, the run does not fit into memory, or it
+            diverges.
     """
     split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = setup_device(cell.train)
+    check_memory(cell, device)
     autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device)
     set_up_model(model, cell.train, device)
@@ -145,17 +152,23 @@ def fit(
             "val/teacher_gain": top1 - accuracy(student, val_labels),
         }
 
-    train(
-        state,
-        views,
-        cell.train,
-        cell.optim,
-        autocast=autocast,
-        evaluate=evaluate,
-        on_row=on_row,
-        checkpoints=checkpoints,
-        should_stop=should_stop,
-    )
+    try:
+        train(
+            state,
+            views,
+            cell.train,
+            cell.optim,
+            autocast=autocast,
+            evaluate=evaluate,
+            on_row=on_row,
+            checkpoints=checkpoints,
+            should_stop=should_stop,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(
+            f"step {state.step + 1} does not fit into memory ({error}); raise train.accumulate, "
+            "set train.recompute: true, or lower train.batch_size or train.mu."
+        ) from error
     return state
 
 
@@ -182,10 +195,11 @@ def infer(
     return run_model(model, until_stopped(batches, should_stop), make_autocast(cell.train, device))
 
 
-def save_model(model: SemiModel, cell: Cell, path: Path) -> None:
-    """Write weights, with the cell in the file's metadata."""
+def save_model(model: SemiModel, cell: Cell, dataset: DatasetInfo, path: Path) -> None:
+    """Write weights; the file's metadata is a ``ModelInfo``, so that the file alone can be used."""
+    info = ModelInfo(cell=cell, dataset=dataset)
     # One key only: safetensors writes several in an order that differs between processes.
-    save_tensors(model.state_dict(), path, metadata={"cell": cell.model_dump_json()})
+    save_tensors(model.state_dict(), path, metadata={METADATA: info.model_dump_json()})
     path.chmod(0o644)
 
 

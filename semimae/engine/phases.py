@@ -90,7 +90,7 @@ def fit_phases(
                 )
                 if world().rank == 0:
                     with replaced_file(path) as temporary:
-                        save_model(state.ema, phase, temporary)
+                        save_model(state.ema, phase, prepared.info, temporary)
                         digest = file_hash(temporary)
                     took = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
                     record = json.dumps({"sha256": digest, "took": took})

@@ -91,5 +91,7 @@ def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:
 
 def reconstruction_loss(model: SemiModel, teacher: SemiModel, batch: Batch) -> Tensor:
     """Return the share that the batch's weak views have in the reconstruction term."""
+    if not len(batch.weak):  # an empty share
+        return batch.weak.new_zeros(())
     loss = model.mim_loss(batch.weak, batch.mask_noise, teacher)
     return part_of_mean(loss, len(batch.weak), len(batch.unlabeled_index))

@@ -90,6 +90,7 @@ SOURCES = {
     "photos 8x8x3": cache(lambda: photo_crops(16, 3, 8, 8)),
     "photos 32x32x1": cache(lambda: photo_crops(16, 1, 32, 32)),
     "photos 24x40x3": cache(lambda: photo_crops(16, 3, 24, 40)),
+    "photos 224x224x3": cache(lambda: photo_crops(16, 3, 224, 224)),
     "photos 27x18x1": cache(lambda: photo_crops(16, 1, 27, 18)),
 }
 

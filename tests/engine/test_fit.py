@@ -16,6 +16,7 @@ from semimae.engine import fit as fit_module
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, setup_device
 from semimae.engine.fit import fit, infer, load_model, model_of, save_model
+from semimae.engine.model_info import ModelInfo
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.types import Step, UserError
 
@@ -240,13 +241,14 @@ def test_a_model_survives_its_file(small_cell: MakeCell, digits: Prepared, tmp_p
     cell = small_cell()
     model = model_of(small_cell(seed=3), digits)
     path = tmp_path / "model.safetensors"
-    save_model(model, cell, path)
+    save_model(model, cell, digits.info, path)
     loaded = load_model(path, cell, digits)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     with safe_open(path, "pt") as file:
-        assert Cell.model_validate_json(file.metadata()["cell"]) == cell
+        said = ModelInfo.model_validate_json(file.metadata()["semimae"])
+    assert said == ModelInfo(cell=cell, dataset=digits.info)
 
 
 def test_equal_models_give_equal_bytes(
@@ -254,7 +256,7 @@ def test_equal_models_give_equal_bytes(
 ) -> None:
     cell = small_cell()
     for name in "ab":
-        save_model(model_of(cell, digits), cell, tmp_path / name)
+        save_model(model_of(cell, digits), cell, digits.info, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -264,7 +266,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
 ) -> None:
     path = tmp_path / "model.safetensors"
     saved = small_cell(backbone__embed_dim=8) if damage == "another model" else small_cell()
-    save_model(model_of(saved, digits), saved, path)
+    save_model(model_of(saved, digits), saved, digits.info, path)
     if damage == "missing":
         path.unlink()
     elif damage == "truncated":

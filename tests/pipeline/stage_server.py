@@ -26,14 +26,40 @@ def become_a_stage(order: dict[str, Any]) -> None:
     os.dup2(devnull, 0)
     if order["die_at"]:
         sys.addaudithook(die_at_change(order["die_at"], order["environment"]["DVC_ROOT"]))
+    if order["patient"]:
+        from pipeline.tracking import runs
+
+        runs.PATIENCE_SECONDS = (600.0, 600.0)
     if order["arguments"] == ["publish"]:
         from pipeline.tracking import publish
 
         raise SystemExit(not publish(Path(), Path(order["environment"]["DVC_ROOT"])))
+    if order["arguments"][0] == "serve":
+        serve(Path(order["environment"]["DVC_ROOT"]), *map(int, order["arguments"][1:]))
     sys.argv = ["pipeline", *order["arguments"]]
     from pipeline.__main__ import main
 
     main()
+
+
+def serve(root: Path, port: int, requests: int) -> None:
+    """Be MLflow's own server on a workspace's store; die when one more request comes."""
+    from mlflow.server import app
+    from mlflow.server.handlers import initialize_backend_stores
+    from werkzeug.serving import make_server
+
+    artifacts = (root / "mlartifacts").as_uri()
+    initialize_backend_stores(f"sqlite:///{root / 'mlflow.db'}", default_artifact_root=artifacts)
+    left = requests
+
+    def counting(environ: dict[str, Any], start_response: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return app(environ, start_response)
+
+    make_server("127.0.0.1", port, counting).serve_forever()
 
 
 def die_at_change(number: int, root: str) -> Callable[[str, tuple[Any, ...]], None]:

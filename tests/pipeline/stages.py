@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ TIMES = {"timing.json", "origin.json", "machine.json"}  # when and where, not wh
 
 def variables(root: Path) -> dict[str, str]:
     """The environment of a stage, without what the tests' own process has of DVC and MLflow."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PYTEST_"))}
     return kept | {"PYTHONPATH": str(REPO), "DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
 
@@ -76,7 +77,7 @@ class Workspace:
         return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
 
     def wait_for_checkpoint(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300  # of a busy machine
         while not self.checkpoints():
             assert time.monotonic() < deadline, "no checkpoint"
             time.sleep(0.005)
@@ -160,21 +161,24 @@ class StageServer:
         *,
         cell: Path | None = None,
         die_at: int = 0,
+        patient: bool = False,
         **environment: str,
     ) -> Stage:
         """Start a stage in a workspace's cell.
 
         Args:
+            patient: Whether it waits for a sound store on a machine with too much to do.
             die_at: Before which of its changes of files the stage kills itself; 0: never.
         """
         self.count += 1
         output = Path(self.outputs.name) / f"{self.count}.log"  # not on the disk under test
         order = {
-            "arguments": [command],
+            "arguments": command.split(),
             "folder": str(cell or workspace.cell),
             "environment": {"DVC_ROOT": str(workspace.root)} | environment,
             "output": str(output),
             "die_at": die_at,
+            "patient": patient,
         }
         return Stage(self, int(self.say(order)), output)
 
@@ -195,3 +199,9 @@ class StageServer:
     def _pipe(pipe: IO[str] | None) -> IO[str]:
         assert pipe is not None
         return pipe
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
-from support import REPO
+from support import copy_project
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +24,7 @@ SMALL = {
     ("ablation", "label_fraction"): [0.1],
     ("ablation", "seed"): [0],
     ("label_fraction",): 0.1,
+    ("tracking", "log_model"): False,  # test_registered_model.py has it
 }
 
 
@@ -33,19 +33,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=REPO,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for name in filter(None, listed.split("\0")):
-            if name.startswith(("runs/", "reports/", "tests/")) or name == "dvc.lock":
-                continue
-            if (REPO / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(REPO / name, folder / name)
+        copy_project(folder)
         self.set_params(SMALL)
         for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             self.run("git", *arguments)

@@ -1,7 +1,8 @@
-"""A tracking store that fails costs one warning per stage; a sync makes it what it would have been."""
+"""A store that fails costs a warning per stage; a sync makes it what it would have been."""
 
 import contextlib
 import shutil
+import signal
 import socket
 import sqlite3
 import statistics
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from stages import StageServer, Workspace
+from stages import StageServer, Workspace, free_port
 
 from pipeline.tracking import LiveRun
 
@@ -26,11 +27,9 @@ QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": 
 CLOCK = ("seconds", "cpu_seconds", "data_wait")  # metrics that no two runs share
 
 
-def run_all(server: StageServer, workspace: Workspace, **environment: str) -> list[str]:
+def run_all(server: StageServer, workspace: Workspace, **options: object) -> list[str]:
     """Run every stage; return what each printed."""
-    return [
-        server.finish(command, workspace, DVC_STAGE=command, **environment) for command in EVERY
-    ]
+    return [server.finish(command, workspace, DVC_STAGE=command, **options) for command in EVERY]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def online(server: StageServer, tmp_path_factory: pytest.TempPathFactory) -> Wor
     workspace = Workspace(
         tmp_path_factory.mktemp("online"), train__steps=12, train__log_every=1, fine_tune__steps=3
     )
-    assert run_all(server, workspace) == ["", "", ""]
+    assert run_all(server, workspace, patient=True) == ["", "", ""]
     (workspace.root / "reports").mkdir()
     (workspace.root / "reports" / "summary.json").write_text("{}\n")
     server.finish("sync-mlflow", workspace)  # what stage `report` logs
@@ -164,39 +163,27 @@ def test_a_server_that_does_not_answer(
     assert_mended(server, fresh, online)
 
 
-@contextlib.contextmanager
-def real_server(workspace: Workspace, requests: int) -> Iterator[str]:
-    """MLflow's own server on the workspace's store, which dies after some requests."""
-    from mlflow.server import BACKEND_STORE_URI_ENV_VAR, app
-    from mlflow.server.handlers import initialize_backend_stores
-    from werkzeug.serving import make_server
-
-    store, left = f"sqlite:///{workspace.root / 'mlflow.db'}", iter(range(requests - 1, -1, -1))
-
-    def counting(environ: dict[str, Any], start_response: Any) -> Any:
-        if next(left, 0) == 0:
-            threading.Thread(target=stop).start()
-        return app(environ, start_response)
-
-    served = make_server("127.0.0.1", 0, counting, threaded=False)
-
-    def stop() -> None:
-        served.shutdown()
-        served.server_close()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(BACKEND_STORE_URI_ENV_VAR, store)
-        initialize_backend_stores(store, (workspace.root / "mlartifacts").as_uri())
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(port)
 
 
 @pytest.mark.parametrize("requests", [2, 4, 6, 8])
 def test_a_server_that_is_killed_in_mid_run(
     requests: int, server: StageServer, online: Workspace, fresh: Workspace
 ) -> None:
-    with real_server(fresh, requests) as address:
-        texts = run_all(server, fresh, MLFLOW_TRACKING_URI=address, **QUICK)
+    """MLflow's own, on the store that is looked at later."""
+    port = free_port()
+    killed = server.start(f"serve {port} {requests}", fresh)
+    wait_for(port)
+    address = f"http://127.0.0.1:{port}"
+    texts = run_all(server, fresh, MLFLOW_TRACKING_URI=address, **QUICK)
+    assert killed.wait() == -signal.SIGKILL, killed.text
     assert all(text.count("warning: MLflow") == 1 for text in texts), texts
     assert_mended(server, fresh, online)
 
@@ -217,7 +204,7 @@ def test_a_database_that_another_writer_has_locked(
 def test_an_artifact_store_that_cannot_be_written(
     server: StageServer, online: Workspace, fresh: Workspace
 ) -> None:
-    assert run_all(server, fresh) == ["", "", ""]
+    assert run_all(server, fresh, patient=True) == ["", "", ""]
     artifacts = fresh.root / "mlartifacts"
     artifacts.touch()  # a file in its place refuses root too, as a read-only disk would
     stage = server.start("sync-mlflow", fresh)
@@ -230,6 +217,16 @@ def test_an_artifact_store_that_cannot_be_written(
 # --- what it costs
 
 
+def time_to_add(live: LiveRun) -> list[float]:
+    blocked = []
+    with live:
+        for step in range(500):
+            began = time.perf_counter()
+            live.add({"step": step, "time_ms": step, "loss": 1.0})
+            blocked.append(time.perf_counter() - began)
+    return blocked
+
+
 @pytest.mark.parametrize("outage", [refusing, hanging, failing], ids=lambda f: f.__name__)
 def test_an_outage_does_not_hold_up_the_steps(
     outage: Callable[[], contextlib.AbstractContextManager[str]],
@@ -240,12 +237,8 @@ def test_an_outage_does_not_hold_up_the_steps(
     with outage() as address:
         for name, value in (QUICK | {"MLFLOW_TRACKING_URI": address}).items():
             monkeypatch.setenv(name, value)
-        live, blocked = LiveRun(online.cell, online.root), []
-        with pytest.warns(UserWarning, match="MLflow"), live:
-            for step in range(500):
-                began = time.perf_counter()
-                live.add({"step": step, "time_ms": step, "loss": 1.0})
-                blocked.append(time.perf_counter() - began)
+        with pytest.warns(UserWarning, match="MLflow"):
+            blocked = time_to_add(LiveRun(online.cell, online.root))
     assert statistics.median(blocked) < 0.05 * 0.005
 
 

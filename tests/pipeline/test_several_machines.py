@@ -1,17 +1,17 @@
 """One run that several processes share: two of torchrun's nodes, on this machine."""
 
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from stages import StageServer, Workspace, variables
+from stages import StageServer, Workspace, free_port, variables
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,8 @@ def two(
     workspace = template.copy(tmp_path_factory.mktemp("two"))
     meeting = {"WORLD_SIZE": "2", "SEMIMAE_RENDEZVOUS": (workspace.root / "meeting").as_uri()}
     stages = [
-        server.start("train", workspace, RANK=rank, LOCAL_RANK=rank, **meeting) for rank in "01"
+        server.start("train", workspace, patient=True, RANK=rank, LOCAL_RANK=rank, **meeting)
+        for rank in "01"
     ]
     assert [stage.wait() for stage in stages] == [0, 0], stages[0].text + stages[1].text
     assert [stage.text for stage in stages] == ["", ""]
@@ -73,21 +74,35 @@ def test_only_the_first_process_writes_and_logs(two: Workspace) -> None:
     assert not two.leftovers()
 
 
-def node(rank: int, port: int, workspace: Workspace, output: Path) -> "subprocess.Popen[bytes]":
+@contextlib.contextmanager
+def two_nodes(
+    workspace: Workspace, outputs: list[Path]
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """What docs/scaling.md says to start on each machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
-    command += ["--node-rank", str(rank), "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
-    command += ["--master-port", str(port), "-m", "pipeline", "train"]
-    with output.open("ab") as file:
-        return subprocess.Popen(
-            command, cwd=workspace.cell, env=variables(workspace.root) | LATER, stderr=file
-        )
+    port, nodes = free_port(), []
+    try:
+        for rank, output in enumerate(outputs):
+            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+            command += ["--node-rank", str(rank), "--nproc-per-node", "1"]
+            command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+            command += ["-m", "pipeline", "train"]
+            variable = variables(workspace.root) | LATER
+            with output.open("ab") as file:
+                node = subprocess.Popen(command, cwd=workspace.cell, env=variable, stderr=file)
+            nodes.append(node)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.terminate()
+            node.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def worker_of(parent: int) -> int:
+    for thread in Path(f"/proc/{parent}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            if b"\0pipeline\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    raise AssertionError("torchrun has no worker")
 
 
 def test_two_nodes_of_torchrun_of_which_one_dies_and_both_come_back(
@@ -95,21 +110,16 @@ def test_two_nodes_of_torchrun_of_which_one_dies_and_both_come_back(
 ) -> None:
     workspace = template.copy(tmp_path / "project")
     outputs = [tmp_path / "node-0.log", tmp_path / "node-1.log"]
-    port = free_port()
-    nodes = [node(rank, port, workspace, outputs[rank]) for rank in (0, 1)]
-    workspace.wait_for_checkpoint()
-    children = Path(f"/proc/{nodes[1].pid}/task/{nodes[1].pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
-    killed = time.monotonic()
-    codes = [each.wait(timeout=60) for each in nodes]
-    assert time.monotonic() - killed < 60
+    with two_nodes(workspace, outputs) as nodes:
+        workspace.wait_for_checkpoint()
+        os.kill(worker_of(nodes[1].pid), signal.SIGKILL)
+        codes = [node.wait(timeout=60) for node in nodes]
     assert all(codes), codes
     assert "process 0: another process of the run has ended" in outputs[0].read_text()
     assert "SIGKILL" in outputs[1].read_text()
     assert not (workspace.cell / "train").exists()
-
-    port = free_port()
-    nodes = [node(rank, port, workspace, outputs[rank]) for rank in (0, 1)]
-    assert [each.wait(timeout=120) for each in nodes] == [0, 0], outputs[0].read_text()
+    with two_nodes(workspace, outputs) as nodes:
+        codes = [node.wait(timeout=300) for node in nodes]
+    assert codes == [0, 0], outputs[0].read_text()
     assert workspace.result() == two.result()
     assert not workspace.leftovers()

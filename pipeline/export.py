@@ -1,0 +1,64 @@
+"""``export``: a trained model in formats that other tools read, with a model card."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.model_card import CARD, model_card
+from pipeline.predict import Model
+from semimae.types import UserError
+
+
+class Format(StrEnum):
+    """Keys of ``semimae.inference.exports.FORMATS``, which needs torch."""
+
+    TIMM = "timm"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Argument(help="Folder to write, or to replace.")],
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="May be repeated; without it, all of them."),
+    ] = None,
+) -> None:
+    """Write a model for other tools: timm, ONNX, torch.export, and MODEL_CARD.md.
+
+    Each format is compared with the model before it counts. One that the model cannot be had in is
+    refused with the reason; the others are written, and the exit code is 1.
+
+    Example: python -m pipeline export runs/headline exported --format onnx
+    """
+    from semimae.data.files import replaced_folder
+    from semimae.inference.exports import export as write
+    from semimae.inference.trained import find_weights, open_model
+
+    _refuse_foreign(out)
+    trained = open_model(model)
+    written, refused = [], []
+    with replaced_folder(out) as folder:
+        for chosen in dict.fromkeys(formats or Format):
+            try:
+                write(trained, chosen.value, folder)
+                written.append(chosen.value)
+            except UserError as error:
+                refused.append(f"{chosen.value}: {error}")
+        if not written:
+            raise UserError("; ".join(refused))
+        card = model_card(trained, find_weights(model).parent.parent, written)
+        (folder / CARD).write_text(card, encoding="utf-8")
+    typer.echo(f"{out}: {', '.join([*written, CARD])}")
+    for reason in refused:
+        typer.echo(reason, err=True)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and not (out / CARD).exists() and any(out.iterdir())):
+        raise UserError(f"{out} was not written by `export`; remove it or choose another folder.")

@@ -1,0 +1,203 @@
+"""The model card of an export: what the model is, what it was scored on, how to load it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.workspace import git_commit
+from semimae.backbones.config import TimmConfig
+from semimae.cell import cell_id
+from semimae.types import UserError
+
+if TYPE_CHECKING:
+    from semimae.evaluation.metrics import Estimate
+    from semimae.inference.trained import Trained
+
+CARD = "MODEL_CARD.md"
+_PROTOCOLS = {
+    "classifier": "The model as it is",
+    "linear_probe": "Linear classifier on its features",
+    "knn": "Nearest neighbours on its features",
+}
+_LOADING = {
+    "timm": """\
+timm (`model.safetensors`, `config.json`), from normalised images `[B, C, H, W]`:
+
+```python
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**data, is_training=False)
+logits = model(transform(image).unsqueeze(0))  # image: of PIL, in mode "MODE"
+names = model.pretrained_cfg["label_names"]
+```
+""",
+    "onnx": """\
+ONNX (`model.onnx`), from uint8 pixels `[B, SIZE, SIZE, CHANNELS]`; it normalises them itself:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+(logits,) = session.run(["logits"], {"images": pixels})
+```
+""",
+    "torch": """\
+torch.export (`model.pt2`), from the same pixels:
+
+```python
+import torch
+
+logits = torch.export.load("FOLDER/model.pt2").module()(torch.from_numpy(pixels))
+```
+""",
+}
+
+
+def model_card(trained: "Trained", run: Path, formats: list[str]) -> str:
+    """Return the card's text.
+
+    Args:
+        trained: The model.
+        run: The run's folder. What is not there, as with a copied file, is left out.
+        formats: Those that were written.
+    """
+    cell, dataset = trained.info.cell, trained.info.dataset
+    split = _read(run / "split.json")
+    scores = _read(run / "linear_probe.json")
+    identity = cell_id(run) if split and (run / "config.json").is_file() else None
+    parts = [
+        f"# {cell.name} on {dataset.name}\n",
+        f"An image classifier with {dataset.num_classes} classes, trained with `{cell.method}` by "
+        "Semi-MAE's pipeline.\n",
+        "## Data\n",
+        *_data(trained, split),
+        "\n## Scores\n",
+        *_scores(scores),
+        "\n## Limits\n",
+        *_limits(trained, scores),
+        "\n## Licence of the start weights\n",
+        f"{_licence(trained)}\n",
+        "## How to load it\n",
+        f"FOLDER is this folder. {_pixels(trained)}\n",
+        *(_loading(trained, name) for name in formats),
+        "## Where it comes from\n",
+        f"- Cell: {identity or 'unknown; the model was a copy without its run'}",
+        f"- Commit that was checked out: {git_commit(run) or 'unknown'}",
+        f"- Fingerprint of the images: {dataset.fingerprint}",
+        "- Parameters:\n",
+        f"```json\n{cell.model_dump_json(indent=1)}\n```",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _data(trained: "Trained", split: dict[str, Any]) -> list[str]:
+    cell, dataset = trained.info.cell, trained.info.dataset
+    rows = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items() if count)
+    lines = [f"- Images: {dataset.name}; {rows}."]
+    if split:
+        lines.append(
+            f"- Of these, {len(split['labeled']):,} were used with their labels, "
+            f"{split['num_unlabeled']:,} without, {len(split['val']):,} for model selection "
+            f"(seed {split['seed']})."
+        )
+    unlabeled = cell.train.steps * cell.num_unlabeled
+    lines.append(
+        f"- Training: {cell.train.steps:,} steps; {cell.train.steps * cell.train.batch_size:,} "
+        f"labelled and {unlabeled:,} unlabelled images with repetitions."
+    )
+    names = ", ".join(dataset.class_names[:50])
+    more = f" and {dataset.num_classes - 50} more" if dataset.num_classes > 50 else ""
+    lines.append(f"- Classes: {names}{more}.")
+    return lines
+
+
+def _scores(scores: dict[str, Any]) -> list[str]:
+    from semimae.evaluation.metrics import Scores
+
+    if not scores:
+        return ["None: the model was exported without its run's `linear_probe.json`."]
+    lines = [
+        "| On the test set | Images | Top-1 % | Calibration error |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, title in _PROTOCOLS.items():
+        found = Scores.model_validate_json(json.dumps(scores["protocols"][name]))
+        top1, ece = _interval(found.top1, 100, 1), _interval(found.ece, 1, 3)
+        lines.append(f"| {title} | {found.num_images:,} | {top1} | {ece} |")
+    return [*lines, "\nIn brackets: 95% intervals over the test images, for this one training run."]
+
+
+def _interval(estimate: "Estimate", scale: float, digits: int) -> str:
+    value, low, high = (
+        f"{scale * x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def _limits(trained: "Trained", scores: dict[str, Any]) -> list[str]:
+    dataset = trained.info.dataset
+    lines = [
+        "- Every image gets one of the classes, also one that shows none of them.",
+        "- Images of other sources than the training images were not tried.",
+        "- Probabilities are the network's own; the calibration error says how far to trust them.",
+    ]
+    if scores:
+        per_class = [entry["value"] for entry in scores["protocols"]["classifier"]["per_class"]]
+        worst = min(range(len(per_class)), key=per_class.__getitem__)
+        lines.append(
+            f"- It is weakest on class {dataset.class_names[worst]}: "
+            f"{100 * per_class[worst]:.1f}% of its test images are found."
+        )
+    if dataset.duplicates_test_train:
+        lines.append(f"- {dataset.duplicates_test_train:,} test images are also in another split.")
+    if dataset.num_skipped:
+        lines.append(f"- {dataset.num_skipped:,} files could not be read and were left out.")
+    return lines
+
+
+def _licence(trained: "Trained") -> str:
+    from semimae.inference.timm_folder import licence_of
+
+    cell = trained.info.cell
+    weights = cell.backbone.weights
+    if weights is None:
+        return "Trained from scratch: there were none."
+    if isinstance(cell.backbone, TimmConfig) and weights.startswith("timm:"):
+        licence = licence_of(cell.backbone.model, weights)
+        return f"`{weights}`: {licence or 'not stated by timm; ask their authors'}."
+    return (
+        f"`{weights}` (SHA-256 {cell.weights_sha256}): a file, whose licence this project does not "
+        "know. Those of MAE's repository, for one, are CC-BY-NC-4.0."
+    )
+
+
+def _pixels(trained: "Trained") -> str:
+    size, share = trained.info.dataset.image_size, trained.centre
+    part = "central square" if share == 1 else f"central square of {100 * share:g}% of its side"
+    return (
+        f"An image becomes pixels by cutting out its {part} and scaling that to {size} x {size} "
+        "(bicubic, antialiased); timm's transform does the same, up to rounding."
+    )
+
+
+def _loading(trained: "Trained", name: str) -> str:
+    dataset = trained.info.dataset
+    mode = "L" if dataset.channels == 1 else "RGB"
+    values = {"SIZE": str(dataset.image_size), "CHANNELS": str(dataset.channels), "MODE": mode}
+    text = _LOADING[name]
+    for key, value in values.items():
+        text = text.replace(key, value)
+    return text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON file, or nothing if there is none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); run `dvc repro`.") from None
+    return content

@@ -1,0 +1,163 @@
+"""``predict``: classify image files with a trained model."""
+
+import csv
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.progress import progress
+from pipeline.tables import Row, table
+from semimae.data.images import SUFFIXES
+from semimae.types import UserError
+
+if TYPE_CHECKING:
+    from semimae.engine.infer import Outputs
+
+Model = Annotated[
+    Path, typer.Argument(help="A run's folder, or its model.safetensors or a copy of it.")
+]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+def predict(
+    model: Model,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Images, folders, csv files.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet.")
+    ] = None,
+    all_classes: Annotated[
+        bool, typer.Option("--all", help="The probability of every class, in columns p(CLASS).")
+    ] = False,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="What the classifier sees of each image.")
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What paths in csv files are relative to, if not to the file's folder."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images per pass.")] = 64,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+) -> None:
+    """Classify images: path, class and probability of each, as csv on standard output.
+
+    Folders are searched at any depth; of a csv file its column `path` counts. Files that are no
+    images are named, one line each; the others are done, and the exit code is 1.
+
+    Example: python -m pipeline predict runs/headline photos/ --out predictions.csv
+    """
+    from semimae.inference.predict import predict_files
+    from semimae.inference.trained import open_model
+
+    files = _files(paths, root)
+    trained = open_model(model)
+    names = trained.info.dataset.class_names
+    columns = ["path", "class", "probability"]
+    columns += [f"p({name})" for name in names] if all_classes else []
+    columns += ["embedding"] if embedding else []
+    bad: list[tuple[str, str]] = []
+    with progress("images", len(files)) as update, table(out, columns) as write:
+
+        def on_batch(batch: list[str], outputs: "Outputs") -> None:
+            write(_rows(batch, outputs, names))
+
+        predict_files(
+            trained,
+            [file for file in files if _is_text(file, bad)],
+            on_batch=on_batch,
+            on_bad=lambda path, reason: bad.append((path, reason)),
+            progress=lambda done, total: update(done, total=total),
+            batch_size=batch_size,
+            device=device.value,
+        )
+    for path, reason in bad:
+        typer.echo(f"{path}: {reason}", err=True)
+    if out is not None:
+        typer.echo(f"{out} has {len(files) - len(bad)} of {len(files)} images.", err=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _rows(paths: list[str], outputs: "Outputs", names: tuple[str, ...]) -> list[Row]:
+    """Return a row per image with all columns that may be asked for."""
+    rows = []
+    columns = (paths, outputs.labels.tolist(), outputs.probabilities.tolist(), outputs.features)
+    for path, label, probabilities, feature in zip(*columns, strict=True):
+        rounded = [round(value, 6) for value in probabilities]
+        row: Row = {"path": path, "class": names[label], "probability": rounded[label]}
+        row |= {f"p({name})": value for name, value in zip(names, rounded, strict=True)}
+        row["embedding"] = [float(f"{value:.6g}") for value in feature.tolist()]
+        rows.append(row)
+    return rows
+
+
+def _files(paths: list[Path], root: Path | None) -> list[str]:
+    """Return the files that the arguments mean, each once, in their order.
+
+    Raises:
+        UserError: If an argument leads to none.
+    """
+    found: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            inside = _images_below(path)
+            if not inside:
+                raise UserError(f"{path} holds no image ({' '.join(sorted(SUFFIXES))}).")
+        elif not path.is_file():
+            raise UserError(f"{path} is not there; give images, folders or csv files.")
+        elif path.suffix.lower() == ".csv":
+            inside = _listed(path, path.parent if root is None else root)
+        else:
+            inside = [str(path)]
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _images_below(folder: Path) -> list[str]:
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        found += (
+            os.path.join(parent, name)
+            for name in sorted(files)
+            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
+        )
+    return found
+
+
+def _listed(path: Path, root: Path) -> list[str]:
+    """Return the files in column ``path`` of a csv file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if "path" not in (reader.fieldnames or ()):
+                shown = ", ".join(reader.fieldnames or ()) or "none"
+                raise UserError(f"{path} has columns {shown}; one must be called path.")
+            listed = [os.path.join(root, row["path"]) for row in reader if row["path"]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}); give a csv file in UTF-8.") from None
+    if not listed:
+        raise UserError(f"{path} lists no image.")
+    return listed
+
+
+def _is_text(path: str, bad: list[tuple[str, str]]) -> bool:
+    """Tell whether a path can be written to a table; if not, add it to the bad ones."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        bad.append((path.encode(errors="backslashreplace").decode(), "no UTF-8 in its name"))
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""Whether a run can fit into memory at all: a lower bound, so that nothing that fits is refused."""
+
+import os
+
+import torch
+
+from semimae.cell import Cell
+from semimae.types import UserError
+
+_FLOAT = 4  # bytes
+_COPIES = 5  # of each weight: itself, its average, its gradient, two moments of the optimizer
+_GIB = 2**30
+
+
+def check_memory(cell: Cell, device: torch.device) -> None:
+    """Refuse what the device cannot hold; the system would end the process without a word.
+
+    Counted are the views of a step in this process, the weights of a transformer's blocks with
+    their copies, and, per block, the tokens that it keeps for the gradient.
+
+    Raises:
+        UserError: If even that is more than the device has.
+    """
+    views, model = _view_bytes(cell), _model_bytes(cell)
+    has = _device_bytes(device)
+    if views + model > has:
+        raise UserError(
+            f"a step needs {(views + model) / _GIB:.0f} GiB at least, {views / _GIB:.0f} for "
+            f"images and {model / _GIB:.0f} for the model; {device.type} has {has / _GIB:.0f}; "
+            "lower train.batch_size, train.mu, data.image_size or sizes in section backbone, or "
+            "raise train.processes."
+        )
+
+
+def _view_bytes(cell: Cell) -> int:
+    images = cell.train.batch_size + 2 * cell.num_unlabeled  # weak and strong
+    share = images // cell.train.processes
+    return share * cell.data.channels * cell.data.image_size**2 * _FLOAT
+
+
+def _model_bytes(cell: Cell) -> int:
+    width, depth = cell.backbone.embed_dim, cell.backbone.depth
+    if not (isinstance(width, int) and isinstance(depth, int)):
+        return 0  # as timm's name says
+    weights = depth * 4 * width**2  # of attention alone
+    grid = cell.backbone.grid(cell.data.image_size) or 0  # of timm's it is not known here
+    micro = max(1, cell.train.batch_size // cell.train.processes // cell.train.accumulate)
+    tokens = 0 if cell.method == "mae" else micro * grid**2 * width * depth  # mae hides most
+    return (weights * _COPIES + tokens) * _FLOAT
+
+
+def _device_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,82 @@
+"""What a model says of image files."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semimae.data.augment import to_float
+from semimae.data.images import open_file
+from semimae.data.scan import Progress, decoding_error, mapped, pillow_warnings
+from semimae.engine.config import TrainConfig
+from semimae.engine.device import make_autocast, set_up_model, setup_device
+from semimae.engine.infer import Outputs, run_model
+from semimae.inference.trained import Trained
+
+
+def predict_files(
+    trained: Trained,
+    paths: Sequence[str],
+    *,
+    on_batch: Callable[[list[str], Outputs], None],
+    on_bad: Callable[[str, str], None],
+    progress: Progress,
+    batch_size: int,
+    device: str = "auto",
+    workers: int = 0,
+) -> None:
+    """Run a model on image files, decoded as for its evaluation.
+
+    Args:
+        trained: The model; it is moved to the device.
+        paths: The files.
+        on_batch: Is given paths, in order, and what the model says of them; ``labels`` are the
+            predicted classes.
+        on_bad: Is given each path that cannot be decoded, and the reason.
+        progress: Called with (done, total).
+        batch_size: Images per forward pass.
+        device: auto, cpu, cuda or mps.
+        workers: Threads that decode; 0: one per core.
+
+    Raises:
+        UserError: If the device is not there.
+    """
+    config = _for_use(trained.info.cell.train, device)
+    where = setup_device(config)
+    model = trained.model.to(where)
+    set_up_model(model, config, where)
+    autocast = make_autocast(config, where)
+
+    def load(place: int) -> NDArray[np.uint8] | str:
+        try:
+            with open_file(paths[place]) as image:
+                return trained.pixels(image)
+        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+            return decoding_error(error)
+
+    def run(batch: list[tuple[str, NDArray[np.uint8]]]) -> None:
+        names, arrays = zip(*batch, strict=True)
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(where)
+        images = to_float(images, trained.info.mean, trained.info.std)
+        unknown = torch.full((len(names),), -1)
+        outputs = run_model(model, [(images, unknown)], autocast)
+        on_batch(list(names), outputs._replace(labels=outputs.probabilities.argmax(dim=1)))
+
+    waiting: list[tuple[str, NDArray[np.uint8]]] = []
+    with pillow_warnings():
+        for place, pixels in mapped(load, range(len(paths)), workers, progress):
+            if isinstance(pixels, str):
+                on_bad(paths[place], pixels)
+                continue
+            waiting.append((paths[place], pixels))
+            if len(waiting) == batch_size:
+                run(waiting)
+                waiting = []
+    if waiting:
+        run(waiting)
+
+
+def _for_use(config: TrainConfig, device: str) -> TrainConfig:
+    """Return how to compute here, which need not be how the model was trained."""
+    return config.model_copy(update={"device": device, "threads": 0, "compile": False})

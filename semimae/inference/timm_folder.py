@@ -1,0 +1,73 @@
+"""A trained model as a folder that timm loads, under timm's names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from semimae.inference.trained import WEIGHTS, Trained
+
+CONFIG = "config.json"
+_ENCODER = "backbone.vit."
+
+
+def write_timm(trained: Trained, folder: Path) -> None:
+    """Write weights under timm's names, and ``config.json``.
+
+    Raises:
+        UserError: If timm has no such model.
+    """
+    config = _config(trained)
+    state = trained.model.state_dict()
+    tensors = {k.removeprefix(_ENCODER): v.cpu().contiguous() for k, v in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def load_timm(folder: Path) -> nn.Module:
+    """Return timm's own model of a folder."""
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return model.eval().requires_grad_(False)
+
+
+def _config(trained: Trained) -> dict[str, Any]:
+    """Return architecture, sizes, names of the classes, and how images are prepared."""
+    info = trained.info
+    dataset = info.dataset
+    size, channels, num_classes = dataset.image_size, dataset.channels, dataset.num_classes
+    architecture, arguments = info.cell.backbone.in_timm(size, channels, num_classes)
+    known = get_pretrained_cfg(architecture)
+    layers = {"first_conv": known.first_conv, "classifier": known.classifier} if known else {}
+    return {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "num_features": trained.model.backbone.embed_dim,
+        "global_pool": info.cell.backbone.pool,
+        "model_args": arguments,
+        "label_names": list(dataset.class_names),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [channels, size, size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": trained.centre,
+            "crop_mode": "center",
+            "mean": list(info.mean),
+            "std": list(info.std),
+            "num_classes": num_classes,
+            **layers,
+        },
+    }
+
+
+def licence_of(architecture: str, weights: str) -> str | None:
+    """Return the licence that timm states of its weights ``timm:TAG``."""
+    tag = weights.removeprefix("timm:")
+    name = architecture if tag == "default" else f"{architecture}.{tag}"
+    known = get_pretrained_cfg(name, allow_unregistered=True)
+    return known.license if known else None

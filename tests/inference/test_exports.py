@@ -1,0 +1,131 @@
+"""Round trips: other tools compute the same logits from what was written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from small_models import BACKBONES, CHANNELS, CLASSES, IMAGE_SIZE, build, scramble
+from support import changed_params
+from torch import Tensor
+
+from semimae.backbones.config import ViTConfig
+from semimae.data.store import DatasetInfo
+from semimae.engine.model_info import ModelInfo
+from semimae.inference.exports import FORMATS, export
+from semimae.inference.timm_folder import licence_of
+from semimae.inference.trained import Trained
+from semimae.types import UserError
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def trained(name: str) -> Trained:
+    model = build(BACKBONES[name]).eval().requires_grad_(False)
+    scramble(model)
+    dataset = DatasetInfo(
+        name="imagefolder",
+        fingerprint="0" * 32,
+        num_classes=CLASSES,
+        class_names=tuple("abcde"),
+        image_size=IMAGE_SIZE,
+        channels=CHANNELS,
+        packed=True,
+        mean=MEAN,
+        std=STD,
+        counts={"train": 9},
+        num_skipped=0,
+        duplicates_test_train=0,
+    )
+    cell = changed_params(method="supervised").cell()
+    return Trained(
+        model,
+        ModelInfo(cell=cell.model_copy(update={"backbone": BACKBONES[name]}), dataset=dataset),
+    )
+
+
+def pixels(count: int) -> Tensor:
+    source = torch.Generator().manual_seed(7)
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, CHANNELS)
+    return torch.randint(0, 256, shape, generator=source, dtype=torch.uint8)
+
+
+def normalised(images: Tensor) -> Tensor:
+    scaled = images.permute(0, 3, 1, 2).double() / 255
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (MEAN, STD))
+    return ((scaled - mean) / std).float()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_timm_computes_the_same_logits(name: str, tmp_path: Path) -> None:
+    model = trained(name)
+    export(model, "timm", tmp_path)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = normalised(pixels(3))
+    expected = model.model(images)
+    assert expected.std() > 0.01, "all logits alike would prove nothing"
+    torch.testing.assert_close(loaded(images), expected, rtol=1e-5, atol=1e-5)
+    assert loaded.pretrained_cfg["label_names"] == list("abcde")
+    data = timm.data.resolve_model_data_config(loaded)
+    assert data["input_size"] == (CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+    assert tuple(data["mean"]) == MEAN
+    assert tuple(data["std"]) == STD
+    assert data["crop_pct"] == 1.0
+
+
+def test_timm_loads_it_by_its_config_too(tmp_path: Path) -> None:
+    """The other documented form: name, arguments and ``pretrained_cfg`` with a file."""
+    model = trained("vit_registers")
+    export(model, "timm", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    loaded = timm.create_model(
+        config["architecture"],
+        pretrained=True,
+        pretrained_cfg={
+            **config["pretrained_cfg"],
+            "file": str(tmp_path / "model.safetensors"),
+        },
+        **config["model_args"],
+    ).eval()
+    images = normalised(pixels(2))
+    torch.testing.assert_close(loaded(images), model.model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_registers", "rope_mixed"])  # two kinds of attention
+def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path) -> None:
+    model = trained(name)
+    for form in ("torch", "onnx"):
+        before = set(tmp_path.iterdir())
+        export(model, form, tmp_path)
+        assert {path.name for path in set(tmp_path.iterdir()) - before} == set(FORMATS[form].files)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for count in (1, 2, 5):  # it was traced with 2
+        images = pixels(count)
+        expected = model.model(normalised(images))
+        torch.testing.assert_close(program(images), expected, rtol=1e-5, atol=1e-5)
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_that_answers_differently_is_refused_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_size(self: ViTConfig, *sizes: int) -> tuple[str, dict[str, object]]:
+        architecture, arguments = in_timm(self, *sizes)
+        return architecture, arguments | {"global_pool": "token"}  # the model's is avg
+
+    in_timm = ViTConfig.in_timm
+    monkeypatch.setattr(ViTConfig, "in_timm", other_size)
+    (tmp_path / "kept").touch()
+    with pytest.raises(UserError, match="timm computes other logits than the model"):
+        export(trained("vit_registers"), "timm", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_timm_states_licences() -> None:
+    assert licence_of("vit_base_patch16_224", "timm:mae") == "cc-by-nc-4.0"
+    assert licence_of("vit_small_patch16_224", "timm:augreg_in21k") == "apache-2.0"

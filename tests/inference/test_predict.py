@@ -1,0 +1,85 @@
+"""Predicting files gives what evaluation gave for the same images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import drawn_model
+
+from semimae.cell import Cell
+from semimae.data.store import Prepared
+from semimae.engine.fit import infer, save_model
+from semimae.engine.infer import Outputs
+from semimae.inference.predict import predict_files
+from semimae.inference.trained import Trained, open_model
+from semimae.types import UserError
+
+
+@pytest.fixture
+def trained(small_cell: Callable[..., Cell], digits: Prepared, tmp_path: Path) -> Trained:
+    path = tmp_path / "m.safetensors"
+    save_model(drawn_model(small_cell(), digits), small_cell(), digits.info, path)
+    return open_model(path)
+
+
+@pytest.fixture
+def files(digits: Prepared, tmp_path: Path) -> list[str]:
+    """Ten digits as files, the third of which is broken."""
+    assert digits.images is not None
+    paths = [tmp_path / f"{row}.png" for row in range(10)]
+    for path, pixels in zip(paths, digits.images[:10], strict=True):
+        Image.fromarray(pixels[..., 0]).save(path)
+    paths[2].write_bytes(b"no image")
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_files_are_predicted_as_the_prepared_images_are(
+    batch_size: int,
+    trained: Trained,
+    files: list[str],
+    small_cell: Callable[..., Cell],
+    digits: Prepared,
+) -> None:
+    said: list[tuple[list[str], Outputs]] = []
+    bad: list[tuple[str, str]] = []
+    steps: list[tuple[int, int]] = []
+    predict_files(
+        trained,
+        files,
+        on_batch=lambda paths, outputs: said.append((paths, outputs)),
+        on_bad=lambda path, reason: bad.append((path, reason)),
+        progress=lambda done, total: steps.append((done, total)),
+        batch_size=batch_size,
+        device="cpu",
+    )
+    good = [row for row in range(10) if row != 2]
+    assert [path for paths, _ in said for path in paths] == [files[row] for row in good]
+    assert all(len(paths) <= batch_size for paths, _ in said)
+    assert bad == [(files[2], "not an image of a known format")]
+    assert steps[-1] == (10, 10)
+    cell = small_cell()
+    expected = infer(drawn_model(cell, digits), cell, digits, np.array(good))
+    probabilities = torch.cat([outputs.probabilities for _, outputs in said])
+    torch.testing.assert_close(probabilities, expected.probabilities, rtol=1e-5, atol=1e-6)
+    features = torch.cat([outputs.features for _, outputs in said])
+    torch.testing.assert_close(features, expected.features, rtol=1e-4, atol=1e-5)
+    labels = torch.cat([outputs.labels for _, outputs in said])
+    assert labels.tolist() == expected.probabilities.argmax(dim=1).tolist()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it is there")
+def test_a_device_that_is_not_there_is_refused(trained: Trained, files: list[str]) -> None:
+    with pytest.raises(UserError, match="cuda is not available here"):
+        predict_files(
+            trained,
+            files,
+            on_batch=lambda paths, outputs: None,
+            on_bad=lambda path, reason: None,
+            progress=lambda done, total: None,
+            batch_size=4,
+            device="cuda",
+        )

@@ -1,0 +1,313 @@
+"""predict, export, suggest-labels, add-labels as their users call them."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from runs import Project
+from safetensors import safe_open
+from typer.testing import CliRunner, Result
+
+from pipeline.__main__ import app
+from pipeline.tables import table
+from semimae.engine.fit import infer
+from semimae.types import UserError
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(autouse=True)
+def _in_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    monkeypatch.delenv("SEMIMAE_DATA", raising=False)
+
+
+@pytest.fixture
+def photos(project: Project, tmp_path: Path) -> Path:
+    """Six digits in nested folders, hidden files, and one that is no image."""
+    assert project.prepared.images is not None
+    folder = tmp_path / "photos"
+    (folder / "b" / ".hidden").mkdir(parents=True)
+    for row, name in enumerate(("b/2.png", "b/.hidden/x.png", ".y.png", "a.PNG", "b/1.png")):
+        Image.fromarray(project.prepared.images[row][..., 0]).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"hello")
+    (folder / "notes.txt").write_text("no image by its name")
+    return folder
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+# --- predict
+
+
+def test_a_folder_is_searched_and_what_is_no_image_is_named(project: Project, photos: Path) -> None:
+    result = run("predict", project.run, photos, code=1)
+    said = rows(result.stdout)
+    assert [os.path.relpath(row["path"], photos) for row in said] == ["a.PNG", "b/1.png", "b/2.png"]
+    assert result.stderr.splitlines() == [f"{photos}/broken.jpg: not an image of a known format"]
+    expected = infer(project.model, project.cell, project.prepared, np.array([3, 4, 0]))
+    best = expected.probabilities.max(dim=1)
+    assert [row["class"] for row in said] == [str(i) for i in best.indices.tolist()]
+    values = [float(row["probability"]) for row in said]
+    assert values == pytest.approx(best.values.tolist(), abs=2e-6)
+
+
+def test_all_formats_say_the_same(project: Project, photos: Path, tmp_path: Path) -> None:
+    for suffix in ("csv", "jsonl", "parquet"):
+        out = tmp_path / f"t.{suffix}"
+        run("predict", project.run, photos / "b", "--all", "--embedding", "--out", out)
+    by_csv = rows((tmp_path / "t.csv").read_text())
+    by_json = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist() == by_json
+    numbers = ["probability", "embedding", *(f"p({c})" for c in range(10))]
+    converted = [
+        {k: json.loads(v) if k in numbers else v for k, v in row.items()} for row in by_csv
+    ]
+    assert converted == by_json
+    for row in by_json:
+        assert len(row["embedding"]) == project.cell.backbone.embed_dim
+        assert sum(row[f"p({c})"] for c in range(10)) == pytest.approx(1.0, abs=1e-5)
+        assert row["probability"] == row[f"p({row['class']})"]
+
+
+def test_a_csv_file_lists_images_beside_it_or_in_a_root(
+    project: Project, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "list.csv").write_text("rank,path\n1,b/1.png\n2,b/1.png\n3,missing.png\n")
+    result = run("predict", project.run, photos / "list.csv", photos / "b/1.png", code=1)
+    assert [row["path"] for row in rows(result.stdout)] == [f"{photos}/b/1.png"]
+    assert result.stderr == f"{photos}/missing.png: No such file or directory\n"
+    moved = tmp_path / "moved.csv"
+    (photos / "list.csv").rename(moved)
+    result = run("predict", project.run, moved, "--root", photos, code=1)
+    assert [row["path"] for row in rows(result.stdout)] == [f"{photos}/b/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("absent", None, "is not there; give images, folders or csv files"),
+        ("list.csv", b"file\nx.png\n", "has columns file; one must be called path"),
+        ("list.csv", b"path\n", "lists no image"),
+        ("list.csv", b"path\n\xff\n", "cannot be read"),
+    ],
+)
+def test_an_argument_that_leads_nowhere_ends_it(
+    name: str, content: bytes | None, said: str, project: Project, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        run("predict", project.run, tmp_path / name)
+
+
+def test_a_folder_without_images_ends_it(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no image"):
+        run("predict", project.run, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_appears_whole_or_not_at_all(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"t.{suffix}"
+    out.write_text("of before")
+    with pytest.raises(KeyError), table(out, ["a"]) as write:
+        write([{"a": 1}, {"b": 1}])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of before"]
+    with table(out, ["a"]):
+        pass
+    assert out.read_bytes() != b"of before"
+
+
+def test_other_suffixes_are_refused(project: Project, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the suffix must be one of \.csv, \.jsonl, \.parquet"):
+        run("predict", project.run, photos, "--out", tmp_path / "t.xlsx")
+
+
+# --- export
+
+
+def test_an_export_has_a_card_that_says_what_is_known(project: Project, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("export", project.run, out, "--format", "timm")
+    assert {p.name for p in out.iterdir()} == {"model.safetensors", "config.json", "MODEL_CARD.md"}
+    card = (out / "MODEL_CARD.md").read_text()
+    scores = json.loads((project.run / "linear_probe.json").read_text())["protocols"]["classifier"]
+    top1 = scores["top1"]
+    said = f"{100 * top1['value']:.1f} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
+    assert f"| The model as it is | {scores['num_images']} | {said} |" in card
+    assert "40 were used with their labels" in card
+    assert "Trained from scratch" in card
+    assert project.prepared.info.fingerprint in card
+    assert 'timm.create_model("local-dir:FOLDER"' in card
+    assert "model.onnx" not in card
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if name.startswith(("mim", "backbone"))]  # noqa: SIM118
+    run("export", project.run / "train" / "model.safetensors", out, "--format", "timm")  # replaces
+
+
+def test_a_copied_file_is_exported_without_scores(project: Project, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes((project.run / "train" / "model.safetensors").read_bytes())
+    run("export", copy, tmp_path / "out", "--format", "timm")
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "None: the model was exported without its run's" in card
+
+
+def test_a_refused_format_leaves_the_others(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from semimae.backbones.config import ViTConfig
+
+    def refuse(self: ViTConfig, *sizes: int) -> None:
+        raise UserError("timm has no such model.")
+
+    monkeypatch.setattr(ViTConfig, "in_timm", refuse)
+    out = tmp_path / "out"
+    result = run("export", project.run, out, "--format", "timm", "--format", "torch", code=1)
+    assert result.stderr == "timm: timm has no such model.\n"
+    assert {path.name for path in out.iterdir()} == {"model.pt2", "MODEL_CARD.md"}
+    with pytest.raises(UserError, match="timm has no such model"):
+        run("export", project.run, tmp_path / "none", "--format", "timm")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_foreign_folder_is_not_replaced(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "work.txt").write_text("mine")
+    with pytest.raises(UserError, match="was not written by `export`"):
+        run("export", project.run, tmp_path)
+    assert (tmp_path / "work.txt").read_text() == "mine"
+
+
+# --- suggest-labels, add-labels
+
+
+def test_suggestions_are_unlabelled_and_in_order(project: Project) -> None:
+    said = rows(run("suggest-labels", "--count", "7").stdout)
+    assert [row["rank"] for row in said] == list("1234567")
+    places = [project.prepared.names.index(row["path"]) for row in said]
+    assert not {*project.split.labeled, *project.split.val} & set(places)
+    assert set(project.prepared.splits[places].tolist()) == {"train"}
+    expected = infer(project.model, project.cell, project.prepared, np.array(places))
+    best = expected.probabilities.max(dim=1)
+    assert [row["class"] for row in said] == [str(i) for i in best.indices.tolist()]
+    assert [float(r["confidence"]) for r in said] == pytest.approx(best.values.tolist(), abs=2e-6)
+    assert {row["label"] for row in said} == {""}
+    assert said == rows(run("suggest-labels", project.run, "--count", "7").stdout)
+
+
+class Labelling:
+    """A folder of images of which some are labelled, and a file of labels."""
+
+    def __init__(self, root: Path) -> None:
+        self.images, self.todo = root / "images", root / "todo.csv"
+        for name in ("train/cat/0", "train/dog/0", "unlabeled/1", "unlabeled/deep/2"):
+            path = self.images / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8)).save(path)
+
+    def add(self, *labels: tuple[str, str]) -> str:
+        lines = [f"{path},{rank},{label}" for rank, (path, label) in enumerate(labels)]
+        self.todo.write_text("\n".join(["path,rank,label", *lines]) + "\n")
+        return run("add-labels", self.todo).stdout
+
+    def files(self) -> set[str]:
+        return {str(p.relative_to(self.images)) for p in self.images.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def labelling(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Labelling]:
+    made = Labelling(tmp_path)
+    monkeypatch.setenv("SEMIMAE_DATA", str(made.images))
+    project.params(dataset="imagefolder")
+    yield made
+    project.params()
+
+
+def test_labelled_files_move_to_their_class(labelling: Labelling) -> None:
+    said = labelling.add(("unlabeled/1.png", "dog"), ("unlabeled/deep/2.png", ""))
+    assert said.startswith("Labelled: 1. Next: `dvc repro -f prepare`")
+    kept = {"train/cat/0.png", "train/dog/0.png", "unlabeled/deep/2.png"}
+    assert labelling.files() == kept | {"train/dog/1.png"}
+    labelling.add(("unlabeled/deep/2.png", "cat"))
+    assert "train/cat/deep/2.png" in labelling.files()
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "said"),
+    [
+        ("unlabeled/deep/2.png", "dgo", "no class; did you mean 'dog'"),
+        ("unlabeled/deep/2.png", "zebra", "for a new class make its folder"),
+        ("unlabeled/gone.png", "dog", "is no file in"),
+        ("unlabeled/../train/cat/0.png", "dog", "is no file in"),
+        ("train/cat/0.png", "dog", "is no file in"),
+        ("unlabeled/1.png", "cat", "has labels 'dog' and 'cat'"),
+    ],
+)
+def test_with_one_wrong_row_nothing_moves(
+    path: str, label: str, said: str, labelling: Labelling
+) -> None:
+    before = labelling.files()
+    with pytest.raises(UserError, match=said):
+        labelling.add(("unlabeled/1.png", "dog"), (path, label))
+    assert labelling.files() == before
+
+
+def test_moves_are_undone_if_one_fails(
+    labelling: Labelling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = labelling.files(), os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if source.name == "2.png":
+            raise OSError(28, "No space left on device", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(UserError, match="No space left on device"):
+        labelling.add(("unlabeled/1.png", "dog"), ("unlabeled/deep/2.png", "cat"))
+    assert labelling.files() == before
+
+
+def test_labels_go_into_the_rows_of_a_manifest(project: Project, labelling: Labelling) -> None:
+    project.params(dataset="csv")
+    manifest = labelling.images / "manifest.csv"
+    manifest.write_text(
+        "path,label,split\ntrain/cat/0.png,cat,\ntrain/dog/0.png,dog,test\n"
+        "unlabeled/1.png,,\nunlabeled/deep/2.png,,unlabeled\n"
+    )
+    with pytest.raises(UserError, match="is of split test, which keeps its label"):
+        labelling.add(("unlabeled/1.png", "dog"), ("train/dog/0.png", "cat"))
+    with pytest.raises(UserError, match="is not in"):
+        labelling.add(("unlabeled/1.png", "dog"), ("unlabeled/3.png", "cat"))
+    labelling.add(("unlabeled/1.png", "dog"), ("unlabeled/deep/2.png", "cat"))
+    assert manifest.read_text() == (
+        "path,label,split\ntrain/cat/0.png,cat,\ntrain/dog/0.png,dog,test\n"
+        "unlabeled/1.png,dog,\nunlabeled/deep/2.png,cat,train\n"
+    )
+
+
+def test_a_data_set_of_others_is_not_relabelled(project: Project, labelling: Labelling) -> None:
+    project.params()
+    with pytest.raises(UserError, match="dataset=digits has its labels"):
+        labelling.add(("unlabeled/1.png", "dog"))
