@@ -44,9 +44,9 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
     assert "### Invented runs" in page
     assert "10% of labels (100 images), equal steps:" in page
     assert "10% of labels (100 images), equal time:" in page
-    # Of the means that report_helpers invents: 77 and 66 %, every seed between 10 and 12 apart.
+    # The accuracies that report_helpers invents: 62, 64, 66 %, and 10, 11, 12 points more.
     (row,) = [line for line in page.splitlines() if "Supervised" in line and "| 240 |" in line]
-    assert "| 66.0 " in row
+    assert "| 64.0 " in row
     assert "| +11.0 " in row
     assert shown_in(finished, page) == page
 
