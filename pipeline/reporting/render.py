@@ -125,6 +125,8 @@ def summary(study: Study) -> dict[str, Any]:
         protocol: {"top1": scores.top1.value, "ece": scores.ece.value}
         for protocol, scores in (headline.scores if headline else {}).items()
     }
+    if headline is not None:  # what to choose between experiments by
+        found["validation"] = {"top1": headline.val_top1}
     if study.grid:
         fraction = study.main_fraction
         verdict = study.verdicts[fraction]

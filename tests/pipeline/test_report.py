@@ -351,6 +351,7 @@ def test_fine_tuning_is_shown(workspace: Workspace) -> None:
     Path("runs/headline/fine_tune.json").write_text(json.dumps(result))
     page, _, summary = report()
     assert summary["fine_tune"]["top1"] == 0.9
+    assert summary["validation"]["top1"] == pytest.approx(accuracy_of(ablation().cell()))
     assert "Fine-tuned on the labelled images" in read(page).text
 
 
