@@ -122,6 +122,17 @@ def test_an_absent_server_costs_a_warning_and_sync_logs_it_later(
     assert logged(workspace) == logged(uninterrupted)
 
 
+def test_the_load_of_the_machine_is_logged(uninterrupted: Workspace) -> None:
+    client = MlflowClient(f"sqlite:///{uninterrupted.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("semi-mae")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`semimae.cell_id` LIKE '%'")
+    load = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
+    assert 0 < load["system/system_memory_usage_percentage"] <= 100
+    assert 0 <= load["system/cpu_utilization_percentage"] <= 100
+    assert load["system/disk_available_megabytes"] > 0
+
+
 def logged(workspace: Workspace) -> dict[str, object]:
     """Return what the store says of the only cell, without times."""
     client = MlflowClient(f"sqlite:///{workspace.root / 'mlflow.db'}")
