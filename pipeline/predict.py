@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,6 @@ import typer
 
 from pipeline.progress import progress
 from pipeline.tables import Row, table
-from semimae.data.images import SUFFIXES
 from semimae.types import UserError
 
 if TYPE_CHECKING:
@@ -109,10 +109,12 @@ def _files(paths: list[Path], root: Path | None) -> list[str]:
     Raises:
         UserError: If an argument leads to none.
     """
+    from semimae.data.images import SUFFIXES
+
     found: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = _images_below(path)
+            inside = _images_below(path, SUFFIXES)
             if not inside:
                 raise UserError(f"{path} holds no image ({' '.join(sorted(SUFFIXES))}).")
         elif not path.is_file():
@@ -125,14 +127,14 @@ def _files(paths: list[Path], root: Path | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _images_below(folder: Path) -> list[str]:
+def _images_below(folder: Path, suffixes: Collection[str]) -> list[str]:
     found: list[str] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         found += (
             os.path.join(parent, name)
             for name in sorted(files)
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
+            if name[0] != "." and os.path.splitext(name)[1].lower() in suffixes
         )
     return found
 

@@ -1,0 +1,28 @@
+"""sync-mlflow publishes each distinct run once, and of twins the headline."""
+
+from pathlib import Path
+
+import pytest
+
+import pipeline.sync
+
+
+def test_of_equal_cells_the_headline_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in {"a": "same", "headline": "same", "z": "same", "other": "2"}.items():
+        folder = tmp_path / "runs" / name
+        (folder / "train").mkdir(parents=True)
+        for file in ("config.json", "split.json"):
+            (folder / file).write_text(content)
+    (tmp_path / "runs" / "unfinished").mkdir()
+    seen: list[str] = []
+
+    def publish(folder: Path, root: Path) -> bool:
+        assert root == tmp_path
+        seen.append(folder.name)
+        return True
+
+    monkeypatch.setattr(pipeline.sync, "publish", publish)
+    assert pipeline.sync.sync(tmp_path) == 2
+    assert sorted(seen) == ["headline", "other"]
