@@ -28,6 +28,7 @@ SMALL = {
     "mim__decoder_dim": 8,
     "mim__decoder_heads": 2,
     "optim__warmup_steps": 1,
+    "fine_tune__optim__warmup_steps": 0,
     "train__steps": 8,
     "train__batch_size": 4,
     "train__mu": 2,

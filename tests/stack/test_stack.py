@@ -28,6 +28,7 @@ SMALL = {
     ("label_fraction",): 0.1,
     ("train", "steps"): 1200,
     ("fine_tune", "steps"): 5,
+    ("fine_tune", "optim", "warmup_steps"): 0,
     ("ablation", "method"): ["semi_mae"],
     ("ablation", "mask_ratio"): [0.75],
     ("ablation", "label_fraction"): [0.1],
