@@ -371,7 +371,7 @@ def test_any_damage_to_what_stages_leave(
     shutil.copytree(next(p for p in tmp_path.parent.parent.rglob("digits*/prepared")), source)
     cell.write(source / "config.json")
     digits_split.write(source / "split.json")
-    save_model(model_of(cell, digits), cell, source / "model.safetensors")
+    save_model(model_of(cell, digits), cell, digits.info, source / "model.safetensors")
     names = sorted(path.name for path in source.iterdir())
     outcomes = []
 

@@ -76,7 +76,7 @@ def state_of(workspace: Workspace) -> list[Any]:
             "metrics": {
                 name: [(m.step, m.value) for m in client.get_metric_history(identity, name)]
                 for name in run.data.metrics
-                if name not in CLOCK
+                if name not in CLOCK and not name.startswith("system/")
             },
             "clocks": {name: name in run.data.metrics for name in CLOCK},
             "datasets": [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs],
@@ -110,6 +110,14 @@ def test_the_store_that_all_are_compared_with_has_everything(online: Workspace) 
     assert {"headline/classifier/top1", "headline/fine_tune/top1"} <= set(report["metrics"])
     assert headline["datasets"][0][0] == "digits"
     assert report["artifacts"] == ["reports/summary.json"]
+
+
+def test_the_load_of_the_machine_is_logged_while_a_stage_trains(online: Workspace) -> None:
+    client = MlflowClient(f"sqlite:///{online.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("semi-mae")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`semimae.cell_id` LIKE '%'")
+    assert ["system/cpu_utilization_percentage" in run.data.metrics for run in runs] == [True]
 
 
 # --- outages
