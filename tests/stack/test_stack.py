@@ -27,8 +27,7 @@ pytestmark = [
 SMALL = {
     ("label_fraction",): 0.1,
     ("train", "steps"): 1200,
-    ("fine_tune", "steps"): 5,
-    ("fine_tune", "optim", "warmup_steps"): 0,
+    ("fine_tune", "steps"): 12,
     ("ablation", "method"): ["semi_mae"],
     ("ablation", "mask_ratio"): [0.75],
     ("ablation", "label_fraction"): [0.1],
