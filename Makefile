@@ -13,9 +13,6 @@ PORT ?= 5001
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-soak: setup ## Kill training and scoring at 200 random points and compare the bits.
-	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py
-
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -45,6 +42,9 @@ test: setup ## Run the tests.
 
 stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow, as compose starts them.
 	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
+
+soak: setup ## Kill training and scoring at 200 random points and compare the bits.
+	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py
 
 docs: setup ## Build the documentation site into site/; a broken link fails.
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

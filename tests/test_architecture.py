@@ -442,7 +442,7 @@ def test_splitting_notices_all_of_params_yaml_that_is_in_a_cell() -> None:
     assert set(STAGES["split"]["params"]) == fields
     named = {k.replace("_", "-") for k in STAGES["grid_split"]["matrix"]}
     assert all(f"--{option} " in STAGES["grid_split"]["cmd"] + " " for option in named)
-    by_option = {option.replace("-", "_") for option in named} | {"num_labels"}  # null in the grid
+    by_option = {option.replace("-", "_") for option in named} - {"label_fraction"}  # null: theirs
     assert set(STAGES["grid_split"]["params"]) == fields - by_option | {"ablation.time_factor"}
 
 
