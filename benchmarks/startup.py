@@ -90,7 +90,7 @@ def no_work(folder: Path, grid: dict[str, list[Any]], rounds: int) -> dict[str, 
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["ablation"] = grid
+    params["ablation"].update(grid)
     yaml.dump(params, folder / "params.yaml")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     _write_lock(folder)

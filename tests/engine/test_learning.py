@@ -47,7 +47,7 @@ def test_fixmatch_beats_supervised_training_on_digits(tmp_path: Path) -> None:
             should_stop=lambda: False,
         )
         test = infer(state.ema, cell, prepared, split.test(prepared))
-        return state.validation[-1]["val/top1"], accuracy(test)
+        return state.validation[-1]["val/top1"], accuracy(test.probabilities, test.labels)
 
     pairs = [(scores("fixmatch", seed), scores("supervised", seed)) for seed in SEEDS]
     gains = [(ours[0] - theirs[0], ours[1] - theirs[1]) for ours, theirs in pairs]

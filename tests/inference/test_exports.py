@@ -34,6 +34,7 @@ def trained(name: str) -> Trained:
         image_size=IMAGE_SIZE,
         channels=CHANNELS,
         packed=True,
+        cache_size=None,
         mean=MEAN,
         std=STD,
         counts={"train": 9},
