@@ -265,7 +265,7 @@ def test_the_wait_at_the_end_is_a_twentieth_of_a_stage_within_limits(online: Wor
 def test_eight_processes_may_be_the_first_at_the_same_time(
     server: StageServer, tmp_path: Path
 ) -> None:
-    workspace = Workspace(tmp_path, cells=8, train__steps=1, fine_tune__steps=1)
+    workspace = Workspace(tmp_path, cells=8, train__steps=2, fine_tune__steps=1)
     cells = sorted((workspace.root / "runs").iterdir())
     later = {"SEMIMAE_LOG_LATER": "1"}
     for cell in cells:
