@@ -66,12 +66,6 @@ def cached_sizes(sizes: Sizes, shorter: int) -> Sizes:
     return small
 
 
-def as_cached(image: Image.Image, shorter: int) -> Image.Image:
-    """Return an image in the size of its copy, scaled in the same way."""
-    size = np.array([image.size], dtype=np.int32)
-    return _resized(image, *cached_sizes(size, shorter)[0].tolist())
-
-
 def write_cache(
     folder: Path, source: Source, config: DataConfig, rows: Rows, sizes: Sizes, progress: Progress
 ) -> None:
@@ -96,15 +90,11 @@ def write_cache(
         with source.open(int(rows[place])) as image:
             whole = convert(image, config.channels)
         width, height = small[place].tolist()
-        cache[place][...] = np.asarray(_resized(whole, width, height)).reshape(height, width, -1)
+        if whole.size != (width, height):
+            whole = whole.resize((width, height), Image.Resampling.BICUBIC)
+        cache[place][...] = np.asarray(whole).reshape(height, width, -1)
 
     with pillow_warnings():
         for _ in mapped(copy, range(len(rows)), config.workers, progress):
             pass
     pixels.flush()
-
-
-def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), Image.Resampling.BICUBIC)

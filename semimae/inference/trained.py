@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from semimae.data.cache import as_cached
+from semimae.data.cache import cached_sizes
 from semimae.data.crops import EVAL_CROP, centre_crop
 from semimae.data.images import convert, fit
 from semimae.engine.model_info import METADATA, ModelInfo
@@ -42,8 +42,10 @@ class Trained(NamedTuple):
         image = convert(image, dataset.channels)
         if dataset.packed:
             return fit(image, dataset.image_size)
-        if dataset.cache_size is not None:
-            image = as_cached(image, dataset.cache_size)
+        if dataset.cache_size is not None:  # what was scored had been scaled once before
+            sizes = cached_sizes(np.array([image.size], dtype=np.int32), dataset.cache_size)
+            width, height = sizes[0].tolist()
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
         return centre_crop(pixels, dataset.image_size).permute(1, 2, 0).numpy()
 
