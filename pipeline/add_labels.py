@@ -108,6 +108,8 @@ def _rewrite(manifest: Path, labels: dict[str, str], file: Path) -> None:
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{manifest} cannot be read ({error}).") from None
+    if missing := {"path", "label"} - set(columns):
+        raise UserError(f"{manifest} has no column {' and no '.join(sorted(missing))}.")
     by_path = {posixpath.normpath(row["path"]): row for row in rows}
     classes = {row["label"] for row in rows if row["label"]}
     _check_classes(labels, classes, file, f"for a new class label one image in {manifest.name}.")

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -61,21 +60,17 @@ def grid(
 
 
 def _pending_by_cell(root: Path) -> list[list[str]]:
-    """Return the stages to run of each distinct cell, headline first."""
+    """Return the stages to run of each distinct cell, headline first.
+
+    Folders that nothing asks for any more, or that are no cells, have no such stages.
+    """
     changed = _changed(root)
-    folders: dict[str, list[str]] = defaultdict(list)
-    names = [
-        HEADLINE,
-        *sorted(path.name for path in (root / RUNS).iterdir() if path.name != HEADLINE),
-    ]
+    names = sorted((p.name for p in (root / RUNS).iterdir()), key=lambda n: (n != HEADLINE, n))
+    groups: dict[str, list[str]] = {}
     for name in names:
-        folders[cell_id(root / RUNS / name)].append(name)
-    groups = []
-    for same in folders.values():
-        first = same[0]
-        stages = [_stage(first, step) for step in _STEPS]
-        groups.append([stage for stage in stages if stage in changed])
-    return [group for group in groups if group]
+        if stages := [stage for step in _STEPS if (stage := _stage(name, step)) in changed]:
+            groups.setdefault(cell_id(root / RUNS / name), stages)
+    return list(groups.values())
 
 
 def _stage(name: str, step: str) -> str:

@@ -1,6 +1,5 @@
 """The code and the machine that train a run, and the arithmetic that it takes."""
 
-import platform
 from typing import Any
 
 from pipeline.workspace import code_hash
@@ -19,10 +18,10 @@ def machine(cell: Cell, num_classes: int) -> dict[str, Any]:
     import torch
 
     from semimae.distributed import launched_world
-    from semimae.engine.device import setup_device
+    from semimae.engine.device import device_name, setup_device
     from semimae.engine.flops import training_flops
 
-    device = setup_device(cell.train).type
+    device = setup_device(cell.train)
     try:
         flops = training_flops(cell, num_classes)
     except (NotImplementedError, RuntimeError):  # a module that asks for the values of its tensors
@@ -30,8 +29,8 @@ def machine(cell: Cell, num_classes: int) -> dict[str, Any]:
     return {
         "code": code_hash(),  # of semimae/, also where changes are not committed
         "torch": torch.__version__,
-        "device": device,
-        "device_name": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "device": device.type,
+        "device_name": device_name(device),
         "processes": launched_world().size,
         "threads": torch.get_num_threads(),  # of each process
         "flops": flops,

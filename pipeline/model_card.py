@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.workspace import git_commit
+from pipeline.workspace import git_commit, read_json
 from semimae.backbones.config import TimmConfig
 from semimae.cell import cell_id
 from semimae.types import UserError
@@ -195,7 +195,7 @@ def _loading(trained: "Trained", name: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """Return a JSON file, or nothing if there is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         return {}
     except ValueError as error:

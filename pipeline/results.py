@@ -1,7 +1,5 @@
 """``keep-results``: a finished study as small files in results/, and README's tables of it."""
 
-import os
-import platform
 import re
 import shutil
 from collections.abc import Iterable
@@ -69,32 +67,27 @@ def _summaries(root: Path) -> Iterable[Path]:
 
 
 def _about(study: "Study", commit: str | None) -> dict[str, Any]:
-    import torch
-
-    from semimae.engine.device import device_name, setup_device
+    from pipeline.reporting.cost import device_hours
 
     results = study.evidence.results
-    device = setup_device(results[0].cell.train)
     return {
         "commit": commit,
         "seeds": sorted({result.cell.seed for result in results}),
         "runs": len(results),
         "cpu_hours": sum(result.cpu_seconds for result in results) / 3600,
         "hours": sum(result.seconds for result in results) / 3600,
-        "device": device_name(device),
-        "cores": os.cpu_count() if device.type == "cpu" else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "device_hours": device_hours(results),
+        # Of where they were trained, which need not be here.
+        "devices": sorted({result.origin.machine for result in results}),
+        "torch": sorted({result.origin.torch or "not recorded" for result in results}),
     }
 
 
 def _sentence(name: str, about: dict[str, Any]) -> str:
-    cores = about["cores"]
-    hardware = f"{cores} cores of {about['device']}" if cores else f"one {about['device']}"
-    hours = f"{about['cpu_hours']:.1f} core hours" if cores else f"{about['hours']:.1f} hours"
     return (
-        f"{about['runs']} runs, seeds {min(about['seeds'])} to {max(about['seeds'])}, {hours} of "
-        f"training on {hardware}, torch {about['torch']}, commit {str(about['commit'])[:7]}. "
+        f"{about['runs']} runs, seeds {min(about['seeds'])} to {max(about['seeds'])}, "
+        f"{about['device_hours']} of training on {' and '.join(about['devices'])}, torch "
+        f"{' and '.join(about['torch'])}, commit {str(about['commit'])[:7]}. "
         f"[Report]({RESULTS}/{name}/index.html), "
         f"[every run]({RESULTS}/{name}/ablation.csv), [parameters]({RESULTS}/{name}/params.yaml).\n"
     )

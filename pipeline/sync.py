@@ -36,7 +36,9 @@ def sync(root: Path) -> int:
     """
     paths = sorted(path.parent for path in root.glob(f"{RUNS}/*/train"))
     paths.sort(key=lambda path: path.name == HEADLINE)  # last: it wins over its twin in the grid
-    folders = {cell_id(path): path for path in paths}
+    # Without these two, `split` has to run first: DVC has removed what it will write.
+    cells = [p for p in paths if (p / "config.json").is_file() and (p / "split.json").is_file()]
+    folders = {cell_id(path): path for path in cells}
     with progress("MLflow", len(folders)) as update:
         for done, folder in enumerate(folders.values(), start=1):
             if not publish(folder, root):

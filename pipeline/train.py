@@ -15,8 +15,8 @@ from pipeline.tracking import LiveRun, provenance_of
 from pipeline.workspace import (
     MACHINE,
     ORIGIN,
-    code_hash,
     dvc_root,
+    phases_folder,
     resume_folder,
     stop_requests,
     write_json,
@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
 ParamsFile = Annotated[Path, typer.Option(help="Whose section of this stage is used.")]
-_CLOCK = (
-    "time_ms",
-    "seconds",
-    "cpu_seconds",
-    "data_wait",
-)  # data_wait: share of the steps' time, not in all rows
+# Of a row, what differs from one attempt to the next; data_wait, a share, is not in all rows.
+_CLOCK = ("time_ms", "seconds", "cpu_seconds", "data_wait")
 
 
 def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
@@ -110,12 +106,12 @@ def _train(
             live.add(row)
             update(int(row["step"]), describe(row))
 
-        state, earlier_phases = fit_phases(
+        state, before = fit_phases(
             cell,
             prepared,
             split,
             resume=resume,
-            finished=root / ".semimae" / "phases" / code_hash(),
+            finished=phases_folder(root),
             on_row=on_row,
             should_stop=should_stop,
         )
@@ -128,7 +124,7 @@ def _train(
             rows = state.history + state.validation
             clock = [{k: r[k] for k in ("step", *_CLOCK) if k in r} for r in rows]
             write_json(out / "timing.json", clock)
-            write_json(out / "phases.json", earlier_phases)
+            write_json(out / "phases.json", before)
             write_json(out / ORIGIN, provenance_of(root))
             write_json(out / MACHINE, made_by)
             pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from semimae.types import UserError
 PREPARED = Path("prepared")
 RUNS = Path("runs")
 HEADLINE = "headline"
+_RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 
 
@@ -49,6 +50,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read JSON that ``write_json`` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested sections under their keys in full, such as ``train.steps``."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def code_hash() -> str:
     """Return a hash of the library's code: what was begun by other code is not continued."""
     code = hashlib.sha256()
@@ -74,10 +91,26 @@ def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Pa
 
     The name is the cell's identity and a hash of the code and of the stage's own options.
     """
-    resume = root / ".semimae" / "resume"
+    resume = root / _RESUME
     resume.mkdir(parents=True, exist_ok=True)
     chosen = hashlib.sha256(options.encode()).hexdigest()[:4] if options else ""
     return resume / f"{cell_id(folder)}-{stage}{chosen}-{code_hash()}"
+
+
+def phases_folder(root: Path) -> Path:
+    """Return where this code keeps finished phases, for all cells."""
+    return root / _PHASES / code_hash()
+
+
+def stale_checkpoints(root: Path, identities: Collection[str]) -> list[Path]:
+    """Return what neither this code nor the cells of these identities continue from."""
+    own = code_hash()
+
+    def is_wanted(folder: Path) -> bool:
+        return folder.name.partition("-")[0] in identities and folder.name.endswith(f"-{own}")
+
+    resume = [path for path in sorted((root / _RESUME).glob("*/")) if not is_wanted(path)]
+    return resume + [path for path in sorted((root / _PHASES).glob("*/")) if path.name != own]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """What is needed to judge and repeat the numbers: literature, provenance, cells."""
 
-from typing import Any
-
 from pipeline.reporting.blocks import (
     NONE,
     TIMES,
@@ -15,6 +13,7 @@ from pipeline.reporting.blocks import (
     text_columns,
 )
 from pipeline.reporting.study import Study
+from pipeline.workspace import flat
 
 _SEMI_VIT = "README of amazon-science/semi-vit"
 _SSMAE = "wizwand.com summary of arXiv:2601.20072 (secondary)"
@@ -91,7 +90,7 @@ def provenance_section(study: Study, commit: str | None) -> Section:
         Table(
             "params.yaml.",
             text_columns("Parameter", "Value"),
-            [[name, str(value)] for name, value in _flat(params).items()],
+            [[name, str(value)] for name, value in flat(params).items()],
             folded=True,
         )
     )
@@ -131,13 +130,3 @@ def _split_table(study: Study) -> Table:
         [*text_columns("Labels"), *number_columns("Labelled", "Unlabelled", "Validation")],
         rows,
     )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

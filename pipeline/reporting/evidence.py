@@ -1,7 +1,6 @@
 """All that a report is made of, read from the stage files."""
 
 import itertools
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.reporting.blocks import count
 from pipeline.reporting.origin import MLflowRun, Origin, read_mlflow_run, read_origin
-from pipeline.workspace import HEADLINE
+from pipeline.workspace import HEADLINE, PREPARED, RUNS, read_json
 from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
@@ -119,9 +118,9 @@ def read_evidence(root: Path, params: Params) -> Evidence:
     Raises:
         UserError: If no run is finished.
     """
-    info = root / "prepared" / INFO
+    info = root / PREPARED / INFO
     dataset = DatasetInfo.model_validate_json(info.read_bytes()) if info.is_file() else None
-    folders = _folders_by_cell(root / "runs")
+    folders = _folders_by_cell(root / RUNS)
     found = {cell: _first_finished(cell, folders[cell], dataset) for cell in params.grid()}
     missing = [
         Missing(cell.name, _grid_folder(cell, params), reason)
@@ -166,7 +165,7 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
         elif not (folder / "linear_probe.json").is_file():
             reason = "trained, not scored"
         else:
-            split = _json(folder / "split.json")
+            split = read_json(folder / "split.json")
             if dataset is not None and split["fingerprint"] != dataset.fingerprint:
                 reason = "made from another version of the dataset"
                 continue
@@ -181,12 +180,12 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
 
 def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str, Any]) -> Result:
     folder, train = folders[0], folders[0] / "train"
-    phases = _json(train / "phases.json") if (train / "phases.json").is_file() else []
-    probed = _json(folder / "linear_probe.json")
+    phases = read_json(train / "phases.json") if (train / "phases.json").is_file() else []
+    probed = read_json(folder / "linear_probe.json")
     protocols = probed["protocols"]
     if (tuned := folder / "fine_tune.json").is_file():
-        protocols |= _json(tuned)["protocols"]
-    timing = _json(train / "timing.json")
+        protocols |= read_json(tuned)["protocols"]
+    timing = read_json(train / "timing.json")
 
     def spent(clock: str) -> float:
         return float(sum(phase[clock] for phase in phases) + max(row[clock] for row in timing))
@@ -200,8 +199,8 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         num_val=len(split["val"]),
         scores={name: Scores.model_validate(value) for name, value in protocols.items()},
         pool=probed["pool"],
-        history=_json(train / "history.json"),
-        validation=_json(train / "validation.json"),
+        history=read_json(train / "history.json"),
+        validation=read_json(train / "validation.json"),
         seconds=spent("seconds"),
         cpu_seconds=spent("cpu_seconds"),
         earlier_images=sum(phase["images"] for phase in phases),
@@ -219,7 +218,3 @@ def _grid_folder(cell: Cell, params: Params) -> str:
         for ratio, fraction, budget in itertools.product(a.mask_ratio, a.label_fraction, a.budget)
         if params.cell(cell.method, ratio, fraction, cell.seed, budget) == cell
     )
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,9 @@
 """Where a run's weights come from, and which run of MLflow holds it: read from files alone."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.workspace import MACHINE, ORIGIN, digest, dvc_root, mlflow_record
+from pipeline.workspace import MACHINE, ORIGIN, digest, dvc_root, mlflow_record, read_json
 
 
 class Origin(NamedTuple):
@@ -12,6 +11,7 @@ class Origin(NamedTuple):
 
     commit: str | None = None
     code: str | None = None
+    torch: str | None = None
     device: str | None = None
     device_name: str | None = None
     processes: int | None = None
@@ -41,7 +41,7 @@ def read_origin(train: Path) -> Origin:
     found: dict[str, Any] = {}
     for name in (ORIGIN, MACHINE):
         path = train / name
-        found |= _json(path) if path.is_file() else {}
+        found |= read_json(path) if path.is_file() else {}
     commit = found.get("mlflow.source.git.commit")
     return Origin(commit, **{name: found.get(name) for name in Origin._fields if name != "commit"})
 
@@ -49,12 +49,8 @@ def read_origin(train: Path) -> Origin:
 def read_mlflow_run(train: Path, identity: str) -> MLflowRun | None:
     """Return the run that these very weights were logged to, if they were from this machine."""
     record = mlflow_record(dvc_root(), identity)
-    found = _json(record) if record.is_file() else None
+    found = read_json(record) if record.is_file() else None
     if found is None or found["weights"] != digest(train):
         return None
     address = "{ui}/#/experiments/{experiment_id}/runs/{run_id}".format(**found)
     return MLflowRun(found["run_id"], address)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.tracking.store import (
     NOTE,
@@ -13,7 +13,15 @@ from pipeline.tracking.store import (
     provenance_of,
     report_run,
 )
-from pipeline.workspace import MACHINE, ORIGIN, digest, mlflow_record, write_json
+from pipeline.workspace import (
+    MACHINE,
+    ORIGIN,
+    digest,
+    flat,
+    mlflow_record,
+    read_json,
+    write_json,
+)
 from semimae.cell import Cell, cell_id
 
 if TYPE_CHECKING:
@@ -40,9 +48,9 @@ def publish_files(store: Store, run: "Run", folder: Path) -> None:
     train = folder / "train"
     if not train.is_dir():
         return
-    times = _read(train / "timing.json")
+    times = read_json(train / "timing.json")
     if logged.get(f"{DIGEST}train") != (seen := digest(train)):
-        rows = _read(train / "history.json") + _read(train / "validation.json")
+        rows = read_json(train / "history.json") + read_json(train / "validation.json")
         log_rows(store, identity, [r | t for r, t in zip(rows, times, strict=True)])
         for name, value in _machine_tags(train).items():
             store.client.set_tag(identity, name, value)
@@ -62,7 +70,7 @@ def scores_in(path: Path) -> dict[str, float]:
     """Return the scores in an evaluation's file as ``PROTOCOL/NAME``."""
     return {
         f"{protocol}/{name}": value["value"] if isinstance(value, dict) else value
-        for protocol, result in _read(path)["protocols"].items()
+        for protocol, result in read_json(path)["protocols"].items()
         for name, value in result.items()
         if name in ("top1", "top5", "ece", "nll") and value is not None
     }
@@ -111,7 +119,7 @@ def create_run(store: Store, folder: Path) -> "Run":
 def origin_of(root: Path, folder: Path) -> dict[str, str]:
     """Return the tags that say where a cell was trained: here and now, if it has not been yet."""
     path = folder / "train" / ORIGIN
-    return _read(path) if path.is_file() else provenance_of(root)
+    return dict(read_json(path)) if path.is_file() else provenance_of(root)
 
 
 def _describe(store: Store, identity: str, folder: Path) -> None:
@@ -119,9 +127,9 @@ def _describe(store: Store, identity: str, folder: Path) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     cell = Cell.read(folder / "config.json")
-    split = _read(folder / "split.json")
-    values = _flatten(cell.model_dump()) | {"num_labeled": len(split["labeled"])}
-    params = [Param(name, str(value)) for name, value in values.items()]
+    split = read_json(folder / "split.json")
+    values = flat(cell.model_dump()) | {"num_labeled": len(split["labeled"])}
+    params = [Param(name, str(value)) for name, value in values.items() if value is not None]
     for start in range(0, len(params), 100):  # MLflow's limit per request
         store.client.log_batch(identity, params=params[start : start + 100])
     source = json.dumps({"dataset": cell.dataset, "root": cell.data.root})
@@ -136,18 +144,18 @@ def _start(folder: Path) -> int | None:
     path = folder / "train" / "timing.json"
     if not path.is_file():
         return None
-    return min(int(row["time_ms"] - 1000 * row["seconds"]) for row in _read(path))
+    return min(int(row["time_ms"] - 1000 * row["seconds"]) for row in read_json(path))
 
 
 def _machine_tags(train: Path) -> dict[str, str]:
     path = train / MACHINE
-    found = _read(path) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
     names = ("code", "device", "flops")
     return {f"semimae.{name}": str(found[name]) for name in names if found.get(name) is not None}
 
 
 def _note(cell: Cell, folder: Path) -> str:
-    split = _read(folder / "split.json")
+    split = read_json(folder / "split.json")
     ratio = "" if cell.mask_ratio is None else f", mask ratio {cell.mask_ratio:g}"
     return (
         f"`{cell.method}` on {cell.dataset}{ratio}: {len(split['labeled'])} labelled and "
@@ -161,17 +169,3 @@ def _answer(report: Path) -> str:
     """Return the report's first section, as the description of the run that holds it."""
     text = report.read_text(encoding="utf-8") if report.is_file() else ""
     return "\n".join(text.split("\n## ")[1:2])[:_LONGEST_NOTE]
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text())

@@ -1,6 +1,5 @@
 """The headline's model in MLflow: logged, registered, and behind an alias that can be served."""
 
-import hashlib
 import re
 import tempfile
 import warnings
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.model_card import CARD, model_card
 from pipeline.tracking.store import Store
-from pipeline.workspace import HEADLINE, RUNS
+from pipeline.workspace import HEADLINE, RUNS, digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -36,20 +35,20 @@ def is_headline(folder: Path, root: Path) -> bool:
 def publish_model(store: Store, run: "Run", folder: Path) -> None:
     """Register the run's model, unless these weights are registered, and let the alias name it."""
     name = re.sub("[/:]", "-", store.config.experiment)  # MLflow's rule for models
-    digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()[:16]
-    version = _find_version(store, name, digest) or _register(store, run, folder, name, digest)
+    seen = digest(folder / _WEIGHTS)
+    version = _find_version(store, name, seen) or _register(store, run, folder, name, seen)
     if ALIAS not in version.aliases:
         store.client.set_registered_model_alias(name, ALIAS, version.version)
 
 
-def _find_version(store: Store, name: str, digest: str) -> "ModelVersion | None":
-    found = store.client.search_model_versions(f"name = '{name}' AND tags.`{_DIGEST}` = '{digest}'")
+def _find_version(store: Store, name: str, seen: str) -> "ModelVersion | None":
+    found = store.client.search_model_versions(f"name = '{name}' AND tags.`{_DIGEST}` = '{seen}'")
     if not found:
         return None
     return store.client.get_model_version(name, found[0].version)  # a search leaves out aliases
 
 
-def _register(store: Store, run: "Run", folder: Path, name: str, digest: str) -> "ModelVersion":
+def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "ModelVersion":
     import mlflow
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
@@ -63,7 +62,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, digest: str) ->
         saved = Path(temporary) / "model"
         _save(trained, folder, saved)
         logged = client.create_logged_model(
-            store.experiment, "classifier", identity, {_DIGEST: digest}, model_type="classifier"
+            store.experiment, "classifier", identity, {_DIGEST: seen}, model_type="classifier"
         )
         try:
             client.log_model_artifacts(logged.model_id, str(saved))
@@ -82,7 +81,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, digest: str) ->
         name,
         source=f"models:/{logged.model_id}",
         run_id=identity,
-        tags={_DIGEST: digest},
+        tags={_DIGEST: seen},
         description=card,
         model_id=logged.model_id,
     )

@@ -11,7 +11,7 @@ from typing import Self
 
 from pipeline.tracking.cells import create_run, find_run, publish_files, publish_report
 from pipeline.tracking.model import is_headline, publish_model
-from pipeline.tracking.store import Row, connect, log_rows
+from pipeline.tracking.store import Row, Store, connect, log_rows
 from pipeline.tracking.system import SystemMetrics
 from semimae.types import Interrupted
 
@@ -99,7 +99,7 @@ class LiveRun:
 
 
 def publish(folder: Path, root: Path) -> bool:
-    """Log what the stage files of a cell say and the store lacks, unless LATER is set.
+    """Log what the stage files of a cell say and the store lacks.
 
     Safe to repeat: files that are marked as logged are passed over, and rows that were sent live
     are recognised by the store, since they carry the same times.
@@ -107,14 +107,8 @@ def publish(folder: Path, root: Path) -> bool:
     Returns:
         Whether all is well. If not, a warning has been given.
     """
-    if LATER in os.environ:
-        return True
     try:
-        store = connect(root)
-        run = find_run(store, folder) or create_run(store, folder)
-        publish_files(store, run, folder)
-        if store.config.log_model and is_headline(folder, root):
-            publish_model(store, run, folder)
+        _publish(connect(root), folder)
     except Exception as error:
         _warn(error)
         return False
@@ -124,15 +118,28 @@ def publish(folder: Path, root: Path) -> bool:
 def finish_pipeline(root: Path, headline: Path, reports: Path) -> bool:
     """Give the invocation's run the headline's scores and the report, and end it. Safe to repeat.
 
+    The model of the workspace's headline is registered here: all stages are done by now, and this
+    one waits for the store.
+
     Returns:
         Whether all is well. If not, a warning has been given.
     """
     try:
-        publish_report(connect(root), headline, reports)
+        store = connect(root)
+        publish_report(store, headline, reports)
+        if is_headline(headline, root):
+            _publish(store, headline)
     except Exception as error:
         _warn(error)
         return False
     return True
+
+
+def _publish(store: Store, folder: Path) -> None:
+    run = find_run(store, folder) or create_run(store, folder)
+    publish_files(store, run, folder)
+    if store.config.log_model and is_headline(folder, store.root):
+        publish_model(store, run, folder)
 
 
 def _warn(error: Exception) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from semimae.data.cache import cached_sizes
 from semimae.data.crops import EVAL_CROP, centre_crop
 from semimae.data.images import convert, fit
 from semimae.engine.model_info import METADATA, ModelInfo
@@ -37,12 +38,16 @@ class Trained(NamedTuple):
         Raises:
             Exception: Whatever PIL raises on damaged data.
         """
-        image = convert(image, self.info.dataset.channels)
-        size = self.info.dataset.image_size
-        if self.info.dataset.packed:
-            return fit(image, size)
+        dataset = self.info.dataset
+        image = convert(image, dataset.channels)
+        if dataset.packed:
+            return fit(image, dataset.image_size)
+        if dataset.cache_size is not None:  # what was scored had been scaled once before
+            sizes = cached_sizes(np.array([image.size], dtype=np.int32), dataset.cache_size)
+            width, height = sizes[0].tolist()
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
-        return centre_crop(pixels, size).permute(1, 2, 0).numpy()
+        return centre_crop(pixels, dataset.image_size).permute(1, 2, 0).numpy()
 
 
 class Classifier(nn.Module):

@@ -129,6 +129,6 @@ def test_a_damaged_cache_is_refused(
 
 
 def test_copies_that_would_be_enlarged_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"cache_size=7 is smaller than image_size=8;"):
+    with pytest.raises(ValueError, match="Value error, cache_size=7 is smaller than image_size=8;"):
         data_config(cache_size=7)
     assert data_config(cache_size=8).cache_size == 8

@@ -12,6 +12,7 @@ from runs import drawn_model
 from safetensors.torch import load_file, save_file
 
 from semimae.cell import Cell
+from semimae.data.crops import centre_crop
 from semimae.data.store import Prepared
 from semimae.engine.fit import infer, save_model
 from semimae.inference.trained import Classifier, open_model
@@ -70,6 +71,26 @@ def test_of_unpacked_images_the_centre_counts(
     seen = open_model(path).pixels(Image.fromarray(pixels))
     assert (seen[2:-2, 2:-2] == 7).all()
     assert seen.max() < 60  # a bicubic edge; of the whole square half an outer pixel is white
+
+
+def test_of_images_that_were_scored_from_smaller_copies_such_a_copy_counts(
+    small_cell: MakeCell, digits: Prepared, tmp_path: Path
+) -> None:
+    """Two scalings in a row are not one: prediction has to repeat both."""
+    cell, path = small_cell(), tmp_path / "m.safetensors"
+    size = digits.info.image_size
+    info = digits.info.model_copy(update={"packed": False, "cache_size": 2 * size})
+    save_model(drawn_model(cell, digits), cell, info, path)
+    image = Image.effect_noise((20 * size, 10 * size), 200)
+    small = np.asarray(image.resize((4 * size, 2 * size), Image.Resampling.BICUBIC))
+    seen, trained = centre_crop(small[..., None], size), open_model(path)
+    np.testing.assert_array_equal(trained.pixels(image), seen.permute(1, 2, 0))
+    whole = trained._replace(
+        info=trained.info.model_copy(
+            update={"dataset": digits.info.model_copy(update={"packed": False})}
+        )
+    )
+    assert (whole.pixels(image) != trained.pixels(image)).any()
 
 
 def test_what_the_data_section_states_wins_over_what_was_measured(

@@ -10,6 +10,7 @@ from support import changed_params
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.workspace import code_hash, phases_folder, resume_folder
 from semimae.cell import Cell
 from semimae.data.prepare import prepare
 from semimae.params import Params
@@ -61,3 +62,21 @@ def test_starting_weights_are_hashed_and_such_runs_are_kept(
     assert cell.as_asked in params.grid()
     assert run("prune", "--yes").splitlines() == ["runs/other", "1 folders removed."]
     assert [path.name for path in Path("runs").iterdir()] == ["asked"]
+
+
+def test_a_stopped_run_that_is_asked_for_keeps_its_checkpoints(
+    project: Callable[..., Params],
+) -> None:
+    project(ablation__label_fraction=[0.5], ablation__method=["fixmatch"], ablation__seed=[0])
+    run("split", "runs/asked", "--method", "fixmatch", "--label-fraction", "0.5", "--seed", "0")
+    for folder in (resume_folder(Path(), Path("runs/asked"), "train"), phases_folder(Path())):
+        for path in (folder, folder.with_name(f"{folder.name[:-1]}_")):  # of this and of other code
+            path.mkdir(parents=True)
+    other = Path(".semimae/resume") / f"0123456789ab-train-{code_hash()}"
+    other.mkdir()
+    *said, total = run("prune", "--yes").splitlines()
+    assert total == "3 folders removed."
+    assert str(other) in said
+    assert resume_folder(Path(), Path("runs/asked"), "train").is_dir()
+    assert phases_folder(Path()).is_dir()
+    assert all(path.endswith("_") for path in said if path != str(other))

@@ -16,6 +16,7 @@ def test_of_equal_cells_the_headline_is_published(
         for file in ("config.json", "split.json"):
             (folder / file).write_text(content)
     (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs" / "to-be-split-again" / "train").mkdir(parents=True)
     seen: list[str] = []
 
     def publish(folder: Path, root: Path) -> bool:

@@ -292,6 +292,9 @@ def test_moves_are_undone_if_one_fails(
 def test_labels_go_into_the_rows_of_a_manifest(project: Project, labelling: Labelling) -> None:
     project.params(dataset="csv")
     manifest = labelling.images / "manifest.csv"
+    manifest.write_text("file,label\n")
+    with pytest.raises(UserError, match=r"manifest\.csv has no column path"):
+        labelling.add(("unlabeled/1.png", "dog"))
     manifest.write_text(
         "path,label,split\ntrain/cat/0.png,cat,\ntrain/dog/0.png,dog,test\n"
         "unlabeled/1.png,,\nunlabeled/deep/2.png,,unlabeled\n"
