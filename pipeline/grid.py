@@ -43,6 +43,7 @@ def grid(
         return
     _run(["repro", "-q", "split", "grid_split"], root)
     groups = _pending_by_cell(root)
+    typer.echo(f"Settings to train or score: {len(groups)}, {jobs} at a time.")
     with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
         # The bars of cells that run side by side would overwrite each other.
         variables = {QUIET: "1", LATER: "1"} if jobs > 1 else {LATER: "1"}
