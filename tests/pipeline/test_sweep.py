@@ -26,7 +26,8 @@ def test_a_cell_that_one_clone_has_trained_is_not_trained_by_the_other(tmp_path:
     two: Project = object.__new__(Project)
     two.folder = tmp_path / "two"
 
-    half, other = "grid_train@semi_mae-0.5-0.1-0", "grid_train@semi_mae-0.75-0.1-0"
+    folders = ("semi_mae-0.5-0.1-0-images", "semi_mae-0.75-0.1-0-images")
+    half, other = (f"grid_train@{folder}" for folder in folders)
     assert trained(one, half) == {half}
     one.dvc("push", "--run-cache")
     two.dvc("pull", "--run-cache", "--allow-missing")
@@ -34,6 +35,6 @@ def test_a_cell_that_one_clone_has_trained_is_not_trained_by_the_other(tmp_path:
     two.dvc("push", "--run-cache")
     one.dvc("pull", "--run-cache", "--allow-missing")
     assert trained(one, CELLS, "--pull") == set()
-    for folder in ("semi_mae-0.5-0.1-0", "semi_mae-0.75-0.1-0"):
+    for folder in folders:
         weights = f"runs/{folder}/train/model.safetensors"
         assert (one.folder / weights).read_bytes() == (two.folder / weights).read_bytes()
