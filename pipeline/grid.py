@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -42,15 +43,27 @@ def grid(
         return
     _run(["repro", "-q", "split", "grid_split"], root)
     groups = _pending_by_cell(root)
+    typer.echo(f"Settings to train or score: {len(groups)}, {jobs} at a time.")
     with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
         # The bars of cells that run side by side would overwrite each other.
         variables = {QUIET: "1", LATER: "1"} if jobs > 1 else {LATER: "1"}
-        futures = [pool.submit(_run, ["repro", "-q", "-s", *g], root, variables) for g in groups]
+        failed = threading.Event()
+
+        def run(stages: list[str]) -> None:
+            if failed.is_set():  # what has not begun is not begun
+                return
+            try:
+                _run(["repro", "-q", "-s", *stages], root, variables)
+            except BaseException:
+                failed.set()
+                raise
+
+        futures = [pool.submit(run, group) for group in groups]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 update(done)
-        except BaseException:  # what has not begun is not begun
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     with contextlib.suppress(typer.Exit):  # a store that does not answer costs a warning
@@ -78,10 +91,13 @@ def _stage(name: str, step: str) -> str:
 
 
 def _changed(root: Path) -> set[str]:
-    output = subprocess.run(
-        [*_DVC, "status", "--json"], cwd=root, check=True, capture_output=True, text=True
-    ).stdout
-    return set(json.loads(output))
+    done = subprocess.run(
+        [*_DVC, "status", "--json"], cwd=root, check=False, capture_output=True, text=True
+    )
+    if done.returncode:  # such as: another dvc is at work here
+        typer.echo(done.stderr, err=True, nl=False)
+        raise typer.Exit(1)
+    return set(json.loads(done.stdout))
 
 
 def _run(

@@ -9,6 +9,13 @@ from pipeline.progress import progress
 from pipeline.workspace import PREPARED, dvc_root
 from semimae.params import Params
 
+_KINDS = {
+    "train": "with a label",
+    "unlabeled": "without",
+    "val": "for validation",
+    "test": "for the test",
+}
+
 
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = PREPARED,
@@ -25,7 +32,7 @@ def prepare(
     params = Params.read()
     root = resolve_root(params.data.root, dvc_root())
     with progress(params.dataset, total=None) as update:
-        prepare_images(
+        info = prepare_images(
             params.dataset,
             params.data,
             root,
@@ -33,3 +40,6 @@ def prepare(
             lambda done, total: update(done, total=total),
         )
     Path("dataset.json").write_bytes((out / "dataset.json").read_bytes())  # see dvc.yaml
+    images = ", ".join(f"{info.counts[s]:,} {kind}" for s, kind in _KINDS.items() if info.counts[s])
+    skipped = f"; {info.num_skipped:,} left out, which cannot be read" if info.num_skipped else ""
+    typer.echo(f"{params.dataset}: {info.num_classes:,} classes; images: {images}{skipped}.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RESULTS, README = Path("results"), Path("README.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-_COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml", "dvc.lock")
+_COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml")
 
 
 def keep_results(

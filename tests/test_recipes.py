@@ -30,7 +30,8 @@ from semimae.types import Batch, Step, UserError
 
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"))
 EXPECTED = {
-    *("digits", "compare_digits", "imagefolder", "study_cifar10", "study_cifar10_cpu"),
+    *("digits", "compare_digits", "study_cifar10", "study_cifar10_cpu"),
+    *("imagefolder", "imagefolder_try"),
     *("cifar10", "cifar10_vit_s", "cifar100", "cifar100_vit_s"),
     *("usb_cifar100_200", "usb_cifar100_400", "usb_stl10_40", "usb_stl10_100"),
     *(f"imagenet_{n}pct_{model}" for n in (1, 10) for model in ("vit_s", "vit_b", "vit_b_mae")),

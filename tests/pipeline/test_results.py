@@ -22,7 +22,6 @@ def finished(workspace: Workspace) -> Path:
     """A workspace with a report; README shows no results yet."""
     workspace(ablation(budget=["images", "time"], time_factor=FACTORS))
     report()
-    Path("dvc.lock").write_text("schema: '2.0'\n")
     Path("README.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
     return Path.cwd()
 
@@ -31,7 +30,7 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
     keep_results("fake", title="Invented runs")
     folder = finished / "results" / "fake"
     assert {path.name for path in folder.iterdir()} == {
-        *("about.json", "ablation.csv", "dvc.lock", "index.html", "params.yaml", "summary.md"),
+        *("about.json", "ablation.csv", "index.html", "params.yaml", "summary.md"),
     }
     about = json.loads((folder / "about.json").read_text())
     assert about["seeds"] == [0, 1, 2]
@@ -63,8 +62,8 @@ def test_an_unfinished_grid_is_not_kept(finished: Path) -> None:
 
 
 def test_a_missing_report_is_named(finished: Path) -> None:
-    Path("dvc.lock").unlink()
-    with pytest.raises(UserError, match=r"dvc\.lock is missing; run `dvc repro` first"):
+    Path("reports/index.html").unlink()
+    with pytest.raises(UserError, match=r"reports/index\.html is missing; run `dvc repro` first"):
         keep_results("fake", title="Invented runs")
 
 
