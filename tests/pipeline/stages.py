@@ -37,6 +37,15 @@ def variables(root: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(REPO), "DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
 
+def _content(path: Path) -> bytes:
+    """What a file says, apart from how long something took."""
+    if path.name != "phases.json":
+        return path.read_bytes()
+    phases = json.loads(path.read_text())
+    said = [{k: v for k, v in phase.items() if "seconds" not in k} for phase in phases]
+    return json.dumps(said).encode()
+
+
 class Workspace:
     """A folder with params.yaml, prepared digits and cells, as DVC's stages leave it."""
 
@@ -75,7 +84,7 @@ class Workspace:
         path = self.cell / OUTPUTS[command]
         files = [path] if path.is_file() else [f for f in path.iterdir() if f.name not in TIMES]
         assert files, f"{path} is empty"
-        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
+        return {f.name: hashlib.sha256(_content(f)).hexdigest() for f in sorted(files)}
 
     def wait_for_checkpoint(self) -> None:
         deadline = time.monotonic() + 300  # of a busy machine
