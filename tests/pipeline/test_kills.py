@@ -54,14 +54,19 @@ def test_a_stage_killed_at_random_times_ends_with_the_same_bits(
     server.finish(command, whole, **LATER)
     seconds = time.monotonic() - began
     wanted, killed, continued, rounds = round(KILLS * SHARES[name]), [], 0, 0
-    while len(killed) < wanted:
+
+    def unlucky() -> bool:
+        """So far no kill has left a checkpoint: then a few more than wanted follow."""
+        return not continued and command != "linear-probe" and len(killed) < wanted + 40
+
+    while len(killed) < wanted or unlucky():
         rounds += 1
         workspace = template.copy(tmp_path / f"round-{rounds}")
         code = -1
         while code:
             continued += bool(workspace.checkpoints())
             stage = server.start(command, workspace, **LATER)
-            delay = dice.uniform(0, seconds) if len(killed) < wanted else 60.0
+            delay = dice.uniform(0, seconds) if len(killed) < wanted or unlucky() else 60.0
             code = stage.end_after(delay, signal.SIGKILL)
             assert code in (0, -signal.SIGKILL), stage.text
             assert "warning" not in stage.text
@@ -70,7 +75,7 @@ def test_a_stage_killed_at_random_times_ends_with_the_same_bits(
         assert workspace.result(command) == whole.result(command), f"killed after {killed} s"
         assert not workspace.leftovers()
     print(f"\n{name}: killed after {', '.join(killed)} s; {continued} continued a checkpoint")
-    assert continued or command == "linear-probe" or wanted < 5
+    assert continued or command == "linear-probe"
 
 
 @pytest.mark.parametrize("command", ["train", "fine-tune", "linear-probe"])
