@@ -138,7 +138,9 @@ class Params(Frozen):
             for section in ("mim", "pseudo_label", "ssmae", "start")
         }
         chosen_ratio = self.mask_ratio if mask_ratio is None else mask_ratio
-        factor = self.ablation.time_factor[method] if budget == "time" else 1.0
+        factor = self.ablation.time_factor.get(method) if budget == "time" else 1.0
+        if factor is None:
+            raise UserError(f"ablation.time_factor has no {method}, which budget time needs.")
         train = self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
         if optional["start"] is not None:
             update = {name: _times(n, factor) for name, n in self.start.model_dump().items()}

@@ -445,6 +445,8 @@ def test_steps_of_all_phases_are_multiplied_at_equal_time() -> None:
     assert cell.start is not None
     assert (cell.train.steps, cell.start.mae_steps, cell.start.supervised_steps) == (4, 5, 0)
     assert params.cell("semi_vit").train.steps == 8
+    with pytest.raises(UserError, match="time_factor has no fixmatch, which budget time needs"):
+        params.cell("fixmatch", budget="time")
     assert len(params.grid()) == len(params.grid("images")) + len(params.grid("time"))
     same = changed_params(ablation__budget=["images", "time"], ablation__time_factor=SAME)
     assert same.grid() == same.grid("images") == same.grid("time")

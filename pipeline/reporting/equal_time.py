@@ -33,8 +33,8 @@ def equal_time_section(study: Study) -> Section:
         )
     ]
     for fraction in fractions(study.timed):
-        settings = ranked(study.timed, fraction)
-        settings.sort(key=lambda s: -over_seeds(study.timed[s], top1()).mean)
+        preferred = ranked(study.timed, fraction)
+        settings = sorted(preferred, key=lambda s: -over_seeds(study.timed[s], top1()).mean)
         rows: list[list[Entry]] = []
         for setting in settings:
             results = study.timed[setting]
@@ -56,7 +56,7 @@ def equal_time_section(study: Study) -> Section:
                 study.labels(fraction) + ", each method at the mask ratio that validation prefers",
                 [*text_columns("Setting"), *number_columns(*columns)],
                 rows,
-                strong=settings.index(ranked(study.timed, fraction)[0]),
+                strong=settings.index(preferred[0]),
             )
         )
     if study.between_timed:
