@@ -13,7 +13,7 @@ from benchmarks.decoding import OURS, measure_decoding
 from benchmarks.measure import interleaved
 from benchmarks.ours import Ours
 from benchmarks.settings import SETTINGS, make_cell, make_data
-from benchmarks.startup import GRID, no_work
+from benchmarks.startup import GRID, first_step, no_work
 from benchmarks.table import table
 
 
@@ -58,6 +58,12 @@ def test_dvc_takes_the_made_up_runs_for_finished(tmp_path: Path) -> None:
     """It raises unless DVC says that everything is up to date."""
     one = {name: values[:1] for name, values in GRID.items()}
     assert no_work(tmp_path / "project", one, 1)["processor"] > 0
+
+
+def test_the_first_row_comes_before_the_end(tmp_path: Path) -> None:
+    seconds = first_step(tmp_path / "project")
+    assert 0 < seconds["wall"]
+    assert 0 < seconds["processor"]
 
 
 def test_a_median_is_over_the_rounds_after_the_first() -> None:
