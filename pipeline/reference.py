@@ -27,7 +27,6 @@ _TYPES = {
     "string": "text",
     "boolean": "true or false",
     "null": "null",
-    "object": "map of numbers",
 }
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "<="}
 
@@ -91,6 +90,8 @@ def _type(field: Schema) -> str:
         return " or ".join(map(_type, field["anyOf"]))
     if field["type"] == "array":
         return f"list of {_type(_item(field))}".replace("number", "numbers")
+    if field["type"] == "object":
+        return "map of numbers" if "additionalProperties" in field else "map"
     return _TYPES[field["type"]]
 
 
@@ -100,6 +101,8 @@ def _allowed(field: Schema) -> str:
     if "const" in field or "enum" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "object":
+        if "enum" not in field.get("propertyNames", {}):
+            return ""  # the text says what it holds
         names = ", ".join(f"`{name}`" for name in field["propertyNames"]["enum"])
         return f"keys {names}; each {_allowed(field['additionalProperties'])}"
     if field["type"] == "array":

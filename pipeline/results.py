@@ -97,6 +97,7 @@ def _tables(study: "Study") -> list["Table"]:
     """Return the best setting of each method, with what the headline's method has over it."""
     from pipeline.reporting.blocks import Table, number_columns, text_columns
     from pipeline.reporting.compare import fractions
+    from pipeline.reporting.variants import variant_tables
 
     budgets: list[tuple[str, Grid, list[Comparison]]] = [
         ("equal steps", study.grid, study.between_methods),
@@ -109,7 +110,7 @@ def _tables(study: "Study") -> list["Table"]:
         "Adjusted p",
         "Steps",
     )
-    return [
+    tables = [
         Table(
             f"{study.labels(fraction)}, {words}:",
             [*text_columns("Setting"), *number_columns(*columns)],
@@ -118,6 +119,9 @@ def _tables(study: "Study") -> list["Table"]:
         for words, grid, comparisons in budgets
         for fraction in fractions(grid)
     ]
+    if len(study.evidence.params.ablation.variant) > 1:
+        tables += [t for f in study.fractions for t in variant_tables(study, f) if t.rows]
+    return tables
 
 
 def _rows(

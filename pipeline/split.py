@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.workspace import PREPARED, dvc_root
-from semimae.params import Budget, Params
+from semimae.params import PLAIN, Budget, Params
 
 FromParams = "Instead of the value in params.yaml"
 
@@ -27,6 +27,7 @@ def split(
     budget: Annotated[
         Budget, typer.Option(help="time: train.steps times ablation.time_factor.")
     ] = "images",
+    variant: Annotated[str, typer.Option(help="Of ablation.variant.")] = PLAIN,
 ) -> None:
     """Write the cell's resolved config.json and its split.json.
 
@@ -35,7 +36,7 @@ def split(
     from semimae.data.split import make_split
     from semimae.data.store import Prepared, resolve_root
 
-    cell = Params.read().cell(method, mask_ratio, label_fraction, seed, budget)
+    cell = Params.read().variant(variant).cell(method, mask_ratio, label_fraction, seed, budget)
     root = dvc_root()
     cell = cell.with_weights_hash(resolve_root(cell.data.root, root))
     prepared = Prepared.read(PREPARED)

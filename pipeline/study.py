@@ -17,6 +17,7 @@ from semimae.types import UserError
 def study(
     name: recipe.Name,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Cells at the same time.")] = 1,
+    equal_time: Annotated[bool, typer.Option(help="Whether to run equal time too.")] = True,
 ) -> None:
     """Run or resume a recipe's grid, then the same at equal time, and keep what came out.
 
@@ -32,7 +33,7 @@ def study(
         recipe.use(name)
     grid(jobs)
     params = Params.read(params_file)
-    if "time" not in params.ablation.budget:
+    if equal_time and "time" not in params.ablation.budget:
         # Of a CPU, processor time: other programs do not disturb it.
         time_factors(cpu=setup_device(params.train).type == "cpu", write=True)
         grid(jobs)

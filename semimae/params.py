@@ -2,15 +2,16 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from semimae.backbones.config import BackboneConfig
 from semimae.cell import Cell, Dataset
-from semimae.data.config import DataConfig
+from semimae.data.config import READ_BY_PREPARE, DataConfig
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.evaluation.config import FineTuneConfig, LinearProbeConfig
 from semimae.explain import explain, near
@@ -24,6 +25,9 @@ LabelFraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Budget = Literal["images", "time"]
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
+PLAIN = "plain"  # the variant that changes nothing
+_VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # it is part of a folder's name
+_VARIED = ("data", "backbone", "mim", "pseudo_label", "ssmae", "start", "optim", "train")
 LARGEST_GRID = 10_000  # cells; each is a stage of DVC
 _LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
 
@@ -46,6 +50,14 @@ class AblationConfig(Frozen):
         description="For budget time: each method's steps, as multiples of train.steps; "
         "`python -m pipeline time-factors` measures them."
     )
+    variant: list[str] = Field(
+        min_length=1,
+        description="Variants of the grid, plain first; changes says what the others are.",
+    )
+    changes: dict[str, dict[str, dict[str, Any]]] = Field(
+        description="What a variant sets: name, section, field and value, as in "
+        "heavy: {mim: {lambda_mim: 10}}."
+    )
 
     @model_validator(mode="after")
     def _factors_are_there(self) -> Self:
@@ -63,6 +75,52 @@ class AblationConfig(Frozen):
                 "`python -m pipeline time-factors`"
             )
         return self
+
+    @model_validator(mode="after")
+    def _changes_are_there(self) -> Self:
+        if self.variant[0] != PLAIN:
+            raise ValueError(f"variant begins with {self.variant[0]}; it must begin with {PLAIN}")
+        if PLAIN in self.changes:
+            raise ValueError(f"changes.{PLAIN} is not allowed: {PLAIN} changes nothing")
+        lacking = [name for name in self.variant if name not in {PLAIN, *self.changes}]
+        if lacking:
+            raise ValueError(f"changes lacks {', '.join(lacking)}, which variant asks for")
+        for name, sections in self.changes.items():
+            if not _VARIANT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"changes.{name[:80]}: a variant's name has up to 32 small letters, digits and "
+                    "_, a letter first"
+                )
+            for section, fields in sections.items():
+                key = f"changes.{name}.{section}"
+                if section not in _VARIED:
+                    hint = near(section, _VARIED)
+                    raise ValueError(f"{key}: allowed sections: {', '.join(_VARIED)}{hint}")
+                for field in READ_BY_PREPARE.intersection(fields if section == "data" else ()):
+                    raise ValueError(f"{key}.{field}: read by `prepare`, which runs once for all")
+        return self
+
+
+class GridPoint(NamedTuple):
+    """One combination of the grid's lists, in the order of the matrix in dvc.yaml."""
+
+    method: str
+    mask_ratio: float
+    label_fraction: float | None
+    seed: int
+    budget: Budget
+    variant: str
+
+    @property
+    def folder(self) -> str:
+        """Its folder below runs/."""
+        return "-".join(map(str, self))
+
+    @classmethod
+    def note(cls, folder: str) -> str:
+        """Return what a folder's name adds to the name of its cell: the unusual, or nothing."""
+        unusual = [part for part in folder.split("-")[-2:] if part not in {BUDGETS[0], PLAIN}]
+        return "".join(f" {part}" for part in unusual)
 
 
 class TrackingConfig(Frozen):
@@ -164,24 +222,55 @@ class Params(Frozen):
         except ValidationError as error:
             raise UserError(explain(Cell, error.errors()[0])) from None
 
-    def grid(self, budget: Budget | None = None) -> list[Cell]:
-        """Return the cells of the ablation, without repetition, in the order of the lists.
+    def variant(self, name: str) -> Self:
+        """Return the params with the changes of one of the grid's variants.
 
-        With a ``budget``, those of that one alone.
+        A section whose ``name`` changes is replaced as a whole: it then has other fields.
+
+        Raises:
+            UserError: If there is no such variant, or its values are not allowed.
+        """
+        if name == PLAIN:
+            return self
+        if name not in self.ablation.changes:
+            raise UserError(f"ablation.changes has no {name}{near(name, self.ablation.changes)}.")
+        tree = self.model_dump()
+        for section, fields in self.ablation.changes[name].items():
+            before = tree[section]
+            is_other = fields.get("name", before.get("name")) != before.get("name")
+            tree[section] = fields if is_other else before | fields
+        try:
+            return type(self).model_validate(tree)
+        except ValidationError as error:
+            words = explain(type(self), error.errors()[0])
+            raise UserError(f"ablation.changes.{name}: {words}") from None
+
+    def grid(self, budget: Budget | None = None) -> dict[Cell, GridPoint]:
+        """Return the cells of the ablation, each with the first point of the grid that asks for it.
+
+        They are in the order of the lists; with a ``budget``, those of that one alone.
 
         Raises:
             UserError: If they are too many, or one of them does not fit together.
         """
         a = self.ablation
         budgets = [b for b in a.budget if budget in (None, b)]
-        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets)
+        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets, a.variant)
         count = math.prod(len(values) for values in lists)
         if count > LARGEST_GRID:
             raise UserError(
                 f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
             )
-        cells = (self.cell(*values) for values in itertools.product(*lists))
-        return list({cell.model_dump_json(): cell for cell in cells}.values())
+        changed = {name: self.variant(name) for name in a.variant}
+        cells: dict[str, tuple[Cell, GridPoint]] = {}
+        for point in itertools.starmap(GridPoint, itertools.product(*lists)):
+            try:
+                cell = changed[point.variant].cell(*point[:-1])
+            except UserError as error:
+                where = "" if point.variant == PLAIN else f"ablation.changes.{point.variant}: "
+                raise UserError(f"{where}{error}") from None
+            cells.setdefault(cell.model_dump_json(), (cell, point))
+        return dict(cells.values())
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

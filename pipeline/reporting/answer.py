@@ -170,7 +170,7 @@ def _versus(study: Study, comparison: Comparison | None) -> list[Entry]:
 def _method_of_comparison(study: Study) -> str:
     n = study.num_seeds
     text = (
-        "Mask ratios and the preferred method are chosen by validation accuracy; the test set only "
+        "Settings and the preferred method are chosen by validation accuracy; the test set only "
         "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
         "randomness of training and of the choice of labels, on one fixed test set. P-values are "
         f"adjusted by Holm's method for all {len(study.between_methods)} comparisons between "

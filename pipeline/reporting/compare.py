@@ -14,6 +14,7 @@ from pipeline.reporting.statistics import (
     mean_over_seeds,
     paired_difference,
 )
+from semimae.params import PLAIN
 
 Metric = Callable[[Result], float]
 Labels = float | None  # a label fraction; None: what the headline has instead
@@ -38,12 +39,14 @@ class Setting(NamedTuple):
     method: str
     mask_ratio: float | None
     label_fraction: Labels
+    variant: str = PLAIN
 
     @property
     def name(self) -> str:
         """A name for people, without the labels."""
         ratio = "" if self.mask_ratio is None else f", mask {self.mask_ratio:g}"
-        return method_name(self.method) + ratio
+        variant = "" if self.variant == PLAIN else f", {self.variant}"
+        return method_name(self.method) + ratio + variant
 
 
 Grid = dict[Setting, list[Result]]
@@ -86,10 +89,15 @@ def top1(protocol: str = "classifier") -> Metric:
     return lambda result: result.scores[protocol].top1.value
 
 
+def val_top1(result: Result) -> float:
+    """Return a result's validation accuracy."""
+    return result.val_top1
+
+
 def setting_of(result: Result) -> Setting:
     """Return a result's setting."""
     cell = result.cell
-    return Setting(cell.method, cell.mask_ratio, cell.label_fraction)
+    return Setting(cell.method, cell.mask_ratio, cell.label_fraction, result.variant)
 
 
 def by_setting(results: Iterable[Result]) -> Grid:
@@ -114,34 +122,42 @@ def over_seeds(results: Iterable[Result], metric: Metric) -> Spread:
 def ranked(grid: Grid, label_fraction: Labels) -> list[Setting]:
     """Return each method's best setting for a label fraction, best method first.
 
-    The validation split alone decides, here and between mask ratios, so that the test accuracies
-    that are compared afterwards took no part in the choice. Of equals the first in the grid.
+    The validation split alone decides, here and between a method's settings, so that the test
+    accuracies that are compared afterwards took no part in the choice. Of equals the first in the
+    grid.
     """
     best: dict[str, Setting] = {}
+    for setting in _by_validation(grid, label_fraction):
+        best.setdefault(setting.method, setting)
+    return list(best.values())
 
-    def quality(setting: Setting) -> float:
-        return over_seeds(grid[setting], lambda result: result.val_top1).mean
 
-    for setting in grid:
-        if setting.label_fraction == label_fraction:
-            before = best.setdefault(setting.method, setting)
-            if quality(setting) > quality(before):
-                best[setting.method] = setting
-    return sorted(best.values(), key=quality, reverse=True)
+def best_of_variants(grid: Grid, label_fraction: Labels) -> dict[tuple[str, str], Setting]:
+    """Return the best mask ratio by validation of each method and variant."""
+    best: dict[tuple[str, str], Setting] = {}
+    for setting in _by_validation(grid, label_fraction):
+        best.setdefault((setting.method, setting.variant), setting)
+    return {(s.method, s.variant): best[s.method, s.variant] for s in grid if s in best.values()}
+
+
+def _by_validation(grid: Grid, label_fraction: Labels) -> list[Setting]:
+    """Return the settings with a label fraction, the best first."""
+    settings = [setting for setting in grid if setting.label_fraction == label_fraction]
+    return sorted(settings, key=lambda s: -over_seeds(grid[s], val_top1).mean)
 
 
 def method_comparisons(grid: Grid) -> list[Comparison]:
-    """Compare all pairs of methods, each at its best mask ratio, for each label fraction."""
+    """Compare all pairs of methods, each at its best setting, for each label fraction."""
     order = list(dict.fromkeys(setting.method for setting in grid))
     pairs: list[tuple[Setting, Setting]] = []
     for fraction in fractions(grid):
         settings = sorted(ranked(grid, fraction), key=lambda s: order.index(s.method))
         pairs += [(b, a) for a, b in itertools.combinations(settings, 2)]
-    return _compare(grid, pairs)
+    return compare(grid, pairs)
 
 
-def ratio_comparisons(grid: Grid) -> list[Comparison]:
-    """Compare a method's other mask ratios with its best one, for each label fraction."""
+def setting_comparisons(grid: Grid) -> list[Comparison]:
+    """Compare a method's other settings with its best one, for each label fraction."""
     pairs = [
         (best, other)
         for fraction in fractions(grid)
@@ -150,7 +166,7 @@ def ratio_comparisons(grid: Grid) -> list[Comparison]:
         if other != best
         and (other.method, other.label_fraction) == (best.method, best.label_fraction)
     ]
-    return _compare(grid, pairs)
+    return compare(grid, pairs)
 
 
 def verdict(grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison]) -> Verdict:
@@ -169,9 +185,17 @@ def verdict(grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison
     return Verdict(best, over(others[0] if others else None), over(baseline))
 
 
-def _compare(grid: Grid, pairs: Iterable[tuple[Setting, Setting]]) -> list[Comparison]:
+def compare(
+    grid: Grid, pairs: Iterable[tuple[Setting, Setting]], metric: Metric | None = None
+) -> list[Comparison]:
+    """Return the differences of pairs in a metric, by default the classifier's test accuracy.
+
+    P-values are adjusted for the number of pairs. A pair without a common seed is left out.
+    """
+    of = top1() if metric is None else metric
+
     def accuracies(setting: Setting) -> dict[int, float]:
-        return {result.cell.seed: top1()(result) for result in grid[setting]}
+        return {result.cell.seed: of(result) for result in grid[setting]}
 
     found = [
         Comparison(a, b, difference, None)

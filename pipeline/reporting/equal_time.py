@@ -14,7 +14,7 @@ from pipeline.reporting.blocks import (
     percent,
     text_columns,
 )
-from pipeline.reporting.compare import fractions, over_seeds, ranked, top1
+from pipeline.reporting.compare import fractions, over_seeds, ranked, top1, val_top1
 from pipeline.reporting.settings import difference_table
 from pipeline.reporting.study import Study
 
@@ -42,7 +42,7 @@ def equal_time_section(study: Study) -> Section:
                 [
                     study.named(setting, timed=True),
                     accuracy(over_seeds(results, top1())),
-                    percent(over_seeds(results, lambda r: r.val_top1).mean),
+                    percent(over_seeds(results, val_top1).mean),
                     str(len(results)),
                     count(results[0].cell.train.steps),
                     count(results[0].images_seen),
@@ -53,7 +53,7 @@ def equal_time_section(study: Study) -> Section:
         columns = ("Classifier", "Validation", "Seeds", "Steps", "Images seen", "Time", "CPU time")
         blocks.append(
             Table(
-                study.labels(fraction) + ", each method at the mask ratio that validation prefers",
+                f"{study.labels(fraction)}, each method {study.choice}",
                 [*text_columns("Setting"), *number_columns(*columns)],
                 rows,
                 strong=settings.index(preferred[0]),

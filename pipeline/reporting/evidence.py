@@ -1,8 +1,7 @@
 """All that a report is made of, read from the stage files."""
 
-import itertools
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
 from semimae.evaluation.mistakes import Mistake
-from semimae.params import BUDGETS, Params
+from semimae.params import BUDGETS, PLAIN, GridPoint, Params
 from semimae.types import UserError
 
 Row = dict[str, float]
@@ -42,6 +41,17 @@ class Result:
     origin: Origin
     mlflow: MLflowRun | None
     mistakes: list[Mistake]  # of the classifier, the surest first
+    point: GridPoint | None = None  # of the grid; None: the headline
+
+    @property
+    def name(self) -> str:
+        """A name for people: the cell's, with an unusual budget or variant."""
+        return self.cell.name + (GridPoint.note(self.point.folder) if self.point else "")
+
+    @property
+    def variant(self) -> str:
+        """The variant of the grid that it is the result of."""
+        return self.point.variant if self.point else PLAIN
 
     @property
     def anchor(self) -> str:
@@ -121,14 +131,19 @@ def read_evidence(root: Path, params: Params) -> Evidence:
     info = root / PREPARED / INFO
     dataset = DatasetInfo.model_validate_json(info.read_bytes()) if info.is_file() else None
     folders = _folders_by_cell(root / RUNS)
-    found = {cell: _first_finished(cell, folders[cell], dataset) for cell in params.grid()}
+    asked = params.grid()
+    found = {cell: _first_finished(cell, folders[cell], dataset) for cell in asked}
     missing = [
-        Missing(cell.name, _grid_folder(cell, params), reason)
-        for cell, reason in found.items()
-        if isinstance(reason, str)
+        Missing(cell.name + GridPoint.note(point.folder), point.folder, reason)
+        for cell, point in asked.items()
+        if isinstance(reason := found[cell], str)
     ]
     grid, timed = (
-        [result for cell in params.grid(budget) if isinstance(result := found[cell], Result)]
+        [
+            replace(result, point=point)
+            for cell, point in params.grid(budget).items()
+            if isinstance(result := found[cell], Result)
+        ]
         for budget in BUDGETS
     )
     cell = params.cell()
@@ -207,14 +222,4 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         origin=read_origin(train),
         mlflow=read_mlflow_run(train, identity),
         mistakes=[Mistake.model_validate(mistake) for mistake in probed["mistakes"]],
-    )
-
-
-def _grid_folder(cell: Cell, params: Params) -> str:
-    """Return the first folder in which the grid's stages make the cell."""
-    a = params.ablation
-    return next(
-        f"{cell.method}-{ratio}-{fraction}-{cell.seed}-{budget}"
-        for ratio, fraction, budget in itertools.product(a.mask_ratio, a.label_fraction, a.budget)
-        if params.cell(cell.method, ratio, fraction, cell.seed, budget) == cell
     )

@@ -52,7 +52,7 @@ def labels_section(study: Study) -> Section:
     blocks: list[Block] = [
         Text(
             f"Accuracy = ceiling {MINUS} scale {TIMES} labels^({MINUS}exponent), fitted to each "
-            "method's mean accuracy over seeds at the mask ratio that validation prefers. "
+            f"method's mean accuracy over seeds {study.choice}. "
             "Intervals: 95% bootstrap over seeds, which is optimistic with few seeds and does not "
             f"know whether the law is right{_caution(study)}. Nothing is said beyond {REACH:g} "
             "times the largest measured number of labels, nor below the smallest."

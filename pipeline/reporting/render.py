@@ -22,11 +22,13 @@ from pipeline.reporting.runs import runs_section
 from pipeline.reporting.settings import differences_section, effects_section, leaderboard_section
 from pipeline.reporting.study import Study
 from pipeline.reporting.training import training_section
+from pipeline.reporting.variants import variants_section
 from semimae.data.files import replaced_folder, write_csv, write_text
 
 COLUMNS = [
     "method",
     "mask_ratio",
+    "variant",
     "label_fraction",
     "num_labels",
     "num_labeled",
@@ -63,6 +65,7 @@ def make_sections(study: Study, commit: str | None) -> list[Section]:
     return [
         answer_section(study),
         *(section(study) for section in about_grid if study.grid),
+        *([variants_section(study)] if len(study.evidence.params.ablation.variant) > 1 else []),
         *([equal_time_section(study)] if study.timed else []),
         labels_section(study),
         training_section(study),
@@ -153,6 +156,7 @@ def _row(result: Result) -> list[Any]:
     return [
         cell.method,
         cell.mask_ratio,
+        result.variant,
         cell.label_fraction,
         cell.num_labels,
         result.num_labeled,

@@ -49,7 +49,7 @@ def runs_section(study: Study) -> Section:
 
 def run_link(result: Result) -> Value:
     """Return a run's name with a link to its row."""
-    return Value(result.cell.name, link=f"#{result.anchor}")
+    return Value(result.name, link=f"#{result.anchor}")
 
 
 def _about_mlflow(results: list[Result]) -> str:
@@ -68,7 +68,7 @@ def _about_mlflow(results: list[Result]) -> str:
 def _row(result: Result) -> list[Entry]:
     origin, run = result.origin, result.mlflow
     return [
-        result.cell.name,
+        result.name,
         percent(result.scores["classifier"].top1.value),
         percent(result.val_top1),
         count(result.cell.train.steps),

@@ -16,10 +16,19 @@ from pipeline.reporting.blocks import (
     percent,
     text_columns,
 )
-from pipeline.reporting.compare import Comparison, Labels, Setting, over_seeds, top1
+from pipeline.reporting.compare import (
+    Comparison,
+    Labels,
+    Setting,
+    method_name,
+    over_seeds,
+    top1,
+    val_top1,
+)
 from pipeline.reporting.figures import Points, points_with_intervals
 from pipeline.reporting.plotting import method_look
 from pipeline.reporting.study import Study
+from semimae.params import PLAIN
 
 _PROTOCOLS = ("classifier", "linear_probe", "knn")
 
@@ -87,16 +96,16 @@ def differences_section(study: Study) -> Section:
         blocks.append(
             difference_table(
                 study,
-                "Between methods, each at the mask ratio that validation prefers.",
+                f"Between methods, each {study.choice}.",
                 study.between_methods,
             )
         )
-    if study.between_ratios:
+    if study.within_methods:
         blocks.append(
             difference_table(
                 study,
-                "Between mask ratios of one method: the one that validation prefers, less another.",
-                study.between_ratios,
+                "Within one method: the setting that validation prefers, less another.",
+                study.within_methods,
             )
         )
     if not blocks:
@@ -109,7 +118,7 @@ def _row(study: Study, setting: Setting) -> list[Entry]:
     return [
         study.named(setting),
         *(accuracy(over_seeds(results, top1(protocol))) for protocol in _PROTOCOLS),
-        percent(over_seeds(results, lambda r: r.val_top1).mean),
+        percent(over_seeds(results, val_top1).mean),
         str(len(results)),
         count(results[0].images_seen),
         cost(results),
@@ -149,7 +158,7 @@ def _points(study: Study, settings: list[Setting], positions: list[float]) -> Po
     method = settings[0].method
     color, marker = method_look(study.methods, method)
     spreads = [over_seeds(study.grid[setting], top1()) for setting in settings]
-    name = settings[0]._replace(mask_ratio=None).name
+    name = method_name(method)
     return Points(name, color, marker, positions, spreads)
 
 
@@ -157,13 +166,14 @@ def _over_mask_ratio(study: Study, fraction: Labels) -> Figure:
     series: list[Points] = []
     ticks: dict[float, str] = {}
     for method in study.methods:
-        settings = [s for s in study.grid if (s.method, s.label_fraction) == (method, fraction)]
+        wanted = (method, fraction, PLAIN)
+        settings = [s for s in study.grid if (s.method, s.label_fraction, s.variant) == wanted]
         settings.sort(key=lambda s: s.mask_ratio or 0)
         ratios = [s.mask_ratio for s in settings if s.mask_ratio is not None]
         ticks |= {ratio: f"{ratio:g}" for ratio in ratios}
         if settings:
             series.append(_points(study, settings, ratios))
-    settings = [s for s in study.grid if s.label_fraction == fraction]
+    settings = [s for s in study.grid if (s.label_fraction, s.variant) == (fraction, PLAIN)]
     return Figure(
         name=f"mask_ratio_{study.file_part(fraction)}",
         alt=f"Test accuracy over mask ratio with {study.labels(fraction)}, one line per method.",
@@ -193,7 +203,7 @@ def _over_labels(study: Study) -> Figure:
     return Figure(
         name="label_fraction",
         alt="Test accuracy over the number of labelled images, one line per method.",
-        caption="Accuracy over labels, each method at the mask ratio that validation prefers.",
+        caption=f"Accuracy over labels, each method {study.choice}.",
         svg=points_with_intervals(series, ticks, "labelled images", log=True),
         table=_means_table(study, shown),
         command=study.command,

@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.reporting.blocks import Value, count
@@ -15,11 +16,12 @@ from pipeline.reporting.compare import (
     fractions,
     method_comparisons,
     ranked,
-    ratio_comparisons,
+    setting_comparisons,
     verdict,
 )
 from pipeline.reporting.evidence import Evidence, Result
 from semimae.cell import Cell
+from semimae.params import PLAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Study:
     methods: list[str]  # in the order of params.yaml, which colours follow
     fractions: list[Labels]
     between_methods: list[Comparison]
-    between_ratios: list[Comparison]
+    within_methods: list[Comparison]
     verdicts: dict[Labels, Verdict]
     timed: Grid  # all methods for the same time
     between_timed: list[Comparison]
@@ -75,6 +77,12 @@ class Study:
         return f"{label_fraction:g}"
 
     @property
+    def choice(self) -> str:
+        """Say which of a method's settings stands for it."""
+        varied = "mask ratio" if self.evidence.params.ablation.variant == [PLAIN] else "setting"
+        return f"at the {varied} that validation prefers"
+
+    @property
     def main_fraction(self) -> Labels:
         """The label fraction to speak of first: the headline's, if the grid, not empty, has it."""
         wanted = self.evidence.params.label_fraction
@@ -90,10 +98,9 @@ class Study:
         """Return the command that makes the grid again, whatever params.yaml says by then."""
         params = self.evidence.params
         ablation = params.ablation.model_dump()
-        factors = ",".join(f"{m}:{factor}" for m, factor in ablation.pop("time_factor").items())
-        values = [f"ablation.{k}=[{','.join(map(_given, v))}]" for k, v in ablation.items()]
-        if "time" in params.ablation.budget:
-            values.append(f"ablation.time_factor={{{factors}}}")
+        unused = {"time_factor"} if "time" not in params.ablation.budget else set()
+        unused |= {"changes"} if params.ablation.variant == [PLAIN] else set()
+        values = [f"ablation.{k}={_given(v)}" for k, v in ablation.items() if k not in unused]
         if None in params.ablation.label_fraction:
             values += label_options(params.cell())
         return exp_run(values)
@@ -110,7 +117,7 @@ def make_study(evidence: Evidence) -> Study:
         methods=list(dict.fromkeys(method for group in cells for method in group)),
         fractions=fractions(grid),
         between_methods=between_methods,
-        between_ratios=ratio_comparisons(grid),
+        within_methods=setting_comparisons(grid),
         verdicts={f: verdict(grid, f, between_methods) for f in fractions(grid)},
         timed=(timed := by_setting(evidence.timed)),
         between_timed=method_comparisons(timed),
@@ -132,4 +139,9 @@ def exp_run(values: list[str]) -> str:
 
 
 def _given(value: object) -> str:
+    """Return a value as Hydra reads it."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{k}:{_given(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_given, value))}]"
     return "null" if value is None else str(value)

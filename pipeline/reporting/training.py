@@ -50,7 +50,7 @@ def training_section(study: Study) -> Section:
     """Draw what was measured while the settings trained; one label fraction is in sight."""
     blocks: list[Block] = [
         Text(
-            "Lines: mean over seeds, each method at the mask ratio that validation prefers. "
+            f"Lines: mean over seeds, each method {study.choice}. "
             "Shades: lowest to highest seed. Coverage is the share of unlabelled images whose "
             "pseudo label is used; accuracy is of those whose hidden label is known, weighted as "
             "they count. The cosine is above 0 where reconstruction moves the shared weights to "

@@ -14,6 +14,7 @@ from pipeline.tracking.store import (
     report_run,
 )
 from pipeline.workspace import (
+    HEADLINE,
     MACHINE,
     ORIGIN,
     digest,
@@ -23,6 +24,7 @@ from pipeline.workspace import (
     write_json,
 )
 from semimae.cell import Cell, cell_id
+from semimae.params import GridPoint
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -113,7 +115,8 @@ def create_run(store: Store, folder: Path) -> "Run":
         NOTE: _note(cell, folder),
         **origin,
     }
-    return store.client.create_run(store.experiment, _start(folder), tags, cell.name)
+    name = cell.name + ("" if folder.name == HEADLINE else GridPoint.note(folder.name))
+    return store.client.create_run(store.experiment, _start(folder), tags, name)
 
 
 def origin_of(root: Path, folder: Path) -> dict[str, str]:

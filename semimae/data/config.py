@@ -11,6 +11,20 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(ge=1e-6, le=1)]
 PerChannel = Field(strict=False, min_length=1, max_length=3)
+# Of the fields below, those that `prepare` reads.
+READ_BY_PREPARE = frozenset(
+    {
+        "root",
+        "manifest",
+        "image_size",
+        "channels",
+        "on_bad_image",
+        "pack_max_side",
+        "cache_size",
+        "std",
+        "test_fraction",
+    }
+)
 
 
 class DataConfig(Frozen):

@@ -130,7 +130,7 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
 
 def folder_of(cell: Cell, ratio: float | None = None, budget: str = "images") -> str:
     place = f"{cell.mask_ratio or ratio}-{cell.label_fraction}-{cell.seed}"
-    return f"{cell.method}-{place}-{budget}"
+    return f"{cell.method}-{place}-{budget}-plain"
 
 
 def build_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:

@@ -101,7 +101,7 @@ def test_full_grid(workspace: Workspace) -> None:
         r for r in rows if (r["method"], r["mask_ratio"], r["seed"]) == ("semi_mae", "0.5", "2")
     )
     cell = params.cell("semi_mae", 0.5, 0.1, 2)
-    assert row["folder"] == "runs/semi_mae-0.5-0.1-2-images"
+    assert row["folder"] == "runs/semi_mae-0.5-0.1-2-images-plain"
     assert row["cell_id"] == cell_id(Path(row["folder"]))
     assert float(row["top1"]) == pytest.approx(accuracy_of(cell), abs=0.003)
     assert float(row["val_top1"]) == pytest.approx(accuracy_of(cell))
@@ -192,7 +192,7 @@ def test_labels_of_the_headline_beside_fractions(workspace: Workspace) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_missing_runs_of_the_headline_s_labels_are_named(workspace: Workspace) -> None:
     workspace(with_labels(ablation(label_fraction=[None]), 200, None))
-    shutil.rmtree("runs/semi_mae-0.5-None-1-images")
+    shutil.rmtree("runs/semi_mae-0.5-None-1-images-plain")
     page, _, summary = report()
     assert "semi_mae m0.5 n200 s1 (not started)" in read(page).text
     assert summary["runs_missing"] == 1
@@ -226,8 +226,10 @@ def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
 def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> None:
     params = ablation()
     workspace(params)
-    shutil.copytree("runs/supervised-0.5-0.1-0-images", "runs/supervised-0.75-0.1-0-images")
-    write_run(Path("runs/semi_mae-0.9-0.1-0-images"), params.cell("semi_mae", 0.3, 0.1, 0))
+    shutil.copytree(
+        "runs/supervised-0.5-0.1-0-images-plain", "runs/supervised-0.75-0.1-0-images-plain"
+    )
+    write_run(Path("runs/semi_mae-0.9-0.1-0-images-plain"), params.cell("semi_mae", 0.3, 0.1, 0))
     Path("runs/other").mkdir()
     Path("runs/other/config.json").write_text("{}")
     page, rows, _ = report()
@@ -235,17 +237,17 @@ def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> Non
     assert len({row["cell_id"] for row in rows}) == 9
     assert "0.3" not in {row["mask_ratio"] for row in rows}
     text = read(page).text
-    assert "runs/supervised-0.5-0.1-0-images, runs/supervised-0.75-0.1-0-images" in text
-    assert "runs/semi_mae-0.75-0.1-0-images, runs/headline" in text
+    assert "runs/supervised-0.5-0.1-0-images-plain, runs/supervised-0.75-0.1-0-images-plain" in text
+    assert "runs/semi_mae-0.75-0.1-0-images-plain, runs/headline" in text
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_missing_runs_are_named(workspace: Workspace) -> None:
     workspace(ablation())
-    shutil.rmtree("runs/semi_mae-0.5-0.1-1-images")
-    Path("runs/semi_mae-0.5-0.1-2-images/linear_probe.json").unlink()
-    shutil.rmtree("runs/supervised-0.5-0.1-2-images/train")
-    split = Path("runs/supervised-0.5-0.1-1-images/split.json")
+    shutil.rmtree("runs/semi_mae-0.5-0.1-1-images-plain")
+    Path("runs/semi_mae-0.5-0.1-2-images-plain/linear_probe.json").unlink()
+    shutil.rmtree("runs/supervised-0.5-0.1-2-images-plain/train")
+    split = Path("runs/supervised-0.5-0.1-1-images-plain/split.json")
     split.write_text(split.read_text().replace('"f1"', '"f0"'))
     page, rows, summary = report()
     notes = re.findall(r'<p class="note" role="note">(.+?)</p>', page)
@@ -273,7 +275,7 @@ def test_one_seed_has_no_interval(workspace: Workspace) -> None:
 def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
     params = ablation(method=["semi_vit"], mask_ratio=[0.75], seed=[0])
     workspace(params, headline=False)
-    folder = Path("runs/semi_vit-0.75-0.1-0-images")
+    folder = Path("runs/semi_vit-0.75-0.1-0-images-plain")
     took = {"seconds": 5.0, "cpu_seconds": 3.0}
     phases = [{"method": "mae", "images": 640} | took, {"method": "x", "images": 60} | took]
     (folder / "train" / "phases.json").write_text(json.dumps(phases))

@@ -22,7 +22,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
     with pytest.MonkeyPatch.context() as patch:
         build = build_workspace(tmp_path_factory.mktemp("full"), patch)
         build(ablation(label_fraction=[0.1, 0.2, 0.4]))
-        remember(Path("runs/semi_mae-0.5-0.1-0-images"))
+        remember(Path("runs/semi_mae-0.5-0.1-0-images-plain"))
         page, _, _ = report()
         return page, Path("reports/report.md").read_text()
 
@@ -179,7 +179,7 @@ def test_no_number_of_labels_beyond_four_times_the_largest(full: Page) -> None:
 
 def test_runs_have_folder_commit_and_mlflow_run(full: Page) -> None:
     page, markdown = full
-    identity = cell_id_of(page, "runs/semi_mae-0.5-0.1-0-images")
+    identity = cell_id_of(page, "runs/semi_mae-0.5-0.1-0-images-plain")
     (row,) = re.findall(rf'<tr id="run-{identity}">(.+?)</tr>', page, flags=re.S)
     address = f"http://127.0.0.1:5000/#/experiments/1/runs/{'ab' * 16}"
     assert f'<a href="{address}">{"ab" * 4}</a>' in row
@@ -197,7 +197,7 @@ def cell_id_of(page: str, folder: str) -> str:
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_of_other_weights_is_not_linked(workspace: Workspace) -> None:
     workspace(ablation(seed=[0]))
-    remember(Path("runs/semi_mae-0.5-0.1-0-images"), weights="of a run before")
+    remember(Path("runs/semi_mae-0.5-0.1-0-images-plain"), weights="of a run before")
     page, rows, _ = report()
     assert "No run has been logged to MLflow from here" in page
     assert "/runs/abab" not in page

@@ -55,7 +55,7 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
 
 def test_an_unfinished_grid_is_not_kept(finished: Path) -> None:
     for budget in ("images", "time"):  # one cell, in two folders
-        shutil.rmtree(f"runs/semi_mae-0.5-0.1-1-{budget}")
+        shutil.rmtree(f"runs/semi_mae-0.5-0.1-1-{budget}-plain")
     with pytest.raises(UserError, match="1 runs of the grid are missing"):
         keep_results("fake", title="Invented runs")
     assert not (finished / "results").exists()

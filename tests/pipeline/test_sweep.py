@@ -26,7 +26,7 @@ def test_a_cell_that_one_clone_has_trained_is_not_trained_by_the_other(tmp_path:
     two: Project = object.__new__(Project)
     two.folder = tmp_path / "two"
 
-    folders = ("semi_mae-0.5-0.1-0-images", "semi_mae-0.75-0.1-0-images")
+    folders = ("semi_mae-0.5-0.1-0-images-plain", "semi_mae-0.75-0.1-0-images-plain")
     half, other = (f"grid_train@{folder}" for folder in folders)
     assert trained(one, half) == {half}
     one.dvc("push", "--run-cache")
