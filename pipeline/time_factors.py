@@ -8,7 +8,7 @@ import typer
 
 from pipeline.workspace import dvc_root
 from semimae.data.files import write_text
-from semimae.params import BUDGETS, Params
+from semimae.params import BUDGETS, PLAIN, Params
 from semimae.types import UserError
 
 
@@ -35,7 +35,7 @@ def time_factors(
     seconds: dict[str, list[float]] = {}
     results = read_evidence(root, params).grid
     for method in params.ablation.method:
-        of_method = [r for r in results if r.cell.method == method]
+        of_method = [r for r in results if (r.cell.method, r.variant) == (method, PLAIN)]
         at_ratio = [r for r in of_method if r.cell.mask_ratio in (None, params.mask_ratio)]
         taken = at_ratio or of_method
         seconds[method] = [r.cpu_seconds if cpu else r.seconds for r in taken]

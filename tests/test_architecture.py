@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from support import REPO
 
 from semimae.cell import Cell
+from semimae.data.config import READ_BY_PREPARE, DataConfig
 
 # From the bottom to the top; a module imports from its own layer and from those above it in this
 # list. "*.config" are the modules of that name in all packages: free of torch, so that the commands
@@ -443,7 +444,13 @@ def test_splitting_notices_all_of_params_yaml_that_is_in_a_cell() -> None:
     named = {k.replace("_", "-") for k in STAGES["grid_split"]["matrix"]}
     assert all(f"--{option} " in STAGES["grid_split"]["cmd"] + " " for option in named)
     by_option = {option.replace("-", "_") for option in named} - {"label_fraction"}  # null: theirs
-    assert set(STAGES["grid_split"]["params"]) == fields - by_option | {"ablation.time_factor"}
+    by_name = {"ablation.time_factor", "ablation.changes"}  # what budget and variant mean
+    assert set(STAGES["grid_split"]["params"]) == (fields - by_option) | by_name
+
+
+def test_preparing_notices_all_of_params_yaml_that_it_reads() -> None:
+    assert set(STAGES["prepare"]["params"]) == {"dataset"} | {f"data.{k}" for k in READ_BY_PREPARE}
+    assert DataConfig.model_fields.keys() > READ_BY_PREPARE
 
 
 def test_equal_cells_share_one_command() -> None:

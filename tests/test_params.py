@@ -16,7 +16,7 @@ from support import REPO, changed_params
 
 from semimae.cell import Cell
 from semimae.methods.config import METHOD_SECTIONS
-from semimae.params import Params
+from semimae.params import GridPoint, Params
 from semimae.types import UserError
 
 PARAMS = REPO / "params.yaml"
@@ -449,7 +449,7 @@ def test_steps_of_all_phases_are_multiplied_at_equal_time() -> None:
         params.cell("fixmatch", budget="time")
     assert len(params.grid()) == len(params.grid("images")) + len(params.grid("time"))
     same = changed_params(ablation__budget=["images", "time"], ablation__time_factor=SAME)
-    assert same.grid() == same.grid("images") == same.grid("time")
+    assert list(same.grid()) == list(same.grid("images")) == list(same.grid("time"))
 
 
 SAME = {"supervised": 1.0, "fixmatch": 1.0, "semi_mae": 1.0}
@@ -552,7 +552,7 @@ def test_the_headline_may_be_a_cell_of_the_grid() -> None:
         ablation__mask_ratio=[0.75],
         ablation__seed=[0],
     )
-    assert params.grid() == [params.cell()]
+    assert list(params.grid()) == [params.cell()]
 
 
 LISTED = {"data__labeled_list": "names.txt"}
@@ -650,3 +650,91 @@ def test_images_per_step(method: str) -> None:
     unlabeled = 0 if method == "supervised" else 15
     assert cell.num_unlabeled == unlabeled
     assert cell.images_per_step == 5 + unlabeled
+
+
+# --- variants
+
+CHANGES = {"heavy": {"mim": {"lambda_mim": 10.0}}, "long": {"train": {"steps": 500}}}
+SIMMIM = {
+    "name": "simmim",
+    "lambda_mim": 1.0,
+    "target": "pixels",
+    "loss": "l1",
+    "masking": "random",
+    "mask_unit": 1,
+}
+
+
+def with_variants(changes: dict[str, Any]) -> Params:
+    return changed_params(ablation__variant=["plain", *changes], ablation__changes=changes)
+
+
+def test_a_variant_is_the_same_cell_with_other_values() -> None:
+    params = with_variants(CHANGES)
+    plain, heavy = params.cell(), params.variant("heavy").cell()
+    assert plain.mim is not None
+    assert heavy == plain.model_copy(
+        update={"mim": plain.mim.model_copy(update={"lambda_mim": 10})}
+    )
+    assert params.variant("plain") is params
+    with pytest.raises(UserError, match=r"has no hevy \(did you mean 'heavy'\?\)"):
+        params.variant("hevy")
+
+
+def test_a_section_of_another_name_replaces_the_whole() -> None:
+    mim = with_variants({"simmim": {"mim": SIMMIM}}).variant("simmim").cell().mim
+    assert mim is not None
+    assert mim.model_dump() == SIMMIM
+
+
+def test_a_cell_that_a_variant_does_not_change_stays_plain() -> None:
+    grid = with_variants(CHANGES).grid()
+    of_method = {m: {p.variant for p in grid.values() if p.method == m} for m in ("supervised",)}
+    assert of_method == {"supervised": {"plain", "long"}}  # it has no reconstruction to weigh
+    assert {p.variant for p in grid.values() if p.method == "semi_mae"} == {"plain", *CHANGES}
+    folders = [point.folder for point in grid.values()]
+    assert len(set(folders)) == len(folders)
+    assert "semi_mae-0.5-0.1-2-images-heavy" in folders
+
+
+def test_the_unusual_of_a_folder_is_part_of_its_name() -> None:
+    assert GridPoint.note("semi_mae-0.5-None-0-images-plain") == ""
+    assert GridPoint.note("semi_mae-1e-05-0.1-0-time-plain") == " time"
+    assert GridPoint.note("fixmatch-0.5-0.1-0-time-heavy") == " time heavy"
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "words"),
+    [
+        (["heavy"], CHANGES, "ablation.variant begins with heavy; it must begin with plain"),
+        ([], {}, "ablation.variant: got []; List should have at least 1 item"),
+        (["plain", "lon"], CHANGES, "ablation.changes lacks lon, which variant asks for"),
+        (["plain"], {"plain": {}}, "ablation.changes.plain is not allowed: plain changes nothing"),
+        (["plain"], {"A b": {}}, "ablation.changes.A b: a variant's name has up to 32 small"),
+        (["plain"], {"a": {"mimm": {}}}, "ablation.changes.a.mimm: allowed sections: data, back"),
+        (["plain"], {"a": {"seed": {}}}, "ablation.changes.a.seed: allowed sections: data, back"),
+        (
+            ["plain"],
+            {"a": {"data": {"image_size": 8}}},
+            "ablation.changes.a.data.image_size: read by `prepare`, which runs once for all",
+        ),
+        (
+            ["plain", "a"],
+            {"a": {"mim": {"lambda_min": 1.0}}},
+            "ablation.changes.a: mim.lambda_min: unknown key of mim.name: mae (did you",
+        ),
+        (["plain", "a"], {"a": {"mim": {"lambda_mim": -1}}}, "ablation.changes.a: mim.lambda_mim"),
+        (["plain", "a"], {"a": {"mim": {"name": "simmin"}}}, "ablation.changes.a: mim.name: got"),
+        (
+            ["plain", "a"],
+            {"a": {"train": {"steps": 5}}},
+            "ablation.changes.a: optim.warmup_steps=20 must be less than train.steps=5",
+        ),
+    ],
+)
+def test_a_variant_without_sense_is_refused(
+    variant: list[str], changes: dict[str, Any], words: str, folder: Path
+) -> None:
+    tree = put(("ablation", "changes"), changes)
+    tree["ablation"]["variant"] = variant
+    assert words in refusal(folder, tree)

@@ -100,7 +100,12 @@ class Study:
         ablation = params.ablation.model_dump()
         unused = {"time_factor"} if "time" not in params.ablation.budget else set()
         unused |= {"changes"} if params.ablation.variant == [PLAIN] else set()
-        values = [f"ablation.{k}={_given(v)}" for k, v in ablation.items() if k not in unused]
+        values = [
+            # Without ++ Hydra refuses names that the file does not have yet.
+            f"{'++' if isinstance(value, dict) else ''}ablation.{name}={_given(value)}"
+            for name, value in ablation.items()
+            if name not in unused
+        ]
         if None in params.ablation.label_fraction:
             values += label_options(params.cell())
         return exp_run(values)

@@ -35,11 +35,11 @@ def variants_section(study: Study) -> Section:
     a = study.evidence.params.ablation
     words = (
         "A variant changes values that the grid has no list for. A method that has no such value "
-        "has no row for it. Each stands at the mask ratio that validation prefers. What is better "
-        "on validation images may be chosen; the columns of the test set only judge the choice."
+        "has no row for it. Rows are at the mask ratio that validation prefers. The stressed row is "
+        "the best on validation images, by which to choose; the test set only judges the choice."
     )
     changes: list[list[Entry]] = [
-        [name, ", ".join(f"`{key}: {value}`" for key, value in flat(a.changes[name]).items())]
+        [name, ", ".join(f"{key}: {value}" for key, value in flat(a.changes[name]).items())]
         for name in a.variant[1:]
     ]
     blocks: list[Block] = [

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_helpers import COMMIT, MACHINE, ablation, build_workspace, folder_of
+from report_helpers import COMMIT, MACHINE, ablation, build_workspace
 
 from pipeline.tracking import finish_pipeline, publish
 from semimae.cell import cell_id
@@ -68,8 +68,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("DVC_EXP_NAME", raising=False)
         build_workspace(root, patch)(params, headline=False)
-        for cell in params.grid():
-            assert publish(Path("runs") / folder_of(cell, 0.75), root)
+        for point in params.grid().values():
+            assert publish(Path("runs") / point.folder, root)
         (root / "reports").mkdir()
         for name, text in (
             ("index.html", "a page"),

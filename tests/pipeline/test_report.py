@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from report_helpers import (
     write_run,
 )
 
+from pipeline.reporting.blocks import MINUS
 from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_law
 from pipeline.reporting.render import COLUMNS
 from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
@@ -169,7 +171,7 @@ def test_labels_of_the_headline_in_the_grid(
         f"-S data.labeled_list={labeled_list or 'null'}"
     )
     assert "-S 'ablation.label_fraction=[null]' -S 'ablation.seed=[0,1,2]'" in text
-    assert f"-S 'ablation.budget=[images]' {chosen}" in text
+    assert f"-S 'ablation.budget=[images]' -S 'ablation.variant=[plain]' {chosen}" in text
     assert f"dvc exp run -S method=semi_mae -S mask_ratio=0.75 {chosen} -S seed=0" in text
 
 
@@ -280,7 +282,7 @@ def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
     phases = [{"method": "mae", "images": 640} | took, {"method": "x", "images": 60} | took]
     (folder / "train" / "phases.json").write_text(json.dumps(phases))
     _, rows, _ = report()
-    cell = params.grid()[0]
+    (cell,) = params.grid()
     assert int(rows[0]["images_seen"]) == 700 + cell.train.steps * cell.images_per_step
     assert (float(rows[0]["seconds"]), float(rows[0]["cpu_seconds"])) == (12.0, 7.0)
 
@@ -377,7 +379,7 @@ def test_equal_time_has_a_section_of_its_own(workspace: Workspace) -> None:
     assert "supervised 4, semi_mae 1" in section
     assert str(4 * steps) in section
     assert "Between methods at equal time." in section
-    assert "ablation.time_factor={supervised:4.0,semi_mae:1.0}" in text
+    assert "++ablation.time_factor={supervised:4.0,semi_mae:1.0}" in text
 
 
 def test_equal_steps_alone_have_no_such_section(workspace: Workspace) -> None:
@@ -392,7 +394,10 @@ def test_time_factors_are_ratios_of_mean_times(
     workspace(params)
     for folder in Path("runs").glob("supervised*/train"):  # write_run: 2 s, of which 1 s processor
         timing = json.loads((folder / "timing.json").read_text())
-        timing[-1] |= {"seconds": 0.5 + 0.01 * int(folder.parent.name[-8]), "cpu_seconds": 0.125}
+        timing[-1] |= {
+            "seconds": 0.5 + 0.01 * int(folder.parent.name.split("-")[3]),
+            "cpu_seconds": 0.125,
+        }
         (folder / "timing.json").write_text(json.dumps([timing[-1]]))
     time_factors()
     assert capsys.readouterr().out == "time_factor: {supervised: 3.92, semi_mae: 1}\n"
@@ -414,3 +419,53 @@ def test_time_factors_are_written_among_the_comments(workspace: Workspace) -> No
     assert read_back.budget == ["images", "time"]
     changed = [line for line in written.splitlines() if line not in text.splitlines()]
     assert [line.split(":")[0] for line in changed] == ["  budget", "  time_factor"]
+
+
+HEAVY = {"heavy": {"mim": {"lambda_mim": 11.0}}, "long": {"train": {"steps": 500}}}
+
+
+def test_variants_are_compared_with_the_plain_one_and_within_themselves(
+    workspace: Workspace,
+) -> None:
+    workspace(ablation(mask_ratio=[0.75], variant=["plain", *HEAVY], changes=HEAVY))
+    page, rows, summary = report()
+    text = " ".join(read(page).text.split())
+    assert summary["runs_missing"] == 0
+    # Three seeds of semi_mae three times, of supervised twice: heavy changes nothing there.
+    assert len(rows) == 15
+    assert {r["variant"] for r in rows if r["method"] == "supervised"} == {"plain", "long"}
+    assert summary["best"]["setting"] == "Semi-MAE, mask 0.75, heavy"
+    section = text[text.index("A variant changes values") : text.index("Not answered: a curve")]
+    assert "mim.lambda_mim: 11.0" in section
+    # Invented so that heavy has 1, 2, 1 points more: a mean of 1.33, on validation and test.
+    gain = re.escape(f"+1.3 [{MINUS}0.1, +2.8]")
+    assert re.search(rf"Semi-MAE, mask 0.75, heavy\d\d\.\d{gain}.{{10,30}}{gain}", section)
+    assert "Semi-MAE less the other methods within each variant" in section
+    assert "heavySemi-MAE, mask 0.75, heavySupervised+" in section
+    assert "longSemi-MAE, mask 0.75, longSupervised, long+" in section
+    assert "semi_mae m0.75 f0.1 s0 heavy" in text
+    assert "ablation.variant=[plain,heavy,long]" in text
+
+
+def test_one_variant_has_no_section(workspace: Workspace) -> None:
+    workspace(ablation())
+    page, rows, _ = report()
+    assert "A variant changes values" not in page
+    assert {row["variant"] for row in rows} == {"plain"}
+
+
+def test_the_command_makes_the_very_same_grid(workspace: Workspace) -> None:
+    """DVC reads its values as Hydra does."""
+    from dvc.utils.hydra import apply_overrides
+
+    asked = timed(variant=["plain", *HEAVY], changes=HEAVY, label_fraction=[None, 0.1])
+    workspace(asked, headline=False)
+    command = re.search(
+        r"the same grid, whatever params.yaml says: (.+?)\.\n", read(report()[0]).text
+    )
+    assert command
+    _, _, _, *options = shlex.split(command[1])
+    text = (REPO / "params.yaml").read_text()
+    Path("params.yaml").write_text(text)
+    apply_overrides(Path("params.yaml"), options[1::2] if options[0] == "-S" else options[::2])
+    assert Params.read(Path("params.yaml")).ablation == asked.ablation
