@@ -137,8 +137,8 @@ def _fraction_table(study: Study) -> Table:
                 study.short_labels(fraction),
                 study.named(found.best),
                 accuracy(over_seeds(results, top1())),
-                *_versus(study, found.over_next),
-                *_versus(study, found.over_baseline),
+                *versus(found.over_next),
+                *versus(found.over_baseline),
                 cost(results),
             ]
         )
@@ -157,7 +157,8 @@ def _fraction_table(study: Study) -> Table:
     )
 
 
-def _versus(study: Study, comparison: Comparison | None) -> list[Entry]:
+def versus(comparison: Comparison | None) -> list[Entry]:
+    """Return a difference, and in short whether it is shown."""
     if comparison is None:
         return [NONE, NONE]
     p = comparison.adjusted_p

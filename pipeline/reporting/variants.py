@@ -1,8 +1,7 @@
 """What each variant of the grid changes, and whether it helps."""
 
-from pipeline.reporting.answer import difference_value, judgement
+from pipeline.reporting.answer import difference_value, versus
 from pipeline.reporting.blocks import (
-    NONE,
     Block,
     Entry,
     Section,
@@ -10,12 +9,10 @@ from pipeline.reporting.blocks import (
     Text,
     accuracy,
     number_columns,
-    p_value,
     percent,
     text_columns,
 )
 from pipeline.reporting.compare import (
-    Comparison,
     Labels,
     Setting,
     best_of_variants,
@@ -35,8 +32,8 @@ def variants_section(study: Study) -> Section:
     a = study.evidence.params.ablation
     words = (
         "A variant changes values that the grid has no list for. A method that has no such value "
-        "has no row for it. Rows are at the mask ratio that validation prefers. The stressed row is "
-        "the best on validation images, by which to choose; the test set only judges the choice."
+        "has no row for it. Rows are at the mask ratio that validation prefers. To choose, take the "
+        "best on validation images, which is stressed; the test set only judges the choice."
     )
     changes: list[list[Entry]] = [
         [name, ", ".join(f"{key}: {value}" for key, value in flat(a.changes[name]).items())]
@@ -71,26 +68,24 @@ def _against_plain(study: Study, fraction: Labels) -> Table:
         results = study.grid[setting]
         logged = [r.last("pseudo/accuracy_all") for r in results]
         known = [value for value in logged if value is not None]
-        test = on_test.get(setting)
         rows.append(
             [
                 study.named(setting),
                 percent(over_seeds(results, val_top1).mean),
                 difference_value(on_validation.get(setting)),
                 accuracy(over_seeds(results, top1())),
-                *_judged(test),
+                *versus(on_test.get(setting)),
                 percent(sum(known) / len(known) if known else None),
-                str(len(results)),
             ]
         )
     return Table(
-        f"{study.labels(fraction)}: each variant, and what it has over the plain one on the same "
-        f"seeds, in points. P adjusted by Holm for the {len(pairs)} differences.",
+        f"{study.labels(fraction)}: each variant, and its gain over the plain one on the same "
+        f"seeds, in points. P adjusted by Holm for the {len(pairs)} gains.",
         [
             *text_columns("Setting"),
-            *number_columns("Validation %", "Over plain", "Test %", "Over plain", "Adjusted p"),
+            *number_columns("Validation %", "Gain", "Test %", "Gain on test"),
             *text_columns("Shown?"),
-            *number_columns("Pseudo labels right %", "Seeds"),
+            *number_columns("Pseudo labels right %"),
         ],
         rows,
         strong=None if preferred is None else shown.index(preferred),
@@ -115,8 +110,7 @@ def _against_methods(study: Study, fraction: Labels) -> Table:
             study.named(c.a),
             study.named(c.b),
             difference_value(on_validation[c.a, c.b]),
-            difference_value(c),
-            *_judged(c)[1:],
+            *versus(c),
         ]
         for c in compare(study.grid, pairs)
     ]
@@ -125,14 +119,8 @@ def _against_methods(study: Study, fraction: Labels) -> Table:
         f"in points. P adjusted by Holm for the {len(rows)} rows.",
         [
             *text_columns("Variant", "Setting", "less"),
-            *number_columns("Validation", "Test", "Adjusted p"),
+            *number_columns("Validation", "Test"),
             *text_columns("Shown?"),
         ],
         rows,
     )
-
-
-def _judged(comparison: Comparison | None) -> list[Entry]:
-    if comparison is None:
-        return [NONE, NONE, NONE]
-    return [difference_value(comparison), p_value(comparison.adjusted_p), judgement(comparison)]
