@@ -32,8 +32,8 @@ def variants_section(study: Study) -> Section:
     a = study.evidence.params.ablation
     words = (
         "A variant changes values that the grid has no list for. A method that has no such value "
-        "has no row for it. Rows are at the mask ratio that validation prefers. Choose the stressed "
-        "row, the best on validation images; the test set only judges the choice."
+        "has no row for it. Rows are at the mask ratio that validation prefers. The stressed row, "
+        "best on validation images, is the one to choose; the test set only judges."
     )
     changes: list[list[Entry]] = [
         [name, ", ".join(f"{key}: {value}" for key, value in flat(a.changes[name]).items())]
