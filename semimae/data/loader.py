@@ -40,17 +40,17 @@ class ImageReader:
             self.place = np.full(len(prepared.labels), -1)
             self.place[rows] = np.arange(len(rows))
             chosen = np.ascontiguousarray(prepared.images[rows].transpose(0, 3, 1, 2))
-            self.packed = self._to_device(torch.from_numpy(chosen))
+            self.packed = sent(torch.from_numpy(chosen), device)
 
     def whole(self, rows: Rows) -> Tensor:
         """Return whole images; where they are not packed, scaled and cropped at the centre."""
         if self.packed is not None:
             # index_select: many times faster than indexing for bytes on the CPU
-            places = torch.from_numpy(self.place[rows]).to(self.device, non_blocking=True)
+            places = sent(torch.from_numpy(self.place[rows]), self.device)
             return self.packed.index_select(0, places)
         size = self.config.image_size
         made = self.pool.map(lambda row: centre_crop(self.prepared.pixels(row), size), rows)
-        return self._to_device(torch.stack(list(made)))
+        return self._stacked(list(made))
 
     def crops(self, rows: Rows, draws: list[Tensor]) -> list[Tensor]:
         """Return a random resized crop per element of ``draws`` (``[B, 4]``) from one decoding."""
@@ -61,12 +61,14 @@ class ImageReader:
             return [resized_crop(pixels, size, min_scale, *p) for p in parameters]
 
         made = list(self.pool.map(views, rows, torch.stack(draws, dim=1).tolist()))
-        return [self._to_device(torch.stack(view)) for view in zip(*made, strict=True)]
+        return [self._stacked([view[i] for view in made]) for i in range(len(draws))]
 
-    def _to_device(self, images: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        return images.to(self.device, non_blocking=True)
+    def _stacked(self, images: list[Tensor]) -> Tensor:
+        if not images:  # of a process whose share is empty
+            size = self.config.image_size
+            shape = (0, self.config.channels, size, size)
+            return torch.empty(shape, dtype=torch.uint8, device=self.device)
+        return sent(torch.stack(images), self.device)
 
 
 class TrainViews:
@@ -116,9 +118,10 @@ class TrainViews:
         self.reader = ImageReader(prepared, config, rows, device)
         self.mean, self.std = normalisation(prepared, config)
         # The next step is made while the device works on this one: decoding takes long, and on a
-        # CPU views do too. Packed images on a GPU are only work for the GPU's own queue.
-        inline = self.reader.packed is not None and device.type != "cpu"
-        self.ahead = None if inline else ThreadPoolExecutor(1)
+        # CPU views do too. Packed images that a GPU crops are only work for its own queue.
+        packed = self.reader.packed is not None and config.crop == "pad"
+        inline = packed and device.type != "cpu"
+        self.ahead = None if inline else ThreadPoolExecutor(1, initializer=_use, initargs=(device,))
         self.reading: dict[int, Future[Step]] = {}
 
     def __call__(self, step: int) -> Step:
@@ -163,7 +166,7 @@ class TrainViews:
         return Step(batch, self._send(self.labels[rows]))
 
     def _send(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        return sent(tensor, self.device)
 
     def _views(self, rows: Rows, own: slice, purposes: tuple[str, ...], step: int) -> list[Tensor]:
         """Return a normalised view per purpose of the rows' ``own``; ``"strong"`` is the strong."""
@@ -183,6 +186,19 @@ class TrainViews:
             view = (strong_view if strong else weak_view)(image, draws, self.config)
             views.append(to_float(view, self.mean, self.std))
         return views
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; the host does not wait until it is there."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _use(device: torch.device) -> None:
+    """Make a device a new thread's current one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def normalisation(

@@ -57,7 +57,7 @@ class BadSteps:
             raise UserError(
                 f"step {first}: {self.terms[term]} was not finite, the first of {longest} bad "
                 f"steps in a row (allowed: {most}, train.max_bad_steps and fewer than the run "
-                "has); lower optim.lr or raise optim.warmup_steps. They changed no weight, and "
-                "the last checkpoint before them is kept."
+                "has); lower optim.lr or raise optim.warmup_steps. They changed no trained "
+                "weight, and the last checkpoint before them is kept."
             )
         return row, total

@@ -18,7 +18,7 @@ from semimae.data.files import replaced_file, write_text
 from semimae.distributed import any_process, from_first, world
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
-from semimae.engine.optim import packed_groups
+from semimae.engine.optim import load_state
 from semimae.methods.base import Method
 from semimae.model import SemiModel
 from semimae.types import UserError
@@ -86,8 +86,7 @@ class TrainState:
         for key, value in part("optimizer").items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
-        groups = packed_groups(self.optimizer)
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        load_state(self.optimizer, state)
 
     def _check(self, flat: Mapping[str, Tensor]) -> None:
         wanted = self._fixed()

@@ -42,8 +42,10 @@ def setup_device(config: TrainConfig) -> torch.device:
             )
         torch.cuda.set_device(local_rank)
     # Of the process, so it is also set back.
-    torch.backends.cuda.matmul.allow_tf32 = name == "cuda" and config.precision == "tf32"
-    return torch.device(name)
+    tf32 = name == "cuda" and config.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    # With its number: threads that make views begin with another current device.
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def device_name(device: torch.device) -> str:
@@ -79,6 +81,8 @@ def set_up_model(model: SemiModel, config: TrainConfig, device: torch.device) ->
         model.mim.trim = "hidden_patches" in config.trim
         model.mim.recompute = config.recompute
     if config.compile:  # block by block: equal blocks share their code, which takes seconds
+        # Of the process: measuring a term's gradient keeps the graph, which donations forbid.
+        torch._functorch.config.donated_buffer = False
         for module in model.modules():
             if is_block(module):
                 module.compile()

@@ -96,6 +96,16 @@ def gather_state(optimizer: torch.optim.Optimizer) -> None:
         optimizer.consolidate_state_dict(to=0)
 
 
+def load_state(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    """Take over the state that a ``state_dict`` had."""
+    groups = packed_groups(optimizer)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    # ZeroRedundancyOptimizer puts scalars on the CPU, where fused AdamW wants them beside weights.
+    for holder in (optimizer, getattr(optimizer, "optim", optimizer)):
+        for parameter, values in holder.state.items():
+            values["step"] = values["step"].to(parameter.device)
+
+
 def packed_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Return ``state_dict()["param_groups"]``, also of a sharded optimizer."""
     places = itertools.count()

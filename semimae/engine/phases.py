@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from semimae.cell import Cell
 from semimae.data.files import held_lock, replaced_file, write_text
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.distributed import any_process, wait_for_all, world
+from semimae.distributed import any_process, from_first, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState, file_hash
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.model import SemiModel
+from semimae.types import Interrupted
+
+_HELD, _WAITING, _STOPPED = range(3)  # how the first process stands with a lock
 
 
 def phases(cell: Cell) -> list[Cell]:
@@ -76,8 +79,8 @@ def fit_phases(
         key = phase_key(phase, prepared, split, before=key)
         path = finished / f"{key}.safetensors"
         with contextlib.ExitStack() as stack:
-            if world().rank == 0:  # another cell may be at the same phase
-                stack.enter_context(held_lock(path.with_suffix(".lock"), should_stop))
+            # Another cell may be at the same phase.
+            stack.enter_context(_lock_for_all(path.with_suffix(".lock"), should_stop))
             if not any_process(world().rank == 0 and _is_finished(path)):
                 state = fit(
                     phase,
@@ -126,6 +129,28 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -
     texts = (before, phase.model_dump_json(), prepared.info.fingerprint)
     content = "\n".join(texts).encode() + rows
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _lock_for_all(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lock in the first process; the others hear of its waiting, or they would give up.
+
+    Raises:
+        Interrupted: After ``should_stop`` in the first process.
+    """
+    if world().rank:
+        while (news := from_first(_HELD)) != _HELD:
+            if news == _STOPPED:
+                raise Interrupted("stopped while waiting for another process")
+        yield
+        return
+
+    def stopped() -> bool:
+        return from_first(_STOPPED if should_stop() else _WAITING) == _STOPPED
+
+    with held_lock(path, stopped):
+        from_first(_HELD)
+        yield
 
 
 def _is_finished(path: Path) -> bool:

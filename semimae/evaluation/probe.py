@@ -18,6 +18,8 @@ from semimae.evaluation.metrics import score
 from semimae.evaluation.mistakes import most_confident_mistakes
 from semimae.model import SemiModel
 
+_SIMILARITIES = 2**26  # float64, in memory at the same time: 512 MiB
+
 
 def probe(
     model: SemiModel, cell: Cell, prepared: Prepared, split: Split, config: LinearProbeConfig
@@ -34,6 +36,8 @@ def probe(
         classifier.
     """
     device = setup_device(cell.train)
+    if device.type == "mps":  # it has no float64
+        device = torch.device("cpu")
     rows = (split.labeled, split.val, split.test(prepared))
     labeled, val, test = (infer(model, cell, prepared, np.asarray(r)) for r in rows)
     bank, bank_labels = labeled.features.to(device), labeled.labels.to(device)
@@ -138,8 +142,11 @@ def knn_probabilities(
     Source: arXiv:1805.01978, section 3.4.
     """
     queries = functional.normalize(features.double(), dim=1)
-    similarity = queries @ functional.normalize(bank.double(), dim=1).T
-    nearest, index = similarity.topk(min(k, len(bank)), dim=1)  # [N, k]
+    keys = functional.normalize(bank.double(), dim=1).T
+    rows = max(1, _SIMILARITIES // len(bank))
+    parts = [(part @ keys).topk(min(k, len(bank)), dim=1) for part in queries.split(rows)]
+    nearest = torch.cat([part.values for part in parts])  # [N, k]
+    index = torch.cat([part.indices for part in parts])
     votes = (
         (nearest - nearest[:, :1]) / temperature
     ).exp()  # the nearest has 1: no under- or overflow

@@ -49,13 +49,15 @@ class PseudoLabelConfig(Frozen):
         description="Which labels count, for semi_mae and semi_vit; other methods have their own."
     )
     alignment: Literal["none", "uniform", "labeled"] = Field(
-        description="Distribution that predictions are aligned to on average (arXiv:1911.09785)."
+        description="Distribution that predictions are aligned to on average "
+        "(arXiv:1911.09785); not of mean_teacher and ssmae."
     )
     momentum: float = Field(
         ge=0, lt=1, description="Of running means: alignment, adaptive thresholds."
     )
     mixup: bool = Field(
-        description="Probabilistic pseudo mixup of strong views (arXiv:2208.05688)."
+        description="Probabilistic pseudo mixup of strong views (arXiv:2208.05688); not of "
+        "mean_teacher and ssmae."
     )
     lambda_u: float = Field(ge=0, le=1000, description="Weight of the consistency loss.")
     lambda_mse: float = Field(
@@ -66,7 +68,8 @@ class PseudoLabelConfig(Frozen):
         ge=0, le=1, description="Share of the run in which the consistency loss is faded in."
     )
     teacher: Literal["ema", "student"] = Field(
-        description="Who labels: the moving average of the weights, or the model itself."
+        description="Who labels: the moving average of the weights, or the model itself; always "
+        "the average for mean_teacher and ssmae."
     )
     skip_rejected: Literal["never", "cpu", "always"] = Field(
         description="Where strong views with weight 0 are left out of the forward pass (exact). "

@@ -12,7 +12,7 @@ from semimae.losses import consistency_loss, supervised_loss
 from semimae.methods.base import Method, predict
 from semimae.methods.config import MethodOptions
 from semimae.methods.mixup import pseudo_mixup
-from semimae.methods.rules import RULES, Alignment, FreeRule
+from semimae.methods.rules import RULES, Alignment, FreeRule, SoftRule
 from semimae.model import SemiModel
 from semimae.types import Batch, Labeled, PseudoLabels
 
@@ -42,9 +42,11 @@ class PseudoLabelMethod(Method):
 
     @torch.no_grad()
     def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
-        probs = self.teacher_probs(model, teacher, batch)
-        weight, threshold = self.rule(probs, batch)
-        confidence, labels = probs.max(dim=-1)
+        probs = predict(teacher if self.config.teacher == "ema" else model, batch, "weak")
+        aligned = self.align(probs, batch.labels)
+        weight, threshold = self.rule(aligned, batch)
+        # SoftMatch aligns predictions to weigh them, not to label by them.
+        confidence, labels = (probs if isinstance(self.rule, SoftRule) else aligned).max(dim=-1)
         pseudo = targets = PseudoLabels(labels, confidence, weight)
         if self.config.mixup:  # partners come from the global batch
             strong = gather_rows(batch.strong, batch.first_unlabeled, len(weight))
@@ -87,13 +89,6 @@ class PseudoLabelMethod(Method):
         strong = labeled.batch.strong
         _, logits, rows = self.student_logits(model, strong[:0], strong, weight)
         return self.rule.class_sums(logits, weight if rows is None else weight[rows])
-
-    @torch.no_grad()
-    def teacher_probs(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Tensor:
-        """Return the teacher's aligned class probabilities ``[U, N]`` of all weak views."""
-        probs = predict(teacher if self.config.teacher == "ema" else model, batch, "weak")
-        aligned: Tensor = self.align(probs, batch.labels)
-        return aligned
 
     def student_logits(
         self, model: SemiModel, labeled: Tensor, strong: Tensor, weight: Tensor

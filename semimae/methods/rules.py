@@ -17,16 +17,9 @@ class Rule(nn.Module):
         super().__init__()
         self.config, self.num_classes, self.num_unlabeled = config, num_classes, num_unlabeled
 
-    def base_threshold(self, progress: float) -> float:
-        """Return the threshold at a share of the run: linear from its start, then constant."""
-        c = self.config
-        if progress >= c.threshold_ramp:
-            return c.threshold
-        return c.threshold_start + (c.threshold - c.threshold_start) * progress / c.threshold_ramp
-
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the weights ``[U]`` and the mean threshold, a scalar to log."""
-        threshold = self.base_threshold(batch.progress)
+        threshold = base_threshold(self.config, batch.progress)
         keep = probs.max(dim=-1).values >= threshold
         return keep.float(), probs.new_tensor(threshold)
 
@@ -46,15 +39,14 @@ class FlexRule(Rule):
         self.register_buffer("latest", torch.full((num_unlabeled,), num_classes))  # none yet
 
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        base = self.base_threshold(batch.progress)
+        base = base_threshold(self.config, batch.progress)
         confidence, labels = probs.max(dim=-1)
         # scatter_add rather than bincount: no wait for the device
         status = probs.new_zeros(self.num_classes + 1)
         status = status.scatter_add(0, self.latest, torch.ones_like(self.latest, dtype=probs.dtype))
         share = status[:-1] / status.max().clamp(min=1)  # the last entry counts images without one
         thresholds = base * share / (2 - share)
-        updated = torch.where(confidence >= base, labels, self.latest[batch.unlabeled_index])
-        self.latest.index_copy_(0, batch.unlabeled_index, updated)
+        write(self.latest, batch.unlabeled_index, labels, confidence >= base)
         return (confidence >= thresholds[labels]).float(), thresholds.mean()
 
 
@@ -132,7 +124,8 @@ class SoftRule(Rule):
         if len(confidence) > 1:
             self.var.lerp_(confidence.var(), pace)
         below = (confidence - self.mean).clamp(max=0)
-        return (-below.square() / (2 * self.var / 4)).exp(), self.mean.clone()
+        width = (2 * self.var / 4).clamp(min=1e-12)  # all may be equally confident
+        return (-below.square() / width).exp(), self.mean.clone()
 
 
 class Alignment(nn.Module):
@@ -161,6 +154,25 @@ class Alignment(nn.Module):
             self.target.lerp_(class_shares(labels, probs.shape[1]), self.pace)
         aligned = probs * (self.target + 1e-6) / (self.mean_probs + 1e-6)
         return aligned / aligned.sum(dim=-1, keepdim=True)
+
+
+def base_threshold(config: PseudoLabelConfig, progress: float) -> float:
+    """Return the threshold at a share of the run: linear from its start, then constant."""
+    start, end, ramp = config.threshold_start, config.threshold, config.threshold_ramp
+    return end if progress >= ramp else start + (end - start) * progress / ramp
+
+
+def write(memory: Tensor, index: Tensor, values: Tensor, wanted: Tensor) -> None:
+    """Write ``values`` ``[U]`` at ``index`` ``[U]`` of ``memory`` ``[M]`` where ``wanted`` ``[U]``.
+
+    An image can be in a batch more than once. Of its values the first wanted one is written, on
+    every device; ``index_copy_`` would write any of them.
+    """
+    count = len(index)
+    places = torch.where(wanted, torch.arange(count, device=index.device), count)
+    first = index.new_full((len(memory),), count).scatter_reduce(0, index, places, "amin")
+    chosen = values[first.clamp(max=count - 1)]
+    memory.copy_(torch.where(first < count, chosen, memory))
 
 
 def class_shares(labels: Tensor, num_classes: int, weight: Tensor | None = None) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from semimae.losses import consistency_loss, supervised_loss
 from semimae.methods.base import Method, predict, reconstruction_loss
 from semimae.methods.config import MethodOptions
+from semimae.methods.pseudo import fade_in
+from semimae.methods.rules import base_threshold, write
 from semimae.model import SemiModel
 from semimae.types import Batch, Labeled, PseudoLabels
 
@@ -50,14 +52,16 @@ class SSMAE(Method):
         return Labeled(batch, pseudo, targets=pseudo, metrics=metrics)
 
     def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        batch, targets = labeled.batch, labeled.targets
+        config, batch, targets = self.options.pseudo_label, labeled.batch, labeled.targets
+        assert config is not None
         assert targets is not None
         logits = model(torch.cat([batch.labeled, batch.strong]))
         ours, strong = logits.tensor_split([len(batch.labeled)])
         own = targets.take(batch.unlabeled_rows)
         return {
             "supervised": supervised_loss(ours, batch),
-            "consistency": consistency_loss(strong, own, num_images=len(targets.weight)),
+            "consistency": fade_in(batch.progress, config.lambda_ramp)
+            * consistency_loss(strong, own, num_images=len(targets.weight)),
             "reconstruction": reconstruction_loss(model, teacher, batch),
         }
 
@@ -67,17 +71,16 @@ class SSMAE(Method):
         config, options = self.options.pseudo_label, self.options.ssmae
         assert config is not None
         assert options is not None
+        threshold = base_threshold(config, batch.progress)
         weak, strong = predict(teacher, batch, "weak", "strong")
         (confidence, labels), (sure, same) = weak.max(dim=-1), strong.max(dim=-1)
-        agree = (labels == same) & (torch.minimum(confidence, sure) >= config.threshold)
+        agree = (labels == same) & (torch.minimum(confidence, sure) >= threshold)
         accepted = agree & (self.gate > 0) & (batch.progress >= options.gate_start)
         remembered = self.memory[batch.unlabeled_index]
         if options.memory:
             known = remembered >= 0
             labels = torch.where(known, remembered, labels)
-            self.memory.index_copy_(
-                0, batch.unlabeled_index, torch.where(accepted & ~known, labels, remembered)
-            )
+            write(self.memory, batch.unlabeled_index, labels, accepted & ~known)
             accepted = accepted | known
         return PseudoLabels(labels, confidence, accepted.float())
 

@@ -376,3 +376,24 @@ def test_progress_and_places_of_the_unlabelled_images(packed: tuple[Prepared, Da
     unlabeled = split.unlabeled(prepared)
     rows = sample_rows(unlabeled, 8, 0, "unlabeled", 10)
     assert unlabeled[batch.unlabeled_index.numpy()].tolist() == rows.tolist()
+
+
+# --- shares
+
+
+@pytest.mark.parametrize("crop", ["pad", "resized"])
+@pytest.mark.parametrize("kind", ["files", "packed"])
+def test_a_process_may_have_no_image_of_a_step(
+    kind: str, crop: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, config = request.getfixturevalue(kind)
+    shares = {"batch_size": slice(0, 0), "num_unlabeled": slice(1, 1)}
+    given = iter(shares.values())
+    monkeypatch.setattr(loader, "own_share", lambda count: next(given))
+    changed = config.model_copy(update={"crop": crop})
+    step = views((prepared, changed), halve(prepared))(0)
+    size = (0, config.channels, config.image_size, config.image_size)
+    for images in (step.batch.labeled, step.batch.weak, step.batch.strong):
+        assert images.shape == size
+        assert images.dtype == torch.float32
+    assert len(step.batch.labels) > 0  # which are of the whole batch

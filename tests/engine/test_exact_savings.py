@@ -1,6 +1,7 @@
 """What costs less gives the same loss and the same gradients."""
 
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from semimae.backbones.blocks import can_run_rows, is_block, run_rows, set_plain_attention
 from semimae.backbones.swin import Swin
 from semimae.engine.device import set_up_model
+from semimae.engine.diagnostics import term_gradients
 from semimae.methods.pseudo import rows_that_count
 from semimae.model import SemiModel
 
@@ -175,6 +177,32 @@ def test_a_compiled_model_gives_the_same_loss() -> None:
     torch.testing.assert_close(compiled[0], plain[0], rtol=1e-5, atol=0)
     for name, wanted in plain[1].items():
         torch.testing.assert_close(compiled[1][name], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("default")  # as above
+def test_a_compiled_model_can_be_asked_for_the_gradient_of_each_term(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It keeps the graph for the next term. The backend is torch's own, without code generation."""
+    model = model_of("vit")
+    compile_block = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_block)
+    images, labels = draw(), torch.tensor([0, 1, 3])
+
+    def measured() -> dict[str, Tensor]:
+        logits = model(images)
+        losses = {
+            "supervised": torch.nn.functional.cross_entropy(logits, labels),
+            "consistency": logits.square().mean(),
+        }
+        found = term_gradients(losses, model)
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        return found
+
+    plain = measured()
+    set_up_model(model, section("train", compile=True), CPU)
+    for name, gradient in measured().items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-5)
 
 
 # --- views that do not count, padded

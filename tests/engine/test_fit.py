@@ -304,6 +304,21 @@ def test_a_device_that_is_not_there_is_refused(
     assert setup_device(small_cell(train__device="auto").train).type == "cpu"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_a_gpu_is_named_by_its_number_and_rounds_as_asked(
+    precision: str, small_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    cell = small_cell(train__device="cuda", train__precision=precision)
+    try:
+        assert setup_device(cell.train) == torch.device("cuda:1")
+        flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        assert flags == (precision == "tf32",) * 2
+    finally:
+        setup_device(small_cell(train__device="cpu").train)
+
+
 @pytest.mark.parametrize(
     ("precision", "device", "half"),
     [

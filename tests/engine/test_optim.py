@@ -14,6 +14,7 @@ from semimae.engine.optim import (
     build_optimizer,
     cosine_lr,
     ema_update,
+    load_state,
     parameter_groups,
     set_lr,
 )
@@ -230,3 +231,22 @@ def test_moving_average_without_memory_is_the_model() -> None:
     ema_update(ours, theirs, 0.0)
     assert torch.equal(ours.weight, theirs.weight)
     assert ours.weight is not theirs.weight
+
+
+def test_a_sharded_optimizer_counts_where_its_weights_are() -> None:
+    """ZeroRedundancyOptimizer loads scalars to the CPU; fused AdamW refuses them there."""
+    weight = torch.nn.Parameter(torch.empty(2, device="meta"))
+
+    class Sharded(torch.optim.AdamW):
+        def __init__(self) -> None:
+            super().__init__([weight])
+            self.optim = torch.optim.AdamW([weight])
+
+        def load_state_dict(self, state_dict: object) -> None:
+            for holder in (self, self.optim):
+                holder.state[weight] = {"step": torch.tensor(3.0)}
+
+    optimizer = Sharded()
+    load_state(optimizer, {})
+    places = {s.state[weight]["step"].device.type for s in (optimizer, optimizer.optim)}
+    assert places == {"meta"}

@@ -231,6 +231,7 @@ def test_training_changes_every_weight_that_can_learn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoils", ["gradient", "loss"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_a_bad_step_moves_nothing(value: float, spoils: str, tmp_path: Path) -> None:
+    """Nothing that is trained; the moving average goes on towards weights that stay."""
     good = Run(tmp_path / "a", Stub(), stop_at=5)
     bad = Run(tmp_path / "b", Stub({5: value}, spoils), stop_at=6)
     for run in (good, bad):

@@ -1,3 +1,4 @@
+import importlib
 import math
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from semimae.evaluation.probe import (
     standardise,
 )
 
+evaluation = importlib.import_module("semimae.evaluation.probe")  # the name is a function's too
 L2 = [1e-3, 1e-1, 10.0]
 
 
@@ -111,6 +113,18 @@ def test_neighbours_equal_a_slow_loop(k: int, temperature: float) -> None:
         assert row == pytest.approx([v / sum(votes) for v in votes], rel=1e-6, abs=1e-12)
 
 
+def test_neighbours_are_the_same_where_few_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank, labels = clusters(30)
+    queries, _ = clusters(10, seed=2)
+    whole = knn_probabilities(queries, bank, labels, 4, 5, 0.07)
+    for limit in (1, 3 * len(bank)):
+        monkeypatch.setattr(evaluation, "_SIMILARITIES", limit)
+        parts = knn_probabilities(queries, bank, labels, 4, 5, 0.07)
+        torch.testing.assert_close(parts, whole)
+
+
 def test_the_length_of_a_feature_does_not_matter_to_its_neighbours() -> None:
     bank, labels = clusters(30)
     queries, _ = clusters(5, seed=2)
@@ -159,6 +173,21 @@ def test_all_protocols_score_all_test_images(
     # even features of random weights tell digits apart, which the random classifier cannot
     assert protocols["linear_probe"]["top1"]["value"] > 0.25
     assert protocols["classifier"]["top1"]["value"] < 0.2
+
+
+def test_apples_gpu_is_not_asked_for_what_it_lacks(
+    result: dict[str, object],
+    small_cell: Callable[..., Cell],
+    digits: Prepared,
+    digits_split: Split,
+    probe_config: LinearProbeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has no float64; on this machine any use of it is an error."""
+    monkeypatch.setattr(evaluation, "setup_device", lambda config: torch.device("mps"))
+    cell = small_cell("semi_mae")
+    again = probe(model_of(cell, digits), cell, digits, digits_split, probe_config)
+    assert again == result
 
 
 def test_the_strength_is_chosen_on_the_validation_split(

@@ -1,5 +1,6 @@
 """What every method keeps to; a new one is tested as soon as it is in the registry."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.fit import model_of
-from semimae.methods.base import Method
+from semimae.methods.base import Method, predict
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.methods.registry import METHODS
 from semimae.model import SemiModel
@@ -342,3 +343,40 @@ def test_a_method_has_to_say_what_it_does() -> None:
         _ = nothing.weights
     with pytest.raises(NotImplementedError):
         nothing(None, None, None)
+
+
+# --- options of pseudo labels
+
+
+@pytest.mark.parametrize("name", WITH_PSEUDO_LABELS)
+def test_the_consistency_loss_of_every_method_is_faded_in(name: str, setting: MakeSetting) -> None:
+    changes = {"pseudo_label__threshold": 0.0, "pseudo_label__threshold_start": 0.0}
+    plain = setting(name, **changes).out(50).losses["consistency"].item()
+    faded = setting(name, **changes, pseudo_label__lambda_ramp=1.0).out(50).losses["consistency"]
+    assert plain > 0
+    assert faded.item() == pytest.approx(plain * math.exp(-5 * 0.5**2))
+
+
+def test_ssmae_raises_its_threshold_as_the_others_do(setting: MakeSetting) -> None:
+    changes = {"pseudo_label__threshold": 0.0, "ssmae__gate_start": 0.0}
+    for start, accepts in ((0.0, True), (1.0, False)):
+        s = setting(
+            "ssmae",
+            **changes,
+            pseudo_label__threshold_start=start,
+            pseudo_label__threshold_ramp=1.0,
+        )
+        pseudo = s.method.label(s.model, s.teacher, s.batch(0)).pseudo
+        assert pseudo is not None
+        assert bool(pseudo.weight.any()) == accepts
+
+
+def test_softmatch_aligns_predictions_to_weigh_and_not_to_label(setting: MakeSetting) -> None:
+    s = setting("softmatch")
+    probs = predict(s.teacher, s.batch(), "weak")
+    s.method.align.mean_probs.copy_(torch.linspace(1, 60, 10).softmax(dim=0))  # type: ignore[union-attr,operator]
+    aligned = s.method.align(probs, s.batch().labels)  # type: ignore[operator]
+    assert not torch.equal(aligned.argmax(dim=1), probs.argmax(dim=1))
+    pseudo = s.method.label(s.model, s.teacher, s.batch()).pseudo
+    assert pseudo is not None
+    assert torch.equal(pseudo.labels, probs.argmax(dim=1))

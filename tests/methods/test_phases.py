@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from semimae.cell import Cell
+from semimae.data.files import held_lock
 from semimae.data.split import Split, make_split
 from semimae.data.store import Prepared
+from semimae.distributed import World
+from semimae.engine import phases as engine
 from semimae.engine.checkpoint import TrainState
 from semimae.engine.phases import fit_phases, phase_key, phases
 from semimae.types import Interrupted
@@ -128,3 +131,50 @@ def test_a_finished_phase_that_is_damaged_is_trained_again(
         assert path.read_bytes() == sound
         for name, value in whole.ema.state_dict().items():
             assert torch.equal(value, again.ema.state_dict()[name]), name
+
+
+# --- several processes
+
+
+class Peers:
+    """The news of the first process, as another one hears it."""
+
+    def __init__(self, rank: int, news: list[int]) -> None:
+        self.world, self.news, self.told = World(rank, 2), news, []  # type: ignore[var-annotated]
+
+    def from_first(self, number: int) -> int:
+        if self.world.rank:
+            return self.news.pop(0)
+        self.told.append(number)
+        return number
+
+
+def test_processes_hear_that_the_first_one_waits_for_another_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that hears nothing for half an hour gives up."""
+    held, waiting, stopped = engine._HELD, engine._WAITING, engine._STOPPED
+
+    def become(rank: int, news: list[int]) -> Peers:
+        peers = Peers(rank, news)
+        monkeypatch.setattr(engine, "world", lambda: peers.world)
+        monkeypatch.setattr(engine, "from_first", peers.from_first)
+        return peers
+
+    other = become(1, [waiting, waiting, held])
+    with engine._lock_for_all(tmp_path / "a.lock", never):
+        assert other.news == []
+    become(1, [waiting, stopped])
+    with pytest.raises(Interrupted), engine._lock_for_all(tmp_path / "a.lock", never):
+        pass
+    first = become(0, [])
+    with held_lock(tmp_path / "a.lock", never):
+        asked = iter([False, False, True])
+        with (
+            pytest.raises(Interrupted),
+            engine._lock_for_all(tmp_path / "a.lock", lambda: next(asked)),
+        ):
+            pass
+    assert first.told == [waiting, waiting, stopped]
+    with engine._lock_for_all(tmp_path / "a.lock", never):
+        assert first.told[-1] == held

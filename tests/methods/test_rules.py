@@ -10,7 +10,15 @@ from support import REPO
 
 from semimae.methods.config import PseudoLabelConfig
 from semimae.methods.pseudo import fade_in
-from semimae.methods.rules import Alignment, FlexRule, FreeRule, Rule, SoftRule, class_shares
+from semimae.methods.rules import (
+    Alignment,
+    FlexRule,
+    FreeRule,
+    Rule,
+    SoftRule,
+    class_shares,
+    write,
+)
 from semimae.params import Params
 from semimae.types import Batch
 
@@ -173,3 +181,25 @@ def test_the_consistency_loss_is_faded_in() -> None:
     assert fade_in(0.0, 0.5) == pytest.approx(math.exp(-5))
     assert fade_in(0.25, 0.5) == pytest.approx(math.exp(-1.25))
     assert fade_in(0.5, 0.5) == 1
+
+
+def test_equal_confidences_have_equal_weights_without_a_running_mean() -> None:
+    rule = SoftRule(config(momentum=0.0), CLASSES, IMAGES)
+    rows = torch.full((5, CLASSES), 0.1)
+    rows[:, 0] = 0.7
+    weight, _ = rule(rows, as_batch([0, 1, 2, 3, 4]))
+    assert weight.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_the_values_for_one_image_the_first_wanted_one_is_written(seed: int) -> None:
+    rng = random.Random(seed)
+    memory = [rng.randrange(-1, 4) for _ in range(6)]
+    index = [rng.randrange(6) for _ in range(9)]
+    values = [rng.randrange(4) for _ in index]
+    wanted = [rng.random() < 0.4 for _ in index]
+    ours = torch.tensor(memory)
+    write(ours, torch.tensor(index), torch.tensor(values), torch.tensor(wanted))
+    for place, value, want in reversed(list(zip(index, values, wanted, strict=True))):
+        memory[place] = value if want else memory[place]
+    assert ours.tolist() == memory
