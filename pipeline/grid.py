@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,7 @@ import typer
 from pipeline.progress import QUIET, progress
 from pipeline.sync import sync
 from pipeline.tracking import LATER
-from pipeline.workspace import HEADLINE, RUNS, dvc_root
+from pipeline.workspace import HEADLINE, dvc_root, run_folders
 from semimae.cell import cell_id
 from semimae.params import Params
 
@@ -37,12 +38,18 @@ def grid(
     Example: python -m pipeline grid --jobs 2
     """
     root = dvc_root()
-    Params.read(root / "params.yaml")
-    if not _changed(root):
+    params = Params.read(root / "params.yaml")
+    if not changed_stages(root):
         typer.echo("Everything is up to date.")
         return
+    with _stopping_children():
+        _run_grid(root, params, jobs)
+    typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
+
+
+def _run_grid(root: Path, params: Params, jobs: int) -> None:
     _run(["repro", "-q", "split", "grid_split"], root)
-    groups = _pending_by_cell(root)
+    groups = _pending_by_cell(root, params)
     typer.echo(f"Settings to train or score: {len(groups)}, {jobs} at a time.")
     with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
         # The bars of cells that run side by side would overwrite each other.
@@ -63,26 +70,26 @@ def grid(
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 update(done)
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                _interrupt(*_CHILDREN)
             raise
     with contextlib.suppress(typer.Exit):  # a store that does not answer costs a warning
         sync(root)
     _run(["repro", "-q"], root)
-    typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
 
 
-def _pending_by_cell(root: Path) -> list[list[str]]:
-    """Return the stages to run of each distinct cell, headline first.
+def _pending_by_cell(root: Path, params: Params) -> list[list[str]]:
+    """Return the stages to run of each distinct cell, headline first, then as in the grid.
 
     Folders that nothing asks for any more, or that are no cells, have no such stages.
     """
-    changed = _changed(root)
-    names = sorted((p.name for p in (root / RUNS).iterdir()), key=lambda n: (n != HEADLINE, n))
+    changed = changed_stages(root)
     groups: dict[str, list[str]] = {}
-    for name in names:
-        if stages := [stage for step in _STEPS if (stage := _stage(name, step)) in changed]:
-            groups.setdefault(cell_id(root / RUNS / name), stages)
+    for folder in run_folders(root, params):
+        if stages := [stage for step in _STEPS if (stage := _stage(folder.name, step)) in changed]:
+            groups.setdefault(cell_id(folder), stages)
     return list(groups.values())
 
 
@@ -90,7 +97,8 @@ def _stage(name: str, step: str) -> str:
     return step if name == HEADLINE else f"grid_{step}@{name}"
 
 
-def _changed(root: Path) -> set[str]:
+def changed_stages(root: Path) -> set[str]:
+    """Return the names of the stages that `dvc repro` would run."""
     done = subprocess.run(
         [*_DVC, "status", "--json"], cwd=root, check=False, capture_output=True, text=True
     )
@@ -103,6 +111,37 @@ def _changed(root: Path) -> set[str]:
 def _run(
     arguments: list[str], root: Path, environment: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    variables = {**os.environ, **environment}
-    if subprocess.run([*_DVC, *arguments], cwd=root, env=variables, check=False).returncode:
+    # In a group of its own, which a signal reaches as a whole: DVC, the stage and its processes.
+    process = subprocess.Popen(
+        [*_DVC, *arguments], cwd=root, env={**os.environ, **environment}, process_group=0
+    )
+    _CHILDREN.add(process)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        _interrupt(process)
+        process.wait()
+        raise
+    finally:
+        _CHILDREN.discard(process)
+    if status:
         raise typer.Exit(1)
+
+
+_CHILDREN: set[subprocess.Popen[bytes]] = set()
+
+
+@contextlib.contextmanager
+def _stopping_children() -> Iterator[None]:
+    """Let SIGTERM act as Ctrl-C does, and pass both on, so that stages save before they end."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*processes: subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)

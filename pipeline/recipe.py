@@ -119,12 +119,29 @@ def find(root: Path, name: str) -> Recipe:
     return recipes[name]
 
 
+def at_equal_steps(path: Path) -> Params | None:
+    """Return params without what `time-factors` writes; None of a file that holds none."""
+    try:
+        params = Params.read(path)
+    except UserError:
+        return None
+    ablation = params.ablation.model_copy(update={"budget": ["images"], "time_factor": {}})
+    return params.model_copy(update={"ablation": ablation})
+
+
 def _holds_own_work(path: Path) -> bool:
-    """Whether a params file would be lost: git has another one, and no recipe has the same."""
+    """Whether a params file would be lost: git has another one, and no recipe has the same.
+
+    Factors that were measured for a recipe are no loss: its study keeps them.
+    """
     if not path.is_file():
         return False
+    recipes = _recipes(path.parent).values()
     settings = _settings(path.read_text(encoding="utf-8"))
-    if any(settings == _settings(recipe.text) for recipe in _recipes(path.parent).values()):
+    if any(settings == _settings(recipe.text) for recipe in recipes):
+        return False
+    own = at_equal_steps(path)
+    if own is not None and any(own == at_equal_steps(recipe.path) for recipe in recipes):
         return False
     status = subprocess.run(
         ["git", "status", "--porcelain", "--", path.name],

@@ -91,7 +91,8 @@ def _type(field: Schema) -> str:
     if field["type"] == "array":
         return f"list of {_type(_item(field))}".replace("number", "numbers")
     if field["type"] == "object":
-        return "map of numbers" if "additionalProperties" in field else "map"
+        inner = field.get("additionalProperties")
+        return f"map of {_type(inner)}s" if isinstance(inner, dict) else "map"
     return _TYPES[field["type"]]
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.tracking import finish_pipeline
-from pipeline.workspace import HEADLINE, RUNS, dvc_root, git_commit, write_json
+from pipeline.tracking import finish_pipeline, provenance_of
+from pipeline.workspace import HEADLINE, RUNS, dvc_root, git_commit, report_record, write_json
 
 
 def report(
@@ -33,4 +33,6 @@ def report(
     write_page(study, make_sections(study, git_commit(here)), out)
     write_ablation(study, out / "ablation.csv")
     write_json(out / "summary.json", summary(study))
-    finish_pipeline(dvc_root(), here / RUNS / HEADLINE, out)
+    root = dvc_root()
+    write_json(report_record(root, out), provenance_of(root))
+    finish_pipeline(root, here / RUNS / HEADLINE, out)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.grid import changed_stages
 from pipeline.workspace import dvc_root, git_commit, write_json
 from semimae.data.files import replaced_folder, write_text
 from semimae.params import Params
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RESULTS, README = Path("results"), Path("README.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml")
 
 
@@ -35,7 +37,17 @@ def keep_results(
     from pipeline.reporting.render import make_environment
     from pipeline.reporting.study import make_study
 
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot be the name of a folder in {RESULTS}/; allowed: letters, digits, "
+            "- and _, such as digits_all."
+        )
     root = dvc_root()
+    if changed := changed_stages(root):
+        raise UserError(
+            f"{len(changed)} stages are not up to date, so the report may be of other params; "
+            "run `dvc repro` first."
+        )
     study = make_study(read_evidence(root, Params.read(root / "params.yaml")))
     if study.evidence.missing:
         raise UserError(

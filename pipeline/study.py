@@ -1,6 +1,5 @@
 """``study``: a recipe's whole grid, at equal steps and at equal time, kept in results/."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,6 @@ from pipeline.results import keep_results
 from pipeline.time_factors import time_factors
 from pipeline.workspace import dvc_root
 from semimae.params import Params
-from semimae.types import UserError
 
 
 def study(
@@ -29,7 +27,7 @@ def study(
 
     root = dvc_root()
     params_file, asked = root / "params.yaml", recipe.find(root, name)
-    if _at_equal_steps(params_file) != _at_equal_steps(asked.path):
+    if recipe.at_equal_steps(params_file) != recipe.at_equal_steps(asked.path):
         recipe.use(name)
     grid(jobs)
     params = Params.read(params_file)
@@ -38,13 +36,3 @@ def study(
         time_factors(cpu=setup_device(params.train).type == "cpu", write=True)
         grid(jobs)
     keep_results(name.removeprefix("study_"), title=asked.description)
-
-
-def _at_equal_steps(path: Path) -> Params | None:
-    """Return params without what ``time_factors`` writes; None of a file that is none."""
-    try:
-        params = Params.read(path)
-    except UserError:
-        return None
-    ablation = params.ablation.model_copy(update={"budget": ["images"], "time_factor": {}})
-    return params.model_copy(update={"ablation": ablation})

@@ -6,8 +6,9 @@ import typer
 
 from pipeline.progress import progress
 from pipeline.tracking import finish_pipeline, publish
-from pipeline.workspace import HEADLINE, RUNS, dvc_root
+from pipeline.workspace import HEADLINE, RUNS, dvc_root, run_folders
 from semimae.cell import cell_id
+from semimae.params import Params
 
 
 def sync_mlflow() -> None:
@@ -34,11 +35,12 @@ def sync(root: Path) -> int:
     Raises:
         typer.Exit: With code 1, if the store does not answer; a warning says why.
     """
-    paths = sorted(path.parent for path in root.glob(f"{RUNS}/*/train"))
-    paths.sort(key=lambda path: path.name == HEADLINE)  # last: it wins over its twin in the grid
-    # Without these two, `split` has to run first: DVC has removed what it will write.
-    cells = [p for p in paths if (p / "config.json").is_file() and (p / "split.json").is_file()]
-    folders = {cell_id(path): path for path in cells}
+    folders: dict[str, Path] = {}
+    for path in run_folders(root, Params.read(root / "params.yaml")):
+        # Without both files, `split` has to run first: DVC has removed what it will write.
+        needed = (path / "config.json", path / "split.json")
+        if (path / "train").is_dir() and all(file.is_file() for file in needed):
+            folders.setdefault(cell_id(path), path)
     with progress("MLflow", len(folders)) as update:
         for done, folder in enumerate(folders.values(), start=1):
             if not publish(folder, root):

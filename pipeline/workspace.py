@@ -14,6 +14,7 @@ from typing import Any
 import semimae
 from semimae.cell import cell_id
 from semimae.data.files import write_text
+from semimae.params import GridPoint, Params
 from semimae.types import UserError
 
 PREPARED = Path("prepared")
@@ -84,6 +85,29 @@ def digest(path: Path) -> str:
 def mlflow_record(root: Path, identity: str) -> Path:
     """Return the file that remembers which MLflow run holds a cell, for when no server answers."""
     return root / ".semimae" / "mlflow" / f"{identity}.json"
+
+
+def grid_folders(root: Path) -> dict[GridPoint, Path]:
+    """Return the folders below runs/ that are named as points of a grid, of any grid."""
+    named = {path: GridPoint.parse(path.name) for path in sorted((root / RUNS).glob("*/"))}
+    return {point: path for path, point in named.items() if point is not None}
+
+
+def run_folders(root: Path, params: Params) -> list[Path]:
+    """Return the folders below runs/: the headline's, the grid's in its order, then the rest.
+
+    Of folders that hold the same cell, the first is the one to speak of.
+    """
+    there = grid_folders(root)
+    points = [point for asked in params.grid().values() for point in asked]
+    first = [root / RUNS / HEADLINE, *(there[point] for point in points if point in there)]
+    rest = [path for path in sorted((root / RUNS).glob("*/")) if path not in set(first)]
+    return [path for path in first if path.is_dir()] + rest
+
+
+def report_record(root: Path, reports: Path) -> Path:
+    """Return where it is noted from where a report comes."""
+    return root / ".semimae" / "reports" / f"{digest(reports / 'summary.json')}.json"
 
 
 def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:

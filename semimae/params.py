@@ -27,7 +27,17 @@ Budget = Literal["images", "time"]
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 PLAIN = "plain"  # the variant that changes nothing
 _VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # it is part of a folder's name
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_FOLDER = re.compile(
+    rf"([a-z_]+)-({_NUMBER})-({_NUMBER}|None)-(\d+)-({'|'.join(BUDGETS)})-({_VARIANT_NAME.pattern})"
+)
 _VARIED = ("data", "backbone", "mim", "pseudo_label", "ssmae", "start", "optim", "train")
+_SHARED = {  # fields of these sections that a variant must leave alone
+    **{f"data.{name}": "`prepare` reads it, once for all settings" for name in READ_BY_PREPARE},
+    "data.val_fraction": "settings are compared on the same validation images",
+    "data.labeled_list": "the grid has a list for labels, label_fraction",
+    "train.steps": "settings are compared at equal steps",
+}
 LARGEST_GRID = 10_000  # cells; each is a stage of DVC
 _LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
 
@@ -54,8 +64,8 @@ class AblationConfig(Frozen):
         min_length=1,
         description="Variants of the grid, plain first; changes says what the others are.",
     )
-    changes: dict[str, dict[str, dict[str, Any]]] = Field(
-        description="What a variant sets: name, section, field and value, as in "
+    changes: dict[str, Any] = Field(
+        description="What a variant sets: NAME: {SECTION: {FIELD: VALUE}}, as in "
         "heavy: {mim: {lambda_mim: 10}}."
     )
 
@@ -85,20 +95,37 @@ class AblationConfig(Frozen):
         lacking = [name for name in self.variant if name not in {PLAIN, *self.changes}]
         if lacking:
             raise ValueError(f"changes lacks {', '.join(lacking)}, which variant asks for")
+        if len(self.variant) > 1 and "time" in self.budget:
+            raise ValueError(
+                "budget time is not for variants, since time_factor is measured of the plain one; "
+                "write budget: [images] or variant: [plain]"
+            )
         for name, sections in self.changes.items():
-            if not _VARIANT_NAME.fullmatch(name):
-                raise ValueError(
-                    f"changes.{name[:80]}: a variant's name has up to 32 small letters, digits and "
-                    "_, a letter first"
-                )
-            for section, fields in sections.items():
-                key = f"changes.{name}.{section}"
-                if section not in _VARIED:
-                    hint = near(section, _VARIED)
-                    raise ValueError(f"{key}: allowed sections: {', '.join(_VARIED)}{hint}")
-                for field in READ_BY_PREPARE.intersection(fields if section == "data" else ()):
-                    raise ValueError(f"{key}.{field}: read by `prepare`, which runs once for all")
+            _check_change(name, sections)
         return self
+
+
+def _check_change(name: str, sections: object) -> None:
+    """Check a variant's name and shape, and that it leaves alone what all settings share.
+
+    Raises:
+        ValueError: If not.
+    """
+    key = f"changes.{name[:80]}"
+    if not _VARIANT_NAME.fullmatch(name) or name in BUDGETS:
+        raise ValueError(
+            f"{key}: a variant's name has up to 32 small letters, digits and _, a letter first, "
+            f"and is not {' or '.join(BUDGETS)}"
+        )
+    for section, fields in sections.items() if isinstance(sections, dict) else [("", None)]:
+        if section and section not in _VARIED:
+            hint = near(section, _VARIED)
+            raise ValueError(f"{key}.{section}: allowed sections: {', '.join(_VARIED)}{hint}")
+        if not isinstance(fields, dict):
+            raise ValueError(f"{key} must have the form {{SECTION: {{FIELD: VALUE}}}}")
+        for field in fields:
+            if reason := _SHARED.get(f"{section}.{field}"):
+                raise ValueError(f"{key}.{section}.{field} is not allowed: {reason}")
 
 
 class GridPoint(NamedTuple):
@@ -116,11 +143,22 @@ class GridPoint(NamedTuple):
         """Its folder below runs/."""
         return "-".join(map(str, self))
 
-    @classmethod
-    def note(cls, folder: str) -> str:
-        """Return what a folder's name adds to the name of its cell: the unusual, or nothing."""
-        unusual = [part for part in folder.split("-")[-2:] if part not in {BUDGETS[0], PLAIN}]
+    @property
+    def note(self) -> str:
+        """What it adds to the name of its cell: an unusual budget or variant, or nothing."""
+        unusual = [part for part in (self.budget, self.variant) if part not in {BUDGETS[0], PLAIN}]
         return "".join(f" {part}" for part in unusual)
+
+    @classmethod
+    def parse(cls, folder: str) -> "GridPoint | None":
+        """Return the point that DVC writes as the name of a folder; None if it is of none."""
+        found = _FOLDER.fullmatch(folder)
+        if found is None:
+            return None
+        method, ratio, fraction, seed, budget, variant = found.groups()
+        assert budget in BUDGETS
+        labels = None if fraction == "None" else float(fraction)
+        return cls(method, float(ratio), labels, int(seed), budget, variant)
 
 
 class TrackingConfig(Frozen):
@@ -245,10 +283,10 @@ class Params(Frozen):
             words = explain(type(self), error.errors()[0])
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
-    def grid(self, budget: Budget | None = None) -> dict[Cell, GridPoint]:
-        """Return the cells of the ablation, each with the first point of the grid that asks for it.
+    def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
+        """Return the cells of the ablation, each with the points of the grid that ask for it.
 
-        They are in the order of the lists; with a ``budget``, those of that one alone.
+        Both are in the order of the lists; with a ``budget``, those of that one alone.
 
         Raises:
             UserError: If they are too many, or one of them does not fit together.
@@ -262,14 +300,14 @@ class Params(Frozen):
                 f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
             )
         changed = {name: self.variant(name) for name in a.variant}
-        cells: dict[str, tuple[Cell, GridPoint]] = {}
+        cells: dict[str, tuple[Cell, list[GridPoint]]] = {}
         for point in itertools.starmap(GridPoint, itertools.product(*lists)):
             try:
                 cell = changed[point.variant].cell(*point[:-1])
             except UserError as error:
                 where = "" if point.variant == PLAIN else f"ablation.changes.{point.variant}: "
                 raise UserError(f"{where}{error}") from None
-            cells.setdefault(cell.model_dump_json(), (cell, point))
+            cells.setdefault(cell.model_dump_json(), (cell, []))[1].append(point)
         return dict(cells.values())
 
 

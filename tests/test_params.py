@@ -1,6 +1,7 @@
 import copy
 import itertools
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator
@@ -654,7 +655,7 @@ def test_images_per_step(method: str) -> None:
 
 # --- variants
 
-CHANGES = {"heavy": {"mim": {"lambda_mim": 10.0}}, "long": {"train": {"steps": 500}}}
+CHANGES = {"heavy": {"mim": {"lambda_mim": 10.0}}, "strong": {"data": {"cutout": 0.5}}}
 SIMMIM = {
     "name": "simmim",
     "lambda_mim": 1.0,
@@ -688,19 +689,40 @@ def test_a_section_of_another_name_replaces_the_whole() -> None:
 
 
 def test_a_cell_that_a_variant_does_not_change_stays_plain() -> None:
-    grid = with_variants(CHANGES).grid()
-    of_method = {m: {p.variant for p in grid.values() if p.method == m} for m in ("supervised",)}
-    assert of_method == {"supervised": {"plain", "long"}}  # it has no reconstruction to weigh
-    assert {p.variant for p in grid.values() if p.method == "semi_mae"} == {"plain", *CHANGES}
-    folders = [point.folder for point in grid.values()]
-    assert len(set(folders)) == len(folders)
-    assert "semi_mae-0.5-0.1-2-images-heavy" in folders
+    first = [points[0] for points in with_variants(CHANGES).grid().values()]
+    of_supervised = {point.variant for point in first if point.method == "supervised"}
+    assert of_supervised == {"plain", "strong"}  # it has no reconstruction to weigh
+    assert {point.variant for point in first if point.method == "semi_mae"} == {"plain", *CHANGES}
 
 
-def test_the_unusual_of_a_folder_is_part_of_its_name() -> None:
-    assert GridPoint.note("semi_mae-0.5-None-0-images-plain") == ""
-    assert GridPoint.note("semi_mae-1e-05-0.1-0-time-plain") == " time"
-    assert GridPoint.note("fixmatch-0.5-0.1-0-time-heavy") == " time heavy"
+def test_every_point_of_the_grid_has_a_folder_and_is_read_back_from_it() -> None:
+    params = with_variants(CHANGES)
+    points = [point for asked in params.grid().values() for point in asked]
+    lists = (params.ablation.method, params.ablation.mask_ratio, params.ablation.label_fraction)
+    assert len(points) == math.prod(map(len, (*lists, params.ablation.seed, ["plain", *CHANGES])))
+    assert len({point.folder for point in points}) == len(points)
+    assert [GridPoint.parse(point.folder) for point in points] == points
+
+
+@pytest.mark.parametrize(
+    ("folder", "note"),
+    [
+        ("semi_mae-0.5-None-0-images-plain", ""),
+        ("semi_mae-1e-05-0.1-0-time-plain", " time"),
+        ("fixmatch-0.5-1-0-images-heavy_10", " heavy_10"),
+    ],
+)
+def test_the_unusual_of_a_folder_is_part_of_a_name(folder: str, note: str) -> None:
+    point = GridPoint.parse(folder)
+    assert point is not None
+    assert point.note == note
+
+
+@pytest.mark.parametrize(
+    "folder", ["headline", "semi_mae-0.5-0.1-0-images", "semi_mae-0.5-0.1-0-hours-plain", ""]
+)
+def test_other_folders_are_no_points(folder: str) -> None:
+    assert GridPoint.parse(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -716,7 +738,7 @@ def test_the_unusual_of_a_folder_is_part_of_its_name() -> None:
         (
             ["plain"],
             {"a": {"data": {"image_size": 8}}},
-            "ablation.changes.a.data.image_size: read by `prepare`, which runs once for all",
+            "ablation.changes.a.data.image_size is not allowed: `prepare` reads it, once for all",
         ),
         (
             ["plain", "a"],
@@ -727,8 +749,31 @@ def test_the_unusual_of_a_folder_is_part_of_its_name() -> None:
         (["plain", "a"], {"a": {"mim": {"name": "simmin"}}}, "ablation.changes.a: mim.name: got"),
         (
             ["plain", "a"],
+            {"a": {"optim": {"warmup_steps": 240}}},
+            "ablation.changes.a: optim.warmup_steps=240 must be less than train.steps=240",
+        ),
+        (["plain"], {"time": {}}, "ablation.changes.time: a variant's name has up to 32 small"),
+        (
+            ["plain"],
+            {"a": {"lambda_mim": 10.0}},
+            "ablation.changes.a.lambda_mim: allowed sections: data, backbone",
+        ),
+        (["plain"], {"a": {"mim": 1}}, "changes.a must have the form {SECTION: {FIELD: VALUE}}"),
+        (["plain"], {"a": None}, "changes.a must have the form {SECTION: {FIELD: VALUE}}"),
+        (
+            ["plain"],
+            {"a": {"data": {"val_fraction": 0.5}}},
+            "data.val_fraction is not allowed: settings are compared on the same validation",
+        ),
+        (
+            ["plain"],
+            {"a": {"data": {"labeled_list": "a.txt"}}},
+            "data.labeled_list is not allowed: the grid has a list for labels",
+        ),
+        (
+            ["plain"],
             {"a": {"train": {"steps": 5}}},
-            "ablation.changes.a: optim.warmup_steps=20 must be less than train.steps=5",
+            "ablation.changes.a.train.steps is not allowed: settings are compared at equal steps",
         ),
     ],
 )
@@ -738,3 +783,10 @@ def test_a_variant_without_sense_is_refused(
     tree = put(("ablation", "changes"), changes)
     tree["ablation"]["variant"] = variant
     assert words in refusal(folder, tree)
+
+
+def test_a_variant_has_no_time_factor(folder: Path) -> None:
+    tree = put(("ablation", "changes"), CHANGES)
+    tree["ablation"] |= {"variant": ["plain", "heavy"], "budget": ["images", "time"]}
+    tree["ablation"]["time_factor"] = SAME
+    assert "ablation.budget time is not for variants" in refusal(folder, tree)

@@ -20,7 +20,7 @@ from pipeline.reporting.blocks import (
     text_columns,
     work,
 )
-from pipeline.reporting.compare import ALPHA, Comparison, over_seeds, setting_of, top1
+from pipeline.reporting.compare import ALPHA, Comparison, method_name, over_seeds, setting_of, top1
 from pipeline.reporting.cost import device_hours
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.study import Study
@@ -169,7 +169,7 @@ def versus(comparison: Comparison | None) -> list[Entry]:
 
 
 def _method_of_comparison(study: Study) -> str:
-    n = study.num_seeds
+    n, chances = study.num_seeds, study.num_settings(study.main_fraction)
     text = (
         "Settings and the preferred method are chosen by validation accuracy; the test set only "
         "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
@@ -177,6 +177,12 @@ def _method_of_comparison(study: Study) -> str:
         f"adjusted by Holm's method for all {len(study.between_methods)} comparisons between "
         f"methods; a difference counts as shown below {ALPHA:g}."
     )
+    if len(set(chances.values())) > 1:
+        listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())
+        text += (
+            f" Validation chose among different numbers of settings, which favours those with "
+            f"many: {listed}."
+        )
     if n == 1:
         return (
             text + " One seed: no interval and no test; add seeds to ablation.seed in params.yaml."
@@ -230,12 +236,14 @@ def _missing(study: Study) -> list[Block]:
     missing = study.evidence.missing
     if not missing:
         return []
+    distinct = {m.cell for m in missing}  # the headline can be a cell of the grid
     named = "; ".join(f"{m.name} ({m.reason})" for m in missing[:_NAMED])
     more = f"; and {len(missing) - _NAMED} more, listed under Provenance" * (len(missing) > _NAMED)
-    wanted = len(study.evidence.params.grid()) + 1
+    params = study.evidence.params
+    wanted = len({*params.grid(), params.cell()})
     return [
         Text(
-            f"Incomplete: {len(missing)} of {wanted} runs that params.yaml asks for are missing, "
+            f"Incomplete: {len(distinct)} of {wanted} runs that params.yaml asks for are missing, "
             f"and are in none of the numbers: {named}{more}. `dvc repro` makes them.",
             tone="note",
         )

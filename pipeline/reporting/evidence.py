@@ -1,6 +1,5 @@
 """All that a report is made of, read from the stage files."""
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.reporting.blocks import count
 from pipeline.reporting.origin import MLflowRun, Origin, read_mlflow_run, read_origin
-from pipeline.workspace import HEADLINE, PREPARED, RUNS, read_json
+from pipeline.workspace import HEADLINE, PREPARED, RUNS, grid_folders, read_json
 from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
@@ -46,7 +45,7 @@ class Result:
     @property
     def name(self) -> str:
         """A name for people: the cell's, with an unusual budget or variant."""
-        return self.cell.name + (GridPoint.note(self.point.folder) if self.point else "")
+        return self.cell.name + (self.point.note if self.point else "")
 
     @property
     def variant(self) -> str:
@@ -98,6 +97,7 @@ class Result:
 class Missing:
     """A cell that is asked for and has no scores."""
 
+    cell: Cell
     name: str
     folder: str
     reason: str
@@ -130,48 +130,51 @@ def read_evidence(root: Path, params: Params) -> Evidence:
     """
     info = root / PREPARED / INFO
     dataset = DatasetInfo.model_validate_json(info.read_bytes()) if info.is_file() else None
-    folders = _folders_by_cell(root / RUNS)
     asked = params.grid()
-    found = {cell: _first_finished(cell, folders[cell], dataset) for cell in asked}
+    there, headline_folder = grid_folders(root), root / RUNS / HEADLINE
+    found = {
+        cell: _first_finished(
+            cell, [*(there[p] for p in points if p in there), headline_folder], dataset
+        )
+        for cell, points in asked.items()
+    }
     missing = [
-        Missing(cell.name + GridPoint.note(point.folder), point.folder, reason)
-        for cell, point in asked.items()
+        Missing(cell, cell.name + first.note, first.folder, reason)
+        for cell, (first, *_) in asked.items()
         if isinstance(reason := found[cell], str)
     ]
     grid, timed = (
         [
-            replace(result, point=point)
-            for cell, point in params.grid(budget).items()
+            replace(result, point=first)
+            for cell, (first, *_) in params.grid(budget).items()
             if isinstance(result := found[cell], Result)
         ]
         for budget in BUDGETS
     )
     cell = params.cell()
-    held = [folder for folder in folders[cell] if folder.name == HEADLINE]
-    headline = _first_finished(cell, held, dataset)
+    headline = _first_finished(cell, [headline_folder], dataset)
     if not isinstance(headline, Result):
-        missing.insert(0, Missing(f"headline: {cell.name}", HEADLINE, headline))
+        missing.insert(0, Missing(cell, f"headline: {cell.name}", HEADLINE, headline))
     if not grid and not timed and not isinstance(headline, Result):
         raise UserError("runs/ holds no finished run that params.yaml asks for; run `dvc repro`.")
     finished = headline if isinstance(headline, Result) else None
     return Evidence(params, dataset, grid, timed, finished, missing)
 
 
-def _folders_by_cell(runs: Path) -> dict[Cell, list[Path]]:
-    """Return the folders of each cell, grid before headline."""
-    folders: dict[Cell, list[Path]] = defaultdict(list)
-    paths = sorted(runs.glob("*/config.json"), key=lambda p: (p.parent.name == HEADLINE, p))
-    for path in paths:
-        try:
-            folders[Cell.read(path).as_asked].append(path.parent)
-        except UserError:  # of another version: nothing asks for it
-            continue
-    return folders
+def _holds(folder: Path, cell: Cell) -> bool:
+    try:
+        return Cell.read(folder / "config.json").as_asked == cell
+    except UserError:  # missing, or of another version
+        return False
 
 
 def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None) -> Result | str:
-    """Return the cell's result, or why there is none."""
+    """Return the cell's result from the first of some folders that has it, or why none has.
+
+    Folders of an earlier grid may hold it too, but nothing keeps them up to date.
+    """
     reason = "not started"
+    folders = [folder for folder in folders if _holds(folder, cell)]
     for folder in folders:
         if not (folder / "split.json").is_file():
             reason = "no split"

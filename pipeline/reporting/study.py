@@ -1,7 +1,9 @@
 """The evidence with its comparisons made: what every section of the report draws on."""
 
 import itertools
+import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,8 @@ from pipeline.reporting.compare import (
 from pipeline.reporting.evidence import Evidence, Result
 from semimae.cell import Cell
 from semimae.params import PLAIN
+
+_PLAIN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # what Hydra needs no quotes for
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,11 @@ class Study:
         wanted = self.evidence.params.label_fraction
         return wanted if wanted in self.fractions else self.fractions[0]
 
+    def num_settings(self, label_fraction: Labels) -> dict[str, int]:
+        """Return how many settings each method has for a label fraction."""
+        settings = [s for s in self.grid if s.label_fraction == label_fraction]
+        return dict(Counter(setting.method for setting in settings))
+
     @property
     def num_seeds(self) -> int:
         """Return the largest number of seeds that a setting has."""
@@ -149,4 +158,7 @@ def _given(value: object) -> str:
         return f"{{{','.join(f'{k}:{_given(v)}' for k, v in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_given, value))}]"
+    if isinstance(value, str) and not _PLAIN_TEXT.fullmatch(value):
+        quoted = value.replace("\\'", "\\\\'").replace("'", "\\'")
+        return f"'{quoted}'"
     return "null" if value is None else str(value)

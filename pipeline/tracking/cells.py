@@ -14,13 +14,13 @@ from pipeline.tracking.store import (
     report_run,
 )
 from pipeline.workspace import (
-    HEADLINE,
     MACHINE,
     ORIGIN,
     digest,
     flat,
     mlflow_record,
     read_json,
+    report_record,
     write_json,
 )
 from semimae.cell import Cell, cell_id
@@ -80,7 +80,9 @@ def scores_in(path: Path) -> dict[str, float]:
 
 def publish_report(store: Store, headline: Path, reports: Path) -> None:
     """Give the invocation's run the headline's scores and the report, and end it."""
-    run = report_run(store, origin_of(store.root, headline))
+    record = report_record(store.root, reports)
+    origin = read_json(record) if record.is_file() else origin_of(store.root, headline)
+    run = report_run(store, origin)
     seen = digest(reports / "summary.json")
     if store.client.get_run(run).data.tags.get(f"{DIGEST}report") != seen:
         store.client.log_artifacts(run, str(reports), "reports")
@@ -115,7 +117,8 @@ def create_run(store: Store, folder: Path) -> "Run":
         NOTE: _note(cell, folder),
         **origin,
     }
-    name = cell.name + ("" if folder.name == HEADLINE else GridPoint.note(folder.name))
+    point = GridPoint.parse(folder.name)
+    name = cell.name + (point.note if point else "")
     return store.client.create_run(store.experiment, _start(folder), tags, name)
 
 

@@ -150,8 +150,8 @@ def build_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspac
         (tmp_path / "prepared").mkdir(exist_ok=True)
         (tmp_path / "prepared" / "dataset.json").write_text(json.dumps(info))
         for budget in params.ablation.budget:
-            for cell, point in params.grid(budget).items():
-                write_run(tmp_path / "runs" / point.folder, cell, len(names))
+            for cell, (first, *_) in params.grid(budget).items():
+                write_run(tmp_path / "runs" / first.folder, cell, len(names))
         if headline:
             write_run(tmp_path / "runs" / "headline", params.cell(), len(names))
 

@@ -1,8 +1,14 @@
 """grid runs each distinct cell that has something to do, once."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from support import REPO, changed_params
 
 import pipeline.grid
 
@@ -10,8 +16,17 @@ import pipeline.grid
 def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # "a-0" is what an earlier version of dvc.yaml called "a-0-images": no stage has it any more.
-    cells = {"a-0": "a", "a-0-images": "a", "b-0-images": "h", "headline": "h", "c-0-images": "c"}
+    # Plain before heavy, as in the grid; a-0 is what an earlier version of dvc.yaml wrote.
+    heavy, plain, twin, probed = (
+        f"{cell}-images-{variant}"
+        for cell, variant in (
+            ("supervised-0.5-0.1-0", "heavy"),
+            ("supervised-0.5-0.1-0", "plain"),
+            ("semi_mae-0.5-0.1-0", "plain"),
+            ("semi_mae-0.5-0.1-1", "plain"),
+        )
+    )
+    cells = {"a-0": "a", heavy: "a", plain: "a", twin: "h", "headline": "h", probed: "c"}
     for name, content in cells.items():
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
@@ -20,11 +35,65 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     (tmp_path / "runs" / "half-removed").mkdir()
     (tmp_path / "runs" / ".gitignore").touch()
     steps = ("train", "linear_probe")
-    changed = {f"grid_{step}@{name}" for step in steps for name in ("a-0-images", "b-0-images")}
-    changed |= {"train", "linear_probe", "fine_tune", "grid_linear_probe@c-0-images", "report"}
-    monkeypatch.setattr(pipeline.grid, "_changed", lambda root: changed)
-    assert pipeline.grid._pending_by_cell(tmp_path) == [
+    changed = {f"grid_{step}@{name}" for step in steps for name in (heavy, plain, twin)}
+    changed |= {"train", "linear_probe", "fine_tune", f"grid_linear_probe@{probed}", "report"}
+    monkeypatch.setattr(pipeline.grid, "changed_stages", lambda root: changed)
+    params = changed_params(
+        ablation__method=["supervised", "semi_mae"],
+        ablation__mask_ratio=[0.5],
+        ablation__label_fraction=[0.1],
+        ablation__seed=[0, 1],
+        ablation__variant=["plain", "heavy"],
+        ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}},
+    )
+    assert pipeline.grid._pending_by_cell(tmp_path, params) == [
         ["train", "linear_probe", "fine_tune"],  # the headline, before its twin
-        ["grid_train@a-0-images", "grid_linear_probe@a-0-images"],
-        ["grid_linear_probe@c-0-images"],
+        [f"grid_train@{plain}", f"grid_linear_probe@{plain}"],
+        [f"grid_linear_probe@{probed}"],
     ]
+
+
+STAGES = """
+import pathlib, sys, time
+if "-s" in sys.argv:
+    pathlib.Path(sys.argv[-1] + ".begun").touch()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pathlib.Path(sys.argv[-1] + ".saved").touch()
+        sys.exit(1)
+"""
+GRID = """
+import sys
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+import pipeline.grid as grid
+grid._DVC = [sys.executable, "stages.py"]
+grid._pending_by_cell = lambda root, params: [["one"], ["two"], ["three"]]
+with grid._stopping_children():
+    grid._run_grid(Path(), None, 2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_stop_reaches_the_stages_and_waits_for_them(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """SIGTERM is sent to the one process alone, by a batch system or a container's stop."""
+    (tmp_path / "stages.py").write_text(STAGES)
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    with subprocess.Popen(
+        [sys.executable, "-c", GRID], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)  # until both sleep
+        process.send_signal(number)
+        assert process.wait(timeout=60) != 0
+    assert {path.name for path in tmp_path.glob("*.saved")} == {"one.saved", "two.saved"}
+    assert not (tmp_path / "three.begun").exists()

@@ -68,8 +68,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("DVC_EXP_NAME", raising=False)
         build_workspace(root, patch)(params, headline=False)
-        for point in params.grid().values():
-            assert publish(Path("runs") / point.folder, root)
+        for first, *_ in params.grid().values():
+            assert publish(Path("runs") / first.folder, root)
         (root / "reports").mkdir()
         for name, text in (
             ("index.html", "a page"),

@@ -253,7 +253,7 @@ def test_missing_runs_are_named(workspace: Workspace) -> None:
     split.write_text(split.read_text().replace('"f1"', '"f0"'))
     page, rows, summary = report()
     notes = re.findall(r'<p class="note" role="note">(.+?)</p>', page)
-    assert "4 of 10 runs" in notes[0]
+    assert "4 of 9 runs" in notes[0]
     for words in (
         "semi_mae m0.5 f0.1 s1 (not started)",
         "semi_mae m0.5 f0.1 s2 (trained, not scored)",
@@ -421,7 +421,7 @@ def test_time_factors_are_written_among_the_comments(workspace: Workspace) -> No
     assert [line.split(":")[0] for line in changed] == ["  budget", "  time_factor"]
 
 
-HEAVY = {"heavy": {"mim": {"lambda_mim": 11.0}}, "long": {"train": {"steps": 500}}}
+HEAVY = {"heavy": {"mim": {"lambda_mim": 11.0}}, "strong": {"data": {"cutout": 0.5}}}
 
 
 def test_variants_are_compared_with_the_plain_one_and_within_themselves(
@@ -433,7 +433,7 @@ def test_variants_are_compared_with_the_plain_one_and_within_themselves(
     assert summary["runs_missing"] == 0
     # Three seeds of semi_mae three times, of supervised twice: heavy changes nothing there.
     assert len(rows) == 15
-    assert {r["variant"] for r in rows if r["method"] == "supervised"} == {"plain", "long"}
+    assert {r["variant"] for r in rows if r["method"] == "supervised"} == {"plain", "strong"}
     assert summary["best"]["setting"] == "Semi-MAE, mask 0.75, heavy"
     section = text[text.index("A variant changes values") : text.index("Not answered: a curve")]
     assert "mim.lambda_mim: 11.0" in section
@@ -442,9 +442,9 @@ def test_variants_are_compared_with_the_plain_one_and_within_themselves(
     assert re.search(rf"Semi-MAE, mask 0.75, heavy\d\d\.\d{gain}.{{10,30}}{gain}", section)
     assert "Semi-MAE less the other methods within each variant" in section
     assert "heavySemi-MAE, mask 0.75, heavySupervised+" in section
-    assert "longSemi-MAE, mask 0.75, longSupervised, long+" in section
+    assert "strongSemi-MAE, mask 0.75, strongSupervised, strong+" in section
     assert "semi_mae m0.75 f0.1 s0 heavy" in text
-    assert "ablation.variant=[plain,heavy,long]" in text
+    assert "ablation.variant=[plain,heavy,strong]" in text
 
 
 def test_one_variant_has_no_section(workspace: Workspace) -> None:
@@ -454,11 +454,15 @@ def test_one_variant_has_no_section(workspace: Workspace) -> None:
     assert {row["variant"] for row in rows} == {"plain"}
 
 
-def test_the_command_makes_the_very_same_grid(workspace: Workspace) -> None:
+@pytest.mark.parametrize("budget", ["images", "time"])
+def test_the_command_makes_the_very_same_grid(budget: str, workspace: Workspace) -> None:
     """DVC reads its values as Hydra does."""
     from dvc.utils.hydra import apply_overrides
 
-    asked = timed(variant=["plain", *HEAVY], changes=HEAVY, label_fraction=[None, 0.1])
+    odd = {"listed": {"backbone": {"weights": "größe/it's a, b (1).safetensors"}}}
+    asked = ablation(variant=["plain", *HEAVY], changes=HEAVY | odd, label_fraction=[None, 0.1])
+    if budget == "time":
+        asked = timed(label_fraction=[None, 0.1])
     workspace(asked, headline=False)
     command = re.search(
         r"the same grid, whatever params.yaml says: (.+?)\.\n", read(report()[0]).text
@@ -469,3 +473,31 @@ def test_the_command_makes_the_very_same_grid(workspace: Workspace) -> None:
     Path("params.yaml").write_text(text)
     apply_overrides(Path("params.yaml"), options[1::2] if options[0] == "-S" else options[::2])
     assert Params.read(Path("params.yaml")).ablation == asked.ablation
+
+
+def test_folders_of_an_earlier_grid_are_not_read(workspace: Workspace) -> None:
+    """Of equal cells DVC keeps those up to date that the grid has now."""
+    workspace(ablation())  # supervised is in the folders of the first mask ratio
+    old = sorted(Path("runs").glob("supervised-0.5-*"))
+    for folder in old:
+        shutil.copytree(folder, Path("runs") / folder.name.replace("-0.5-", "-0.75-"))
+        (folder / "linear_probe.json").write_text("{}")  # what earlier code left
+    Path("params.yaml").write_text(ablation(mask_ratio=[0.75]).model_dump_json())
+    _, rows, summary = report()
+    assert summary["runs_missing"] == 0
+    assert {r["folder"].split("-")[1] for r in rows if r["method"] == "supervised"} == {"0.75"}
+
+
+def test_a_missing_cell_counts_once(workspace: Workspace) -> None:
+    """The headline is a cell of this grid."""
+    workspace(ablation())
+    for folder in ("headline", "semi_mae-0.75-0.1-0-images-plain"):
+        (Path("runs") / folder / "linear_probe.json").unlink()
+    assert "Incomplete: 1 of 9 runs that params.yaml asks for are missing" in read(report()[0]).text
+
+
+def test_unequal_numbers_of_settings_are_stated(workspace: Workspace) -> None:
+    workspace(ablation())
+    assert "favours those with many: Supervised 1, Semi-MAE 2." in read(report()[0]).text
+    workspace(ablation(mask_ratio=[0.9]), headline=False)
+    assert "favours those" not in read(report()[0]).text

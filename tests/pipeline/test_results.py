@@ -8,20 +8,24 @@ from typing import Any
 import pytest
 from report_helpers import REPO, Workspace, ablation, report
 
+import pipeline.results
 import pipeline.study as study_command
 from pipeline.results import BEGIN, END, keep_results, shown_in
 from semimae.params import Params
 from semimae.types import UserError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+STALE: set[str] = set()  # the stages that DVC would run
 FACTORS = {"supervised": 4.0, "semi_mae": 1.0}
 
 
 @pytest.fixture
-def finished(workspace: Workspace) -> Path:
+def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with a report; README shows no results yet."""
     workspace(ablation(budget=["images", "time"], time_factor=FACTORS))
     report()
+    monkeypatch.setattr(pipeline.results, "changed_stages", lambda root: STALE)
+    STALE.clear()
     Path("README.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
     return Path.cwd()
 
@@ -65,6 +69,21 @@ def test_a_missing_report_is_named(finished: Path) -> None:
     Path("reports/index.html").unlink()
     with pytest.raises(UserError, match=r"reports/index\.html is missing; run `dvc repro` first"):
         keep_results("fake", title="Invented runs")
+
+
+@pytest.mark.parametrize("name", [".", "..", "../recipes", "a/b", "", "a b", ".git"])
+def test_results_stay_in_their_folder(name: str, finished: Path) -> None:
+    (finished / "recipes").mkdir()
+    with pytest.raises(UserError, match="cannot be the name of a folder in results/; allowed: let"):
+        keep_results(name, title="Invented runs")
+    assert (finished / "recipes").is_dir()
+
+
+def test_a_report_of_other_params_is_not_kept(finished: Path) -> None:
+    STALE.update(["report", "grid_split@x"])
+    with pytest.raises(UserError, match="2 stages are not up to date, so the report may be of"):
+        keep_results("fake", title="Invented runs")
+    assert not (finished / "results").exists()
 
 
 def test_readme_shows_what_results_hold() -> None:

@@ -54,22 +54,24 @@ def test_starting_weights_are_hashed_and_such_runs_are_kept(
     project: Callable[..., Params],
 ) -> None:
     params = project(backbone__weights="w.safetensors", ablation__label_fraction=[None])
+    asked = "runs/fixmatch-0.5-None-0-images-plain"
     save_file({}, "w.safetensors")
-    run("split", "runs/asked", "--method", "fixmatch", "--label-fraction", "None", "--seed", "0")
+    run("split", asked, "--method", "fixmatch", "--label-fraction", "None", "--seed", "0")
     run("split", "runs/other", "--method", "fixmatch", "--label-fraction", "0.5", "--seed", "0")
-    cell = Cell.read(Path("runs/asked/config.json"))
+    cell = Cell.read(Path(asked, "config.json"))
     assert cell.weights_sha256 == hashlib.sha256(Path("w.safetensors").read_bytes()).hexdigest()
     assert cell.as_asked in params.grid()
     assert run("prune", "--yes").splitlines() == ["runs/other", "1 folders removed."]
-    assert [path.name for path in Path("runs").iterdir()] == ["asked"]
+    assert [path.name for path in Path("runs").iterdir()] == [Path(asked).name]
 
 
 def test_a_stopped_run_that_is_asked_for_keeps_its_checkpoints(
     project: Callable[..., Params],
 ) -> None:
     project(ablation__label_fraction=[0.5], ablation__method=["fixmatch"], ablation__seed=[0])
-    run("split", "runs/asked", "--method", "fixmatch", "--label-fraction", "0.5", "--seed", "0")
-    for folder in (resume_folder(Path(), Path("runs/asked"), "train"), phases_folder(Path())):
+    asked = "runs/fixmatch-0.5-0.5-0-images-plain"
+    run("split", asked, "--method", "fixmatch", "--label-fraction", "0.5", "--seed", "0")
+    for folder in (resume_folder(Path(), Path(asked), "train"), phases_folder(Path())):
         for path in (folder, folder.with_name(f"{folder.name[:-1]}_")):  # of this and of other code
             path.mkdir(parents=True)
     other = Path(".semimae/resume") / f"0123456789ab-train-{code_hash()}"
@@ -77,6 +79,6 @@ def test_a_stopped_run_that_is_asked_for_keeps_its_checkpoints(
     *said, total = run("prune", "--yes").splitlines()
     assert total == "3 folders removed."
     assert str(other) in said
-    assert resume_folder(Path(), Path("runs/asked"), "train").is_dir()
+    assert resume_folder(Path(), Path(asked), "train").is_dir()
     assert phases_folder(Path()).is_dir()
     assert all(path.endswith("_") for path in said if path != str(other))
