@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app, main
 from pipeline.recipe import Recipe
+from pipeline.time_factors import _write as write_factors
 from semimae.cell import Cell
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.optim import build_optimizer
@@ -310,6 +311,15 @@ def test_use_keeps_own_work_unless_forced(project: Path, without_git: bool) -> N
     assert params.read_text() == mine
     recipe("use", "cifar10", "--force")
     assert params.read_text() != mine
+
+
+def test_use_follows_a_study_whose_factors_were_measured(project: Path) -> None:
+    recipe("use", "study_cifar10_cpu")
+    params = project / "params.yaml"
+    write_factors(params, {"supervised": 4.0, "fixmatch": 1.5, "semi_mae": 1.0})
+    assert "time" in Params.read(params).ablation.budget
+    recipe("use", "remedies_cifar10_cpu")
+    assert params.read_text() == (REPO / "recipes/remedies_cifar10_cpu.yaml").read_text()
 
 
 def test_use_overwrites_what_git_has(project: Path) -> None:
