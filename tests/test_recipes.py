@@ -33,6 +33,7 @@ RECIPES = sorted((REPO / "recipes").glob("*.yaml"))
 EXPECTED = {
     *("digits", "compare_digits", "study_cifar10", "study_cifar10_cpu"),
     "remedies_cifar10_cpu",
+    "remedy_cifar10_cpu",
     *("imagefolder", "imagefolder_try"),
     *("cifar10", "cifar10_vit_s", "cifar100", "cifar100_vit_s"),
     *("usb_cifar100_200", "usb_cifar100_400", "usb_stl10_40", "usb_stl10_100"),
