@@ -133,12 +133,17 @@ _CHILDREN: set[subprocess.Popen[bytes]] = set()
 
 @contextlib.contextmanager
 def _stopping_children() -> Iterator[None]:
-    """Let SIGTERM act as Ctrl-C does, and pass both on, so that stages save before they end."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM act as Ctrl-C does, and pass both on, so that stages save before they end.
+
+    A job in the background of a script begins with SIGINT ignored, and its children would too.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, signal.default_int_handler) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _interrupt(*processes: subprocess.Popen[bytes]) -> None:

@@ -103,7 +103,8 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tens
     # ZeroRedundancyOptimizer puts scalars on the CPU, where fused AdamW wants them beside weights.
     for holder in (optimizer, getattr(optimizer, "optim", optimizer)):
         for parameter, values in holder.state.items():
-            values["step"] = values["step"].to(parameter.device)
+            if values:  # not of another process's share
+                values["step"] = values["step"].to(parameter.device)
 
 
 def packed_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
