@@ -138,7 +138,7 @@ class Stage:
 
     @property
     def text(self) -> str:
-        return self.output.read_text() if self.output.exists() else ""  # it has not begun
+        return self.output.read_text()
 
 
 class StageServer:
