@@ -133,8 +133,9 @@ def test_the_second_process_on_a_cell_waits(
         time.sleep(0.001)
     second = server.start(command, workspace, **LATER)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
-    assert first.text == ""
-    assert "another process is at work on" in second.text
+    one, other = sorted([first.text, second.text])  # a busy machine may start them in turn
+    assert one == ""
+    assert "another process is at work on" in other
     assert workspace.result(command) == whole.result(command)
     assert not workspace.leftovers()
 
