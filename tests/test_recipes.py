@@ -32,6 +32,7 @@ from semimae.types import Batch, Step, UserError
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"))
 EXPECTED = {
     *("digits", "compare_digits", "study_cifar10", "study_cifar10_cpu"),
+    "remedies_cifar10",
     "remedies_cifar10_cpu",
     "remedy_cifar10_cpu",
     *("imagefolder", "imagefolder_try"),

@@ -170,12 +170,14 @@ def versus(comparison: Comparison | None) -> list[Entry]:
 
 def _method_of_comparison(study: Study) -> str:
     n, chances = study.num_seeds, study.num_settings(study.main_fraction)
+    number = len(study.between_methods)
+    pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
     text = (
         "Settings and the preferred method are chosen by validation accuracy; the test set only "
         "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
         "randomness of training and of the choice of labels, on one fixed test set. P-values are "
-        f"adjusted by Holm's method for all {len(study.between_methods)} comparisons between "
-        f"methods; a difference counts as shown below {ALPHA:g}."
+        f"adjusted by Holm's method for {pairs} between methods; a difference counts as shown below "
+        f"{ALPHA:g}."
     )
     if len(set(chances.values())) > 1:
         listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())
