@@ -176,8 +176,8 @@ def _method_of_comparison(study: Study) -> str:
         "Settings and the preferred method are chosen by validation accuracy; the test set only "
         "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
         "randomness of training and of the choice of labels, on one fixed test set. P-values are "
-        f"adjusted by Holm's method for {pairs} between methods; a difference counts as shown below "
-        f"{ALPHA:g}."
+        f"adjusted by Holm's method for {pairs} between methods; a difference counts as shown "
+        f"below {ALPHA:g}."
     )
     if len(set(chances.values())) > 1:
         listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())
