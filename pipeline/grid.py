@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ import typer
 from pipeline.progress import QUIET, progress
 from pipeline.sync import sync
 from pipeline.tracking import LATER
-from pipeline.workspace import HEADLINE, dvc_root, run_folders
+from pipeline.workspace import HEADLINE, dvc_root, on_stop, run_folders
 from semimae.cell import cell_id
 from semimae.params import Params
 
@@ -26,6 +26,7 @@ from semimae.params import Params
 # each other's turn at DVC's lock; without the flag some fail after they have trained.
 _DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
 _STEPS = ("train", "linear_probe", "fine_tune")
+_CHILDREN: set[subprocess.Popen[bytes]] = set()
 
 
 def grid(
@@ -42,7 +43,9 @@ def grid(
     if not changed_stages(root):
         typer.echo("Everything is up to date.")
         return
-    with _stopping_children():
+    # SIGTERM acts as Ctrl-C does, and both are passed on, so that stages save before they end. A
+    # job in the background of a script begins with SIGINT ignored, and its children would too.
+    with on_stop(signal.default_int_handler):
         _run_grid(root, params, jobs)
     typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
 
@@ -126,24 +129,6 @@ def _run(
         _CHILDREN.discard(process)
     if status:
         raise typer.Exit(1)
-
-
-_CHILDREN: set[subprocess.Popen[bytes]] = set()
-
-
-@contextlib.contextmanager
-def _stopping_children() -> Iterator[None]:
-    """Let SIGTERM act as Ctrl-C does, and pass both on, so that stages save before they end.
-
-    A job in the background of a script begins with SIGINT ignored, and its children would too.
-    """
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, signal.default_int_handler) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _interrupt(*processes: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from pipeline.workspace import on_stop
+
 _POLL = 0.1  # seconds
 _GRACE = 8.0  # seconds that the others get to end, once one has failed
 LOST = 3  # exit status of a process that ended because another one had
@@ -34,19 +36,16 @@ def launch(command: list[str], processes: int) -> int:
             for process in running:
                 process.send_signal(number)
 
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, pass_on) for number in signals]
-        try:
-            for rank in range(processes):
-                own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                running.append(subprocess.Popen(command, env=shared | own))
-            return _wait(running)
-        finally:
-            for process in running:
-                process.kill()
-                process.wait()
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
+        with on_stop(pass_on):
+            try:
+                for rank in range(processes):
+                    own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    running.append(subprocess.Popen(command, env=shared | own))
+                return _wait(running)
+            finally:
+                for process in running:
+                    process.kill()
+                    process.wait()
 
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> int:

@@ -141,7 +141,7 @@ def _rows(
 ) -> list[list["Entry"]]:
     from pipeline.reporting.answer import difference_value
     from pipeline.reporting.blocks import NONE, accuracy, count, p_value, percent
-    from pipeline.reporting.compare import over_seeds, ranked, top1
+    from pipeline.reporting.compare import mean_of_last, over_seeds, ranked, top1
 
     settings = ranked(grid, fraction)
     own = next((s for s in settings if s.method == study.evidence.params.method), None)
@@ -149,13 +149,11 @@ def _rows(
     rows: list[list[Entry]] = []
     for setting in sorted(settings, key=lambda s: -over_seeds(grid[s], top1()).mean):
         results, lead = grid[setting], leads.get(setting)
-        logged = [result.last("pseudo/accuracy_all") for result in results]
-        known = [value for value in logged if value is not None]
         rows.append(
             [
                 setting.name,
                 accuracy(over_seeds(results, top1())),
-                percent(sum(known) / len(known) if known else None),
+                percent(mean_of_last(results, "pseudo/accuracy_all")),
                 NONE if lead is None else difference_value(lead),
                 NONE if lead is None else p_value(lead.adjusted_p),
                 count(results[0].cell.train.steps),

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import semimae
@@ -101,8 +102,8 @@ def run_folders(root: Path, params: Params) -> list[Path]:
     there = grid_folders(root)
     points = [point for asked in params.grid().values() for point in asked]
     first = [root / RUNS / HEADLINE, *(there[point] for point in points if point in there)]
-    rest = [path for path in sorted((root / RUNS).glob("*/")) if path not in set(first)]
-    return [path for path in first if path.is_dir()] + rest
+    found = dict.fromkeys([*first, *sorted((root / RUNS).glob("*/"))])
+    return [path for path in found if path.is_dir()]
 
 
 def report_record(root: Path, reports: Path) -> Path:
@@ -138,13 +139,20 @@ def stale_checkpoints(root: Path, identities: Collection[str]) -> list[Path]:
 
 
 @contextlib.contextmanager
+def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let a function handle SIGTERM and Ctrl-C."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, handler) for number in signals]
+    try:
+        yield
+    finally:
+        for number, earlier in zip(signals, before, strict=True):
+            signal.signal(number, earlier)
+
+
+@contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM and Ctrl-C set, so that a stage can save before it ends."""
     stopped = threading.Event()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
-    try:
+    with on_stop(lambda *_: stopped.set()):
         yield stopped
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -94,6 +94,12 @@ def val_top1(result: Result) -> float:
     return result.val_top1
 
 
+def mean_of_last(results: Iterable[Result], key: str) -> float | None:
+    """Return the mean of a metric's last values over the runs that log it, if any does."""
+    known = [value for result in results if (value := result.last(key)) is not None]
+    return sum(known) / len(known) if known else None
+
+
 def setting_of(result: Result) -> Setting:
     """Return a result's setting."""
     cell = result.cell

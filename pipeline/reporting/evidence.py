@@ -132,12 +132,14 @@ def read_evidence(root: Path, params: Params) -> Evidence:
     dataset = DatasetInfo.model_validate_json(info.read_bytes()) if info.is_file() else None
     asked = params.grid()
     there, headline_folder = grid_folders(root), root / RUNS / HEADLINE
-    found = {
-        cell: _first_finished(
-            cell, [*(there[p] for p in points if p in there), headline_folder], dataset
-        )
-        for cell, points in asked.items()
-    }
+    held = {folder: _cell_in(folder) for folder in (*there.values(), headline_folder)}
+
+    def first_finished(cell: Cell, points: list[GridPoint]) -> Result | str:
+        # Folders of an earlier grid may hold it too, but nothing keeps them up to date.
+        folders = [*(there[point] for point in points if point in there), headline_folder]
+        return _first_finished(cell, [f for f in folders if held[f] == cell], dataset)
+
+    found = {cell: first_finished(cell, points) for cell, points in asked.items()}
     missing = [
         Missing(cell, cell.name + first.note, first.folder, reason)
         for cell, (first, *_) in asked.items()
@@ -152,7 +154,7 @@ def read_evidence(root: Path, params: Params) -> Evidence:
         for budget in BUDGETS
     )
     cell = params.cell()
-    headline = _first_finished(cell, [headline_folder], dataset)
+    headline = first_finished(cell, [])
     if not isinstance(headline, Result):
         missing.insert(0, Missing(cell, f"headline: {cell.name}", HEADLINE, headline))
     if not grid and not timed and not isinstance(headline, Result):
@@ -161,20 +163,16 @@ def read_evidence(root: Path, params: Params) -> Evidence:
     return Evidence(params, dataset, grid, timed, finished, missing)
 
 
-def _holds(folder: Path, cell: Cell) -> bool:
+def _cell_in(folder: Path) -> Cell | None:
     try:
-        return Cell.read(folder / "config.json").as_asked == cell
+        return Cell.read(folder / "config.json").as_asked
     except UserError:  # missing, or of another version
-        return False
+        return None
 
 
 def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None) -> Result | str:
-    """Return the cell's result from the first of some folders that has it, or why none has.
-
-    Folders of an earlier grid may hold it too, but nothing keeps them up to date.
-    """
+    """Return the cell's result from the first of its folders that has it, or why none has."""
     reason = "not started"
-    folders = [folder for folder in folders if _holds(folder, cell)]
     for folder in folders:
         if not (folder / "split.json").is_file():
             reason = "no split"

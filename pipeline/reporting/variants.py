@@ -17,6 +17,7 @@ from pipeline.reporting.compare import (
     Setting,
     best_of_variants,
     compare,
+    mean_of_last,
     method_name,
     over_seeds,
     top1,
@@ -66,8 +67,6 @@ def _against_plain(study: Study, fraction: Labels) -> Table:
     rows: list[list[Entry]] = []
     for setting in shown:
         results = study.grid[setting]
-        logged = [r.last("pseudo/accuracy_all") for r in results]
-        known = [value for value in logged if value is not None]
         rows.append(
             [
                 study.named(setting),
@@ -75,7 +74,7 @@ def _against_plain(study: Study, fraction: Labels) -> Table:
                 difference_value(on_validation.get(setting)),
                 accuracy(over_seeds(results, top1())),
                 *versus(on_test.get(setting)),
-                percent(sum(known) / len(known) if known else None),
+                percent(mean_of_last(results, "pseudo/accuracy_all")),
             ]
         )
     return Table(

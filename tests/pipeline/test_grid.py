@@ -74,7 +74,7 @@ from pathlib import Path
 import pipeline.grid as grid
 grid._DVC = [sys.executable, "stages.py"]
 grid._pending_by_cell = lambda root, params: [["one"], ["two"], ["three"]]
-with grid._stopping_children():
+with grid.on_stop(grid.signal.default_int_handler):
     grid._run_grid(Path(), None, 2)
 """
 
