@@ -115,8 +115,13 @@ def _run(
     arguments: list[str], root: Path, environment: Mapping[str, str] = MappingProxyType({})
 ) -> None:
     # In a group of its own, which a signal reaches as a whole: DVC, the stage and its processes.
+    # The stages call `python`: this one, also where its environment is not activated.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     process = subprocess.Popen(
-        [*_DVC, *arguments], cwd=root, env={**os.environ, **environment}, process_group=0
+        [*_DVC, *arguments],
+        cwd=root,
+        env={**os.environ, "PATH": path, **environment},
+        process_group=0,
     )
     _CHILDREN.add(process)
     try:

@@ -15,7 +15,13 @@ from semimae.data.config import READ_BY_PREPARE, DataConfig
 from semimae.engine.config import OptimConfig, TrainConfig
 from semimae.evaluation.config import FineTuneConfig, LinearProbeConfig
 from semimae.explain import explain, near
-from semimae.methods.config import METHOD_SECTIONS, PseudoLabelConfig, SSMAEConfig, StartConfig
+from semimae.methods.config import (
+    METHOD_SECTIONS,
+    RECONSTRUCTION_ALONE,
+    PseudoLabelConfig,
+    SSMAEConfig,
+    StartConfig,
+)
 from semimae.mim.config import MIMConfig
 from semimae.types import Frozen, UserError
 
@@ -233,6 +239,8 @@ class Params(Frozen):
             section: getattr(self, section) if section in sections else None
             for section in ("mim", "pseudo_label", "ssmae", "start")
         }
+        if method in RECONSTRUCTION_ALONE:
+            optional["mim"] = self.mim.model_copy(update={"lambda_mim": 1.0})
         chosen_ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         factor = self.ablation.time_factor.get(method) if budget == "time" else 1.0
         if factor is None:

@@ -16,7 +16,9 @@ from ruamel.yaml import YAML
 from support import REPO, changed_params
 
 from semimae.cell import Cell
+from semimae.engine.phases import phases
 from semimae.methods.config import METHOD_SECTIONS
+from semimae.methods.registry import METHODS
 from semimae.params import GridPoint, Params
 from semimae.types import UserError
 
@@ -504,7 +506,7 @@ def test_methods_with_a_mask_ratio_have_one_cell_per_ratio(method: str) -> None:
 @pytest.mark.parametrize("method", METHOD_SECTIONS)
 def test_a_cell_is_blind_to_sections_that_its_method_does_not_read(method: str) -> None:
     changes = {
-        "mim": {"mim__lambda_mim": 0.123},
+        "mim": {"mim__decoder_depth": 3},
         "pseudo_label": {"pseudo_label__threshold": 0.321},
         "ssmae": {"ssmae__gate_accuracy": 0.456},
         "start": {"start__mae_steps": 77},
@@ -513,6 +515,18 @@ def test_a_cell_is_blind_to_sections_that_its_method_does_not_read(method: str) 
     for section, change in changes.items():
         same = changed_params(method=method, **change).cell() == cell
         assert same == (section not in METHOD_SECTIONS[method]), section
+
+
+@pytest.mark.parametrize("method", WITH_RATIO)
+def test_the_weight_of_the_reconstruction_makes_a_cell_where_it_weighs_something(
+    method: str,
+) -> None:
+    cell, heavy = (changed_params(method=method, mim__lambda_mim=w).cell() for w in (2.0, 30.0))
+    weights, heavier = (
+        [METHODS[p.method](p.options, 10, 8).weights for p in phases(c)] for c in (cell, heavy)
+    )
+    assert (cell == heavy) == (weights == heavier)
+    assert (cell != heavy) == (method in {"semi_mae", "ssmae"})
 
 
 def test_a_cell_is_blind_to_what_comes_after_training() -> None:

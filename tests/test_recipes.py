@@ -35,6 +35,7 @@ EXPECTED = {
     "remedies_cifar10",
     "remedies_cifar10_cpu",
     "remedy_cifar10_cpu",
+    *("labels_cifar10_cpu", "methods_cifar10_cpu", "backbones_cifar10_cpu"),
     *("imagefolder", "imagefolder_try"),
     *("cifar10", "cifar10_vit_s", "cifar100", "cifar100_vit_s"),
     *("usb_cifar100_200", "usb_cifar100_400", "usb_stl10_40", "usb_stl10_100"),

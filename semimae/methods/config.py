@@ -36,6 +36,9 @@ METHOD_PHASES: dict[str, tuple[str, ...]] = {
     "semi_vit": ("mae", "supervised", "semi_vit"),
 }
 
+# Methods that reconstruct in a phase of its own: there the weight of the loss means nothing.
+RECONSTRUCTION_ALONE = frozenset({"mae", "mae_finetune", "semi_vit"})
+
 
 class PseudoLabelConfig(Frozen):
     """How a teacher's predictions on weak views supervise the strong views."""

@@ -21,7 +21,9 @@ SMALLEST_BLOCK_GRID = 6  # below it the noise cannot be smoothed and blocks woul
 class MIMOptions(Frozen):
     """What all branches have in common."""
 
-    lambda_mim: float = Field(ge=0, le=1000, description="Weight of the reconstruction loss.")
+    lambda_mim: float = Field(
+        ge=0, le=1000, description="Weight of the reconstruction loss, for semi_mae and ssmae."
+    )
     target: TargetName = Field(description="What is predicted at each hidden patch.")
     loss: LossName = Field(description="Distance to the target: mse (MAE), l1 (SimMIM), smooth_l1.")
     masking: Literal["random", "block"] = Field(

@@ -97,3 +97,15 @@ def test_a_stop_reaches_the_stages_and_waits_for_them(
         assert process.wait(timeout=60) != 0
     assert {path.name for path in tmp_path.glob("*.saved")} == {"one.saved", "two.saved"}
     assert not (tmp_path / "three.begun").exists()
+
+
+def test_stages_find_this_python_where_its_environment_is_not_activated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import pathlib, shutil, sys; pathlib.Path(sys.argv[1]).write_text(shutil.which('python'))"
+    )
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(pipeline.grid, "_DVC", [sys.executable, "-c", script])
+    pipeline.grid._run(["found"], tmp_path)
+    assert (tmp_path / "found").read_text() == str(Path(sys.executable).parent / "python")
