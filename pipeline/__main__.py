@@ -12,6 +12,7 @@ from pipeline import (
     add_labels,
     export,
     grid,
+    inputs,
     predict,
     prepare,
     probe,
@@ -45,6 +46,7 @@ app = typer.Typer(
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _STAGES, _TOOLS = "Stages, run by dvc repro", "For people"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
+app.command("inputs", rich_help_panel=_STAGES)(inputs.inputs)
 app.command("split", rich_help_panel=_STAGES)(split.split)
 app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(probe.linear_probe)

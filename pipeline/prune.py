@@ -7,7 +7,8 @@ import typer
 
 from pipeline.workspace import HEADLINE, RUNS, dvc_root, stale_checkpoints
 from semimae.cell import cell_id
-from semimae.params import GridPoint, Params
+from semimae.grid import GridPoint
+from semimae.params import Params
 
 
 def prune(

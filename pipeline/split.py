@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline.workspace import PREPARED, dvc_root
-from semimae.params import PLAIN, Budget, Params
+from semimae.grid import PLAIN, Budget
+from semimae.params import Params
 
 FromParams = "Instead of the value in params.yaml"
 

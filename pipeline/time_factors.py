@@ -8,7 +8,8 @@ import typer
 
 from pipeline.workspace import dvc_root
 from semimae.data.files import write_text
-from semimae.params import BUDGETS, PLAIN, Params
+from semimae.grid import BUDGETS, PLAIN
+from semimae.params import Params
 from semimae.types import UserError
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import semimae
 from semimae.cell import cell_id
 from semimae.data.files import write_text
-from semimae.params import GridPoint, Params
+from semimae.grid import GridPoint
+from semimae.params import Params
 from semimae.types import UserError
 
 PREPARED = Path("prepared")
+INPUTS = Path("inputs")
 RUNS = Path("runs")
 HEADLINE = "headline"
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")

@@ -13,6 +13,7 @@ from hazards import hazards
 from ruamel.yaml import YAML
 from support import REPO
 
+from pipeline.inputs import STAGES as INPUTS
 from semimae.cell import Cell
 from semimae.data.config import READ_BY_PREPARE, DataConfig
 
@@ -37,6 +38,7 @@ LAYERS = [
     "semimae.evaluation",
     "semimae.inference",
     "semimae.explain",
+    "semimae.grid",
     "semimae.params",
     "pipeline.workspace",
     "pipeline.progress",
@@ -326,7 +328,13 @@ PARAMS: dict[str, Any] = YAML(typ="safe").load(REPO / "params.yaml")
 # `prepare` reads every image, so it must not run again for an edit of, say, a method's options.
 # Of params.yaml it uses the keys that are among its `params`.
 UNTRACKED = {
-    "prepare": {"semimae.params", "semimae.explain", "semimae.cell", "semimae.types"}
+    "prepare": {
+        "semimae.params",
+        "semimae.grid",
+        "semimae.explain",
+        "semimae.cell",
+        "semimae.types",
+    }
     | {name for name in PATHS if is_config(name) and name != "semimae.data.config"},
 }
 
@@ -349,8 +357,19 @@ def stage_module(stage: dict[str, Any]) -> str:
 
 
 def tracked(stage: dict[str, Any]) -> list[Path]:
+    """What a stage depends on; a file of stage `inputs` stands for the code that it notes."""
     folder = REPO / stage.get("wdir", ".").replace("${key}", "x")
-    return [(folder / dep).resolve() for dep in stage["deps"]]
+    paths = [(folder / dep).resolve() for dep in stage["deps"]]
+    noted = [INPUTS[path.stem].code for path in paths if path.parent == REPO / "inputs"]
+    return [*paths, *(REPO / entry for code in noted for entry in code)]
+
+
+def settings_of(stage: dict[str, Any]) -> set[str]:
+    """The keys of params.yaml that a stage depends on, by itself or through stage `inputs`."""
+    paths = [Path(dep) for dep in stage["deps"]]
+    noted = [INPUTS[path.stem].settings for path in paths if path.parent.name == "inputs"]
+    own = [key for key in stage.get("params", []) if isinstance(key, str)]
+    return {*own, *(key for settings in noted for key in settings)}
 
 
 def covers(deps: list[Path], path: Path) -> bool:
@@ -405,7 +424,7 @@ def test_a_stage_depends_on_all_code_that_it_runs(name: str) -> None:
     assert not files, f"stage {name} does not notice edits of {', '.join(files)}"
 
 
-@pytest.mark.parametrize("name", ["prepare", "split", "grid_split", "report"])
+@pytest.mark.parametrize("name", ["prepare", "inputs", "split", "grid_split", "report"])
 def test_a_cheap_stage_depends_on_its_own_file(name: str) -> None:
     assert covers(tracked(STAGES[name]), PATHS[stage_module(STAGES[name])])
 
@@ -428,24 +447,35 @@ def test_what_a_stage_names_is_there(name: str) -> None:
     for dep in tracked(STAGES[name]):
         if REPO / "semimae" in [dep, *dep.parents] or REPO / "pipeline" in [dep, *dep.parents]:
             assert dep.exists(), dep
-    for entry in STAGES[name].get("params", []):
-        keys = [entry] if isinstance(entry, str) else next(iter(entry.values()))
-        for key in keys:
-            node = PARAMS
-            for part in key.split("."):
-                assert part in node, f"{key} is not in params.yaml"
-                node = node[part]
+    for key in settings_of(STAGES[name]):
+        node = PARAMS
+        for part in key.split("."):
+            assert part in node, f"{key} is not in params.yaml"
+            node = node[part]
 
 
 def test_splitting_notices_all_of_params_yaml_that_is_in_a_cell() -> None:
     fields = set(Cell.model_fields) & PARAMS.keys()
     assert {"data", "backbone", "optim", "train", "seed", "mask_ratio"} <= fields
-    assert set(STAGES["split"]["params"]) == fields
+    by_name = {"ablation.time_factor", "ablation.changes"}  # what budget and variant mean
+    assert settings_of(STAGES["split"]) == fields | by_name
     named = {k.replace("_", "-") for k in STAGES["grid_split"]["matrix"]}
     assert all(f"--{option} " in STAGES["grid_split"]["cmd"] + " " for option in named)
     by_option = {option.replace("-", "_") for option in named} - {"label_fraction"}  # null: theirs
-    by_name = {"ablation.time_factor", "ablation.changes"}  # what budget and variant mean
-    assert set(STAGES["grid_split"]["params"]) == (fields - by_option) | by_name
+    assert settings_of(STAGES["grid_split"]) == (fields - by_option) | by_name
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "grid_linear_probe", "fine_tune"])
+def test_scoring_notices_its_own_section_alone(name: str) -> None:
+    assert settings_of(STAGES[name]) == {name.removeprefix("grid_")}
+
+
+def test_whatever_is_in_params_yaml_or_the_code_is_noted_anew() -> None:
+    assert STAGES["inputs"]["params"] == [{"params.yaml": None}]
+    assert set(STAGES["inputs"]["deps"]) == {"pipeline", "semimae"}
+    assert [f"inputs/{name}.json" for name in INPUTS] == [
+        next(iter(out)) for out in STAGES["inputs"]["outs"]
+    ]
 
 
 def test_preparing_notices_all_of_params_yaml_that_it_reads() -> None:
@@ -459,4 +489,4 @@ def test_equal_cells_share_one_command() -> None:
         one, other = STAGES[plain], STAGES[f"grid_{plain}"]
         assert one["cmd"] == other["cmd"]
         assert one["deps"] == other["deps"]
-        assert one.get("params") == other.get("params")
+        assert "params" not in one | other

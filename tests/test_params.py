@@ -17,9 +17,10 @@ from support import REPO, changed_params
 
 from semimae.cell import Cell
 from semimae.engine.phases import phases
+from semimae.grid import GridPoint
 from semimae.methods.config import METHOD_SECTIONS
 from semimae.methods.registry import METHODS
-from semimae.params import GridPoint, Params
+from semimae.params import Params
 from semimae.types import UserError
 
 PARAMS = REPO / "params.yaml"

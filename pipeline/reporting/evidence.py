@@ -14,7 +14,8 @@ from semimae.cell import Cell, cell_id
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
 from semimae.evaluation.mistakes import Mistake
-from semimae.params import BUDGETS, PLAIN, GridPoint, Params
+from semimae.grid import BUDGETS, PLAIN, GridPoint
+from semimae.params import Params
 from semimae.types import UserError
 
 Row = dict[str, float]

@@ -23,7 +23,7 @@ from pipeline.reporting.compare import (
 )
 from pipeline.reporting.evidence import Evidence, Result
 from semimae.cell import Cell
-from semimae.params import PLAIN
+from semimae.grid import PLAIN
 
 _PLAIN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # what Hydra needs no quotes for
 

@@ -24,7 +24,7 @@ from pipeline.workspace import (
     write_json,
 )
 from semimae.cell import Cell, cell_id
-from semimae.params import GridPoint
+from semimae.grid import GridPoint
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
