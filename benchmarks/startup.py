@@ -44,9 +44,12 @@ def measure_startup(rounds: int, *, grid: bool) -> dict[str, dict[str, float]]:
             ),
         }
         few = GRID | {"mask_ratio": [0.75], "seed": [0]}
-        found["dvc repro of 6 cells, nothing to do"] = no_work(folder / "few", few, rounds)
-        if grid:
-            found["dvc repro of 150 cells, nothing to do"] = no_work(folder / "all", GRID, rounds)
+        for cells, lists in {6: few, 150: GRID}.items() if grid else {6: few}.items():
+            workspace = finished_grid(folder / str(cells), lists)
+            found |= {
+                f"dvc repro of {cells} cells, {name}": seconds
+                for name, seconds in dvc_overhead(workspace, rounds).items()
+            }
     return found
 
 
@@ -77,11 +80,22 @@ def first_step(folder: Path) -> dict[str, float]:
     return {"wall": row["time_ms"] / 1000 - began, "processor": used["processor"]}
 
 
-def no_work(folder: Path, grid: dict[str, list[Any]], rounds: int) -> dict[str, float]:
-    """Return how long `dvc repro` takes where all stages of a grid have run already.
+def dvc_overhead(workspace: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Return what DVC takes to find nothing to do, and to run one short stage."""
 
-    They have not: the files that they leave are made up, and entered into dvc.lock at once. That
-    DVC finds nothing to do is checked.
+    def repro(says: str, *arguments: str) -> dict[str, float]:
+        return _run(["-m", "dvc", "repro", *arguments], workspace, says=says)
+
+    return {
+        "nothing to do": _median(rounds, lambda: repro("up to date")),
+        "stage inputs alone": _median(rounds, lambda: repro("Running", "-f", "-s", "inputs")),
+    }
+
+
+def finished_grid(folder: Path, grid: dict[str, list[Any]]) -> Path:
+    """Make a workspace in which all stages of a grid have run already; return it.
+
+    They have not: the files that they leave are made up, and entered into dvc.lock at once.
     """
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml"):
@@ -95,7 +109,7 @@ def no_work(folder: Path, grid: dict[str, list[Any]], rounds: int) -> dict[str, 
     yaml.dump(params, folder / "params.yaml")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     _write_lock(folder)
-    return _median(rounds, lambda: _run(["-m", "dvc", "repro"], folder, says="up to date"))
+    return folder
 
 
 def _write_lock(folder: Path) -> None:

@@ -125,6 +125,15 @@ class Stage:
         """Send a signal; one that has ended takes no notice."""
         os.kill(self.pid, number)
 
+    def holds(self, locks: list[Path]) -> bool:
+        """Whether it has locked one of these files, which it opens first."""
+        held = Path("/proc/locks").read_text()
+        return any(
+            f" {self.pid} " in line and f":{lock.stat().st_ino} " in line
+            for line in held.splitlines()
+            for lock in locks
+        )
+
     def end_after(self, seconds: float, number: signal.Signals) -> int:
         """Send a signal after some time, unless it ends before; return the exit status."""
         with contextlib.closing(Watch(self.pid)) as watch:
@@ -182,6 +191,7 @@ class StageServer:
         """
         self.count += 1
         output = Path(self.outputs.name) / f"{self.count}.log"  # not on the disk under test
+        output.touch()
         order = {
             "arguments": command.split(),
             "folder": str(cell or workspace.cell),

@@ -129,13 +129,17 @@ def test_the_second_process_on_a_cell_waits(
     command: str, server: StageServer, whole: Workspace, workspace: Workspace
 ) -> None:
     first = server.start(command, workspace, **LATER)
-    while not list(workspace.root.glob(f".semimae/resume/*{command}*.lock")):
+    while not first.holds(list(workspace.root.glob(f".semimae/resume/*{command}*.lock"))):
         time.sleep(0.001)
+    first.send(signal.SIGSTOP)  # so that it is still there when a busy machine starts the second
     second = server.start(command, workspace, **LATER)
+    deadline = time.monotonic() + 60
+    while not second.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.send(signal.SIGCONT)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
-    one, other = sorted([first.text, second.text])  # a busy machine may start them in turn
-    assert one == ""
-    assert "another process is at work on" in other
+    assert first.text == ""
+    assert "another process is at work on" in second.text
     assert workspace.result(command) == whole.result(command)
     assert not workspace.leftovers()
 
