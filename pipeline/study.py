@@ -35,4 +35,4 @@ def study(
         # Of a CPU, processor time: other programs do not disturb it.
         time_factors(cpu=setup_device(params.train).type == "cpu", write=True)
         grid(jobs)
-    keep_results(name.removeprefix("study_"), title=asked.description)
+    keep_results(name.removeprefix("study_"), title=asked.description.rstrip("."))
