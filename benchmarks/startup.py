@@ -43,8 +43,10 @@ def measure_startup(rounds: int, *, grid: bool) -> dict[str, dict[str, float]]:
                 rounds, lambda: first_step(folder / "digits")
             ),
         }
-        few = GRID | {"mask_ratio": [0.75], "seed": [0]}
-        for cells, lists in {6: few, 150: GRID}.items() if grid else {6: few}.items():
+        grids = {6: GRID | {"mask_ratio": [0.75], "seed": [0]}}
+        if grid:
+            grids[150] = GRID
+        for cells, lists in grids.items():
             workspace = finished_grid(folder / str(cells), lists)
             found |= {
                 f"dvc repro of {cells} cells, {name}": seconds

@@ -1,11 +1,11 @@
 """Stage ``inputs``: what of the code and of params.yaml each stage of a cell depends on."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.workspace import INPUTS, write_json
+from semimae.data.files import file_hash
 from semimae.params import Params
 
 
@@ -97,4 +97,4 @@ def _value(tree: object, key: str) -> object:
 def _fingerprints(code: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     for entry in map(Path, code):
         for path in [entry] if entry.is_file() else sorted(entry.rglob("*.py")):
-            yield path.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
+            yield path.as_posix(), file_hash(path)

@@ -1,6 +1,7 @@
 """Files and folders that are either complete or not there."""
 
 import csv
+import hashlib
 import io
 import logging
 import os
@@ -44,6 +45,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]])
     writer.writerow(columns)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

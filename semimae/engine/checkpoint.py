@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semimae.data.files import replaced_file, write_text
+from semimae.data.files import file_hash, replaced_file, write_text
 from semimae.distributed import any_process, from_first, world
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
@@ -205,12 +205,6 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def _checksum(digest: str, record: Mapping[str, object]) -> str:
     """Return the checksum of a record and of the tensors with the given digest."""
     return hashlib.sha256(f"{digest} {json.dumps(record)}".encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_tensors(

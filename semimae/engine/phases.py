@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from semimae.cell import Cell
-from semimae.data.files import held_lock, replaced_file, write_text
+from semimae.data.files import file_hash, held_lock, replaced_file, write_text
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import any_process, from_first, wait_for_all, world
-from semimae.engine.checkpoint import Checkpoints, Row, TrainState, file_hash
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit, load_model, save_model
 from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.model import SemiModel
