@@ -1,6 +1,6 @@
 """The plain way to write the same step: what a reader of the papers would do first.
 
-Labelled, strong and weak views go through the model with gradients, in one batch or one after the
+Labeled, strong and weak views go through the model with gradients, in one batch or one after the
 other; the weak half is then detached. The MAE branch embeds all patches, restores their order and
 predicts all of them. The optimizer is a loop. Views are PIL transforms in a DataLoader.
 """
@@ -128,7 +128,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Loading:
-    """The views of one step by a DataLoader: half of ``Views`` goes unused for labelled images."""
+    """The views of one step by a DataLoader: half of ``Views`` goes unused for labeled images."""
 
     def __init__(self, views: TrainViews, num_images: int) -> None:
         dataset = Views(views)

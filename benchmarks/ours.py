@@ -126,7 +126,7 @@ class Ours:
 
         return {
             "weak views, no gradient": weak,
-            "labelled and strong views": labeled_and_strong,
+            "labeled and strong views": labeled_and_strong,
             "MAE encoder": encoder,
             "MAE decoder": decoder,
             "clip, AdamW, average": self.update,

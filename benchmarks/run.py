@@ -71,7 +71,7 @@ def measure_setting(
             "parts": parts,
             "data_seconds": views,
             "flops": flops,
-            "unlabelled_per_second": {k: num_unlabeled / s for k, s in seconds.items()},
+            "unlabeled_per_second": {k: num_unlabeled / s for k, s in seconds.items()},
             "share_of_peak": {k: f / seconds[k] / peak for k, f in flops.items()},
             "speedup": {
                 name: {
@@ -136,7 +136,7 @@ def measure_growth(
             seconds = interleaved({"step": ours.step}, device, rounds)["step"]
             rows.append(
                 {
-                    "unlabelled": number * mu,
+                    "unlabeled": number * mu,
                     "tokens": (pixels // setting.patch_size) ** 2,
                     "mask_ratio": hidden,
                     "seconds": seconds,

@@ -26,7 +26,7 @@ class Setting(NamedTuple):
     depth: int
     num_heads: int
     decoder: tuple[int, int, int]  # width, depth, heads
-    batch: dict[str, tuple[int, int]]  # device -> labelled images, unlabelled ones per labelled
+    batch: dict[str, tuple[int, int]]  # device -> labeled images, unlabeled ones per labeled
     file_size: tuple[int, int]  # of an image on disk, pixels
 
 
@@ -69,7 +69,7 @@ def make_cell(setting: Setting, device: str, precision: str, **changes: object) 
 
 
 def make_images(setting: Setting, folder: Path) -> None:
-    """Write a folder of JPEG files per class: smooth colours with edges and some noise."""
+    """Write a folder of JPEG files per class: smooth colors with edges and some noise."""
     draws = np.random.default_rng(0)
     width, height = setting.file_size
     for index in range(IMAGES):

@@ -18,10 +18,10 @@ def table(result: dict[str, Any]) -> str:
     if "growth" in result:
         lines += ["", f"**Growth**, {result['measured_on']}:", ""]
         lines += _rows(
-            ["unlabelled", "tokens", "mask ratio", "s", "memory, MiB"],
+            ["unlabeled", "tokens", "mask ratio", "s", "memory, MiB"],
             [
                 [
-                    row["unlabelled"],
+                    row["unlabeled"],
                     row["tokens"],
                     row["mask_ratio"],
                     f"{row['seconds']:.3g}",
@@ -62,7 +62,7 @@ def _setting(name: str, s: dict[str, Any]) -> list[str]:
     labeled, unlabeled = s["batch"]
     lines = [
         "",
-        f"**{name}**, {labeled} labelled and {unlabeled} unlabelled images per step, "
+        f"**{name}**, {labeled} labeled and {unlabeled} unlabeled images per step, "
         f"{s['precision']}:",
         "",
     ]
@@ -70,16 +70,16 @@ def _setting(name: str, s: dict[str, Any]) -> list[str]:
     for variant, seconds in s["seconds"].items():
         share = s["share_of_peak"].get(variant)
         memory = _whole(s["peak_memory_mib"].get(variant))
-        speed = f"{s['unlabelled_per_second'][variant]:.3g}"
+        speed = f"{s['unlabeled_per_second'][variant]:.3g}"
         rows.append(
             [variant, f"{seconds:.3g}", speed, "" if share is None else f"{share:.0%}", memory]
         )
-    lines += _rows(["step", "s", "unlabelled images/s", "of peak", "memory, MiB"], rows)
+    lines += _rows(["step", "s", "unlabeled images/s", "of peak", "memory, MiB"], rows)
     parts = [
         [part, f"{seconds:.3g}", f"{unlabeled / seconds:,.0f}"]
         for part, seconds in s["parts"].items()
     ]
-    lines += ["", *_rows(["part", "s", "unlabelled images/s"], parts), ""]
+    lines += ["", *_rows(["part", "s", "unlabeled images/s"], parts), ""]
     for peer, ratios in s["speedup"].items():
         shown = ", ".join(f"{ratio:.2f}x ({variant})" for variant, ratio in ratios.items())
         lines.append(f"- Against {peer}: {shown}.")

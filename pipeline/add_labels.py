@@ -1,4 +1,4 @@
-"""``add-labels``: what was labelled goes back to the images."""
+"""``add-labels``: what was labeled goes back to the images."""
 
 import csv
 import difflib
@@ -41,7 +41,7 @@ def add_labels(
         raise UserError(
             f"dataset={params.dataset} has its labels; add-labels is for imagefolder and csv."
         )
-    typer.echo(f"Labelled: {len(labels)}. Next: `dvc repro -f prepare`, then `make repro`.")
+    typer.echo(f"Labeled: {len(labels)}. Next: `dvc repro -f prepare`, then `make repro`.")
 
 
 def _read(file: Path) -> dict[str, str]:

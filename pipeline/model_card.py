@@ -17,11 +17,11 @@ CARD = "MODEL_CARD.md"
 _PROTOCOLS = {
     "classifier": "The model as it is",
     "linear_probe": "Linear classifier on its features",
-    "knn": "Nearest neighbours on its features",
+    "knn": "Nearest neighbors on its features",
 }
 _LOADING = {
     "timm": """\
-timm (`model.safetensors`, `config.json`), from normalised images `[B, C, H, W]`:
+timm (`model.safetensors`, `config.json`), from normalized images `[B, C, H, W]`:
 
 ```python
 import timm
@@ -34,7 +34,7 @@ names = model.pretrained_cfg["label_names"]
 ```
 """,
     "onnx": """\
-ONNX (`model.onnx`), from uint8 pixels `[B, SIZE, SIZE, CHANNELS]`; it normalises them itself:
+ONNX (`model.onnx`), from uint8 pixels `[B, SIZE, SIZE, CHANNELS]`; it normalizes them itself:
 
 ```python
 import onnxruntime
@@ -77,8 +77,8 @@ def model_card(trained: "Trained", run: Path, formats: list[str]) -> str:
         *_scores(scores),
         "\n## Limits\n",
         *_limits(trained, scores),
-        "\n## Licence of the start weights\n",
-        f"{_licence(trained)}\n",
+        "\n## License of the start weights\n",
+        f"{_license(trained)}\n",
         "## How to load it\n",
         f"FOLDER is this folder. {_pixels(trained)}\n",
         *(_loading(trained, name) for name in formats),
@@ -105,7 +105,7 @@ def _data(trained: "Trained", split: dict[str, Any]) -> list[str]:
     unlabeled = cell.train.steps * cell.num_unlabeled
     lines.append(
         f"- Training: {cell.train.steps:,} steps; {cell.train.steps * cell.train.batch_size:,} "
-        f"labelled and {unlabeled:,} unlabelled images with repetitions."
+        f"labeled and {unlabeled:,} unlabeled images with repetitions."
     )
     names = ", ".join(dataset.class_names[:50])
     more = f" and {dataset.num_classes - 50} more" if dataset.num_classes > 50 else ""
@@ -157,24 +157,24 @@ def _limits(trained: "Trained", scores: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _licence(trained: "Trained") -> str:
-    from semimae.inference.timm_folder import licence_of
+def _license(trained: "Trained") -> str:
+    from semimae.inference.timm_folder import license_of
 
     cell = trained.info.cell
     weights = cell.backbone.weights
     if weights is None:
         return "Trained from scratch: there were none."
     if isinstance(cell.backbone, TimmConfig) and weights.startswith("timm:"):
-        licence = licence_of(cell.backbone.model, weights)
-        return f"`{weights}`: {licence or 'not stated by timm; ask their authors'}."
+        license = license_of(cell.backbone.model, weights)
+        return f"`{weights}`: {license or 'not stated by timm; ask their authors'}."
     return (
-        f"`{weights}` (SHA-256 {cell.weights_sha256}): a file, whose licence this project does not "
+        f"`{weights}` (SHA-256 {cell.weights_sha256}): a file, whose license this project does not "
         "know. Those of MAE's repository, for one, are CC-BY-NC-4.0."
     )
 
 
 def _pixels(trained: "Trained") -> str:
-    size, share = trained.info.dataset.image_size, trained.centre
+    size, share = trained.info.dataset.image_size, trained.center
     part = "central square" if share == 1 else f"central square of {100 * share:g}% of its side"
     return (
         f"An image becomes pixels by cutting out its {part} and scaling that to {size} x {size} "

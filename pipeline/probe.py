@@ -14,7 +14,7 @@ def linear_probe(
 ) -> None:
     """Score a trained cell on the test set, its weights as they are.
 
-    Three ways: by its classifier, by a linear probe, and by its nearest neighbours.
+    Three ways: by its classifier, by a linear probe, and by its nearest neighbors.
 
     Example: cd runs/headline && python -m pipeline linear-probe
     """

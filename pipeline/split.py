@@ -1,4 +1,4 @@
-"""Stage ``split``: resolve a cell's configuration and choose its labelled images."""
+"""Stage ``split``: resolve a cell's configuration and choose its labeled images."""
 
 from pathlib import Path
 from typing import Annotated

@@ -22,7 +22,7 @@ def suggest_labels(
         Path | None, typer.Option(help="File to write, .csv; without it, standard output.")
     ] = None,
 ) -> None:
-    """List the unlabelled images most worth a label: those in doubt, and unlike each other.
+    """List the unlabeled images most worth a label: those in doubt, and unlike each other.
 
     The columns are path, rank, the model's class and its confidence, and an empty column label to
     fill in; `add-labels` takes the file back. The choice is that of BADGE (arXiv:1906.03671).
@@ -41,7 +41,7 @@ def suggest_labels(
     split = Split.read(folder / "split.json", prepared)
     rows = candidates(prepared, split)
     if not len(rows):
-        raise UserError("all training images are labelled; there is none to suggest.")
+        raise UserError("all training images are labeled; there is none to suggest.")
     model = load_model(folder / "train" / "model.safetensors", cell, prepared)
     outputs = infer(model, cell, prepared, rows)
     probabilities = outputs.probabilities.numpy()
@@ -61,4 +61,4 @@ def suggest_labels(
             ]
         )
     if out is not None:
-        typer.echo(f"{out} has {len(chosen)} of {len(rows)} unlabelled images.", err=True)
+        typer.echo(f"{out} has {len(chosen)} of {len(rows)} unlabeled images.", err=True)

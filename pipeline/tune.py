@@ -1,4 +1,4 @@
-"""Stage ``fine-tune``: train all weights further on the labelled images, and score them."""
+"""Stage ``fine-tune``: train all weights further on the labeled images, and score them."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def fine_tune(
 ) -> None:
     """Fine-tune a trained cell and score it on the test set.
 
-    All weights are trained further, on the labelled images alone.
+    All weights are trained further, on the labeled images alone.
 
     Example: cd runs/headline && python -m pipeline fine-tune
     """

@@ -65,7 +65,7 @@ class Cell(Frozen):
         ]
         if len(given) != 1:
             raise ValueError(
-                f"{' and '.join(given) or 'nothing'} says which images are labelled; "
+                f"{' and '.join(given) or 'nothing'} says which images are labeled; "
                 "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
             )
         self.optim.check_warmup(self.train.steps, "train.steps")
@@ -133,12 +133,12 @@ class Cell(Frozen):
 
     @property
     def num_unlabeled(self) -> int:
-        """Unlabelled images per step; 0 if the method uses none."""
+        """Unlabeled images per step; 0 if the method uses none."""
         return self.train.batch_size * self.train.mu if METHOD_SECTIONS[self.method] else 0
 
     @property
     def images_per_step(self) -> int:
-        """Labelled and unlabelled images per step."""
+        """Labeled and unlabeled images per step."""
         return self.train.batch_size + self.num_unlabeled
 
     @property

@@ -65,7 +65,7 @@ def connected() -> Iterator[World]:
 
 
 def share_of(count: int, part: int, parts: int) -> slice:
-    """Return one of ``parts`` neighbouring shares of ``count`` things; sizes differ by at most 1.
+    """Return one of ``parts`` neighboring shares of ``count`` things; sizes differ by at most 1.
 
     >>> [share_of(5, part, 3) for part in range(3)]
     [slice(0, 1, None), slice(1, 3, None), slice(3, 5, None)]

@@ -13,7 +13,7 @@ def part_of_mean(mean: Tensor, part: int, whole: int) -> Tensor:
 
 
 def supervised_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of logits ``[b, N]`` of labelled views; shares add up to the batch's mean."""
+    """Cross-entropy of logits ``[b, N]`` of labeled views; shares add up to the batch's mean."""
     loss = functional.cross_entropy(logits.float(), batch.labels[batch.labeled_rows])
     return part_of_mean(loss, len(batch.labeled), len(batch.labels))
 
@@ -26,7 +26,7 @@ def consistency_loss(
 ) -> Tensor:
     """Cross-entropy of the strong views against the pseudo labels, a scalar.
 
-    The sum is divided by the number of unlabelled images, not by the number kept: few confident
+    The sum is divided by the number of unlabeled images, not by the number kept: few confident
     labels make a small step (arXiv:2001.07685, equation 4).
 
     Args:

@@ -26,7 +26,7 @@ class SemiModel(nn.Module):
         self.mim = mim
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
+        """Map normalized images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
         return self.backbone(images)
 
     def mim_loss(self, images: Tensor, noise: Tensor, teacher: "SemiModel | None" = None) -> Tensor:

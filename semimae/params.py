@@ -56,7 +56,7 @@ class Params(Frozen):
     method: MethodName = Field(description="How the model learns.")
     mask_ratio: MaskRatio = Field(description="Share of the patches that the MIM branch hides.")
     label_fraction: LabelFraction | None = Field(
-        description="Share of the labelled training images whose label is used."
+        description="Share of the labeled training images whose label is used."
     )
     num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
     seed: Seed = Field(description="Key of all randomness.")

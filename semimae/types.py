@@ -47,20 +47,20 @@ class Frozen(BaseModel):
 
 
 class Batch(NamedTuple):
-    """The images of one step, normalised and on the device: all of them, or one process's share.
+    """The images of one step, normalized and on the device: all of them, or one process's share.
 
     ``B`` and ``U`` count the global batch, ``b`` and ``u`` what is here. It carries no labels of
-    the unlabelled images: a method cannot see them by construction.
+    the unlabeled images: a method cannot see them by construction.
     """
 
     labeled: Tensor  # [b, C, H, W], weak view
     labels: Tensor  # [B], class indices
-    weak: Tensor  # [u, C, H, W], weak view of the unlabelled images
+    weak: Tensor  # [u, C, H, W], weak view of the unlabeled images
     strong: Tensor  # [u, C, H, W], strong view of the same images
     mask_noise: Tensor  # [u, L], uniform noise; its order decides which patches are hidden
     mix_noise: Tensor  # [U, 4], uniform noise that decides which views are mixed and how
     unlabeled_index: (
-        Tensor  # [U], place of each unlabelled image among all of them, for per-image memory
+        Tensor  # [U], place of each unlabeled image among all of them, for per-image memory
     )
     progress: float  # share of the run that is done, in [0, 1)
     first_labeled: int = 0  # place of the first of ``labeled`` in the global batch
@@ -103,11 +103,11 @@ class Step(NamedTuple):
     """A batch, and what diagnostics alone may know of it."""
 
     batch: Batch
-    hidden_labels: Tensor  # [U], classes of the unlabelled images, -1 where unknown
+    hidden_labels: Tensor  # [U], classes of the unlabeled images, -1 where unknown
 
 
 class PseudoLabels(NamedTuple):
-    """What a teacher says of the unlabelled images; used for training and for diagnostics."""
+    """What a teacher says of the unlabeled images; used for training and for diagnostics."""
 
     labels: Tensor  # [U], class indices
     confidence: Tensor  # [U], probability of that class

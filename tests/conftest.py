@@ -55,5 +55,5 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="session")
 def digits_split(digits: Prepared) -> Split:
-    """40 labelled digits."""
+    """40 labeled digits."""
     return make_split(digits, seed=0, num_labels=40, val_fraction=0.15, include_labeled=True)

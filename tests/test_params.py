@@ -589,7 +589,7 @@ LISTED = {"data__labeled_list": "names.txt"}
         ),
     ],
 )
-def test_exactly_one_thing_says_which_images_are_labelled(
+def test_exactly_one_thing_says_which_images_are_labeled(
     changes: dict[str, object], named: list[str], folder: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -608,7 +608,7 @@ def test_exactly_one_thing_says_which_images_are_labelled(
         {"label_fraction": None, "num_labels": None, **LISTED},
     ],
 )
-def test_each_way_to_choose_the_labelled_images_can_be_read(
+def test_each_way_to_choose_the_labeled_images_can_be_read(
     changes: dict[str, object], folder: Path
 ) -> None:
     """Whichever the headline takes, the grid's label fractions take its place there."""

@@ -40,7 +40,7 @@ def test_a_permutation_has_every_number_once(n: int) -> None:
     assert sorted(permutation(n, 0, "x").tolist()) == list(range(n))
 
 
-def test_neighbouring_seeds_are_not_alike() -> None:
+def test_neighboring_seeds_are_not_alike() -> None:
     """A plain ``manual_seed(seed + step)`` would make (0, 1) and (1, 0) the same."""
     firsts = [uniform((1,), seed, step).item() for seed in range(20) for step in range(20)]
     assert len(set(firsts)) == 400

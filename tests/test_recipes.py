@@ -190,7 +190,7 @@ def test_model_has_the_size_it_claims(path: Path) -> None:
 
 @each_recipe
 def test_every_method_of_it_trains_a_step(path: Path, tmp_path: Path) -> None:
-    """One real step of each phase on two labelled and two unlabelled images of the right shape.
+    """One real step of each phase on two labeled and two unlabeled images of the right shape.
 
     Two of the twelve equal blocks of the larger models are enough: the whole is built above.
     """

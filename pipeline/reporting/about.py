@@ -127,6 +127,6 @@ def _split_table(study: Study) -> Table:
         rows.append([result.labels, *map(count, sizes)])
     return Table(
         "Images of each split.",
-        [*text_columns("Labels"), *number_columns("Labelled", "Unlabelled", "Validation")],
+        [*text_columns("Labels"), *number_columns("Labeled", "Unlabeled", "Validation")],
         rows,
     )

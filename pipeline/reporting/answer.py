@@ -35,7 +35,7 @@ def answer_section(study: Study) -> Section:
     return Section("answer", "Which setting won?", blocks)
 
 
-def judgement(comparison: Comparison) -> Value:
+def judgment(comparison: Comparison) -> Value:
     """Say whether a difference is shown, and if not, why not."""
     d = comparison.difference
     if comparison.is_shown:
@@ -118,7 +118,7 @@ def _sentences(*comparisons: Comparison | None) -> list[Block]:
         if c.adjusted_p is not None:
             details.append(f"adjusted p {p_value(c.adjusted_p)}")
         numbers = f" ({', '.join(details)})" if details else ""
-        shown = judgement(c)
+        shown = judgment(c)
         verb = f"no difference shown: {shown.detail}" if shown.detail else "a difference is shown"
         blocks.append(
             Text(f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}.")
@@ -182,7 +182,7 @@ def _method_of_comparison(study: Study) -> str:
     if len(set(chances.values())) > 1:
         listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())
         text += (
-            f" Validation chose among different numbers of settings, which favours those with "
+            f" Validation chose among different numbers of settings, which favors those with "
             f"many: {listed}."
         )
     if n == 1:
@@ -218,7 +218,7 @@ def _headline_only(study: Study) -> list[Block]:
                     "Test top-1, %",
                     Value(percent(scores.top1.value), interval(scores.top1.low, scores.top1.high)),
                 ),
-                ("Labelled images", Value(count(headline.num_labeled))),
+                ("Labeled images", Value(count(headline.num_labeled))),
                 ("Images seen", Value(count(headline.images_seen))),
                 (
                     "Training time",

@@ -22,7 +22,7 @@ from pipeline.reporting.study import Study
 def cost_section(study: Study) -> Section:
     """Show the cost of each setting and, by device, of the whole report."""
     words = (
-        "Images: labelled and unlabelled of all steps, repetitions included. Time: of training, "
+        "Images: labeled and unlabeled of all steps, repetitions included. Time: of training, "
         "with its validation. Device-hours: processor time of all processes on a CPU, else time "
         f"{TIMES} devices. FLOP: multiplications and additions of matrix products and "
         "convolutions, forward and backward, counted from the model and not measured; strong views "

@@ -80,7 +80,7 @@ class Result:
 
     @property
     def images_seen(self) -> int:
-        """Labelled and unlabelled images of all steps, repetitions included."""
+        """Labeled and unlabeled images of all steps, repetitions included."""
         return self.earlier_images + self.cell.train.steps * self.cell.images_per_step
 
     def last(self, key: str) -> float | None:

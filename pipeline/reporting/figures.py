@@ -139,7 +139,7 @@ def label_curves(
         ends = [*positions, 4 * positions[-1]]
         axes.set_xticks(ends, [f"{p:g}" for p in ends])
         axes.xaxis.set_minor_locator(NullLocator())
-        percent_axis(axes, "labelled images", "test top-1, %")
+        percent_axis(axes, "labeled images", "test top-1, %")
 
     return draw(paint)
 

@@ -33,7 +33,7 @@ _PROTOCOLS = {
     "classifier": "Classifier: the model's own head",
     "linear_probe": "Linear probe on frozen features",
     "knn": "k-NN on frozen features",
-    "fine_tune": "Fine-tuned on the labelled images",
+    "fine_tune": "Fine-tuned on the labeled images",
 }
 
 
@@ -56,7 +56,7 @@ def headline_section(study: Study) -> Section:
     blocks: list[Block] = [
         Text(
             f"{setting.name}, {headline.labels} ({count(headline.num_labeled)} "
-            f"labelled and {count(headline.num_unlabeled)} unlabelled images), seed "
+            f"labeled and {count(headline.num_unlabeled)} unlabeled images), seed "
             f"{headline.cell.seed}. Intervals: 95%, Wilson over {count(scores.num_images)} test "
             "images, bootstrap for the calibration error. They do not cover the randomness of "
             f"training; the leaderboard's do. Features are pooled by `{headline.pool}`.",

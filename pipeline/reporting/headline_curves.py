@@ -83,12 +83,12 @@ def _class_coverage(study: Study, headline: Result) -> Figure:
         name="class_coverage",
         alt="Coverage of each class by the headline's pseudo labels over steps, as shades.",
         caption=(
-            "Coverage of each class in the headline run: share of all unlabelled images that are "
+            "Coverage of each class in the headline run: share of all unlabeled images that are "
             f"in use as that class. Darkest: {percent(shares.max())}%."
         ),
         svg=class_shares(names, steps, shares),
         table=Table(
-            "Share of the unlabelled images in %, by step.",
+            "Share of the unlabeled images in %, by step.",
             [*text_columns("Class"), *number_columns(*(count(steps[j]) for j in shown))],
             table_rows,
             folded=True,

@@ -114,7 +114,7 @@ def _figure(study: Study, fits: Fits, settings: dict[str, list[Setting]]) -> Fig
     ]
     return Figure(
         name="labels_needed",
-        alt="Measured test accuracies over labelled images and the fitted curves, one per method.",
+        alt="Measured test accuracies over labeled images and the fitted curves, one per method.",
         caption="Measured means (points) and fitted laws (dashed), as far as they are asked.",
         svg=label_curves(drawn, measured),
         table=Table(
@@ -137,7 +137,7 @@ def _needed_table(study: Study, fits: Fits) -> Table:
         for target in _targets(study)
     ]
     return Table(
-        "Labelled images needed for a test accuracy, with 95% bootstrap intervals.",
+        "Labeled images needed for a test accuracy, with 95% bootstrap intervals.",
         number_columns("Top-1 %", *map(method_name, fits)),
         rows,
     )

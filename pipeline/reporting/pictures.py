@@ -62,7 +62,7 @@ def pictures_section(study: Study) -> Section:
         )
         return Section("reconstructions", "Reconstructions", [Text(words)])
     words = (
-        "Validation images: as they are, with the hidden patches in grey, and with the hidden "
+        "Validation images: as they are, with the hidden patches in gray, and with the hidden "
         "patches predicted. First seed of each setting."
     )
     return Section(
@@ -137,7 +137,7 @@ def _picture_figure(result: Result) -> Figure:
         caption=f"{setting.name}, {result.labels}, seed {result.cell.seed}.",
         svg=picture_rows(rows),
         table=Table(
-            "Mean absolute error over all pixels, in grey levels of 255.",
+            "Mean absolute error over all pixels, in gray levels of 255.",
             number_columns("Image", "Error"),
             table_rows,
             folded=True,

@@ -1,4 +1,4 @@
-"""How figures look: one style, drawn once, in the reader's light or dark colours."""
+"""How figures look: one style, drawn once, in the reader's light or dark colors."""
 
 import base64
 import io
@@ -60,7 +60,7 @@ WIDTH = 4.6  # inches; still readable when scaled down to a phone
 
 
 def draw(paint: Callable[[Axes], None], height: float = 3.1) -> str:
-    """Return an SVG with one pair of axes; it follows the reader's colour scheme."""
+    """Return an SVG with one pair of axes; it follows the reader's color scheme."""
     return draw_panels(lambda axes: paint(axes[0]), 1, height)
 
 
@@ -108,18 +108,18 @@ def data_uri(svg: str) -> str:
 
 
 def method_look(methods: list[str], method: str) -> tuple[str, str]:
-    """Return a method's colour and marker."""
+    """Return a method's color and marker."""
     index = methods.index(method)
     return list(_METHODS)[index % len(_METHODS)], MARKERS[index % len(MARKERS)]
 
 
 def line_colors() -> list[str]:
-    """Return colours for lines that are not methods."""
+    """Return colors for lines that are not methods."""
     return [INK, *list(_METHODS)[1:]]
 
 
 def fading(color: str = ACCENT) -> LinearSegmentedColormap:
-    """Return a colour map from transparent to a colour, for light and dark alike."""
+    """Return a color map from transparent to a color, for light and dark alike."""
     return LinearSegmentedColormap.from_list(
         "fading", [(*to_rgb(color), 0.0), (*to_rgb(color), 1.0)]
     )
@@ -144,7 +144,7 @@ def contact_sheet(
 
 
 def _themed(svg: str) -> str:
-    """Turn the light colours into variables with a dark value, and the font into the reader's."""
+    """Turn the light colors into variables with a dark value, and the font into the reader's."""
     light, dark = [], []
     for i, (color, night) in enumerate(_DARK.items()):
         if color in svg:

@@ -1,6 +1,6 @@
 """All settings side by side: leaderboard, paired differences, effects of mask ratio and labels."""
 
-from pipeline.reporting.answer import cost, difference_value, judgement
+from pipeline.reporting.answer import cost, difference_value, judgment
 from pipeline.reporting.blocks import (
     Block,
     Entry,
@@ -138,7 +138,7 @@ def difference_table(
             str(c.difference.n),
             p_value(c.difference.p),
             p_value(c.adjusted_p),
-            judgement(c),
+            judgment(c),
         ]
         for c in comparisons
     ]
@@ -202,9 +202,9 @@ def _over_labels(study: Study) -> Figure:
     }
     return Figure(
         name="label_fraction",
-        alt="Test accuracy over the number of labelled images, one line per method.",
+        alt="Test accuracy over the number of labeled images, one line per method.",
         caption=f"Accuracy over labels, each method {study.choice}.",
-        svg=points_with_intervals(series, ticks, "labelled images", log=True),
+        svg=points_with_intervals(series, ticks, "labeled images", log=True),
         table=_means_table(study, shown),
         command=study.command,
         sources=[study.named(s) for s in shown],

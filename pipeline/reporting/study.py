@@ -34,7 +34,7 @@ class Study:
 
     evidence: Evidence
     grid: Grid
-    methods: list[str]  # in the order of params.yaml, which colours follow
+    methods: list[str]  # in the order of params.yaml, which colors follow
     fractions: list[Labels]
     between_methods: list[Comparison]
     within_methods: list[Comparison]
@@ -139,7 +139,7 @@ def make_study(evidence: Evidence) -> Study:
 
 
 def label_options(cell: Cell) -> list[str]:
-    """Return the settings that choose a cell's labelled images, and undo any other choice."""
+    """Return the settings that choose a cell's labeled images, and undo any other choice."""
     return [
         f"label_fraction={_given(cell.label_fraction)}",
         f"num_labels={_given(cell.num_labels)}",

@@ -35,12 +35,12 @@ _FIGURES = {
         {"pseudo/accuracy": "in use, %", "pseudo/accuracy_all": "of all, %"},
     ),
     "coverage": (
-        "Use of the pseudo labels: share of unlabelled images in use, and the threshold",
+        "Use of the pseudo labels: share of unlabeled images in use, and the threshold",
         {"pseudo/coverage": "coverage, %", "pseudo/threshold": "threshold, %"},
     ),
     "reconstruction": ("Reconstruction error", {"loss/reconstruction": "loss"}),
     "gradient_cosine": (
-        "Agreement of the two unlabelled terms: cosine of their gradients",
+        "Agreement of the two unlabeled terms: cosine of their gradients",
         {"gradient/cosine": "cosine"},
     ),
 }
@@ -51,7 +51,7 @@ def training_section(study: Study) -> Section:
     blocks: list[Block] = [
         Text(
             f"Lines: mean over seeds, each method {study.choice}. "
-            "Shades: lowest to highest seed. Coverage is the share of unlabelled images whose "
+            "Shades: lowest to highest seed. Coverage is the share of unlabeled images whose "
             "pseudo label is used; accuracy is of those whose hidden label is known, weighted as "
             "they count. The cosine is above 0 where reconstruction moves the shared weights to "
             "where the pseudo labels pull them too. Gradients are those of the encoder. A line has "

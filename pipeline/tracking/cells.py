@@ -164,8 +164,8 @@ def _note(cell: Cell, folder: Path) -> str:
     split = read_json(folder / "split.json")
     ratio = "" if cell.mask_ratio is None else f", mask ratio {cell.mask_ratio:g}"
     return (
-        f"`{cell.method}` on {cell.dataset}{ratio}: {len(split['labeled'])} labelled and "
-        f"{split['num_unlabeled']} unlabelled images, {cell.train.steps} steps, seed {cell.seed}."
+        f"`{cell.method}` on {cell.dataset}{ratio}: {len(split['labeled'])} labeled and "
+        f"{split['num_unlabeled']} unlabeled images, {cell.train.steps} steps, seed {cell.seed}."
         f"\n\nFiles: `runs/{folder.name}/`. Test scores: `test/PROTOCOL/`. Compared with the "
         "others in `reports/index.html`, which is also an artifact of the run named `report ...`."
     )

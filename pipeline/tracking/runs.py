@@ -102,7 +102,7 @@ def publish(folder: Path, root: Path) -> bool:
     """Log what the stage files of a cell say and the store lacks.
 
     Safe to repeat: files that are marked as logged are passed over, and rows that were sent live
-    are recognised by the store, since they carry the same times.
+    are recognized by the store, since they carry the same times.
 
     Returns:
         Whether all is well. If not, a warning has been given.

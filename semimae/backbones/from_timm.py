@@ -33,7 +33,7 @@ class Family(NamedTuple):
         return self.backbone is Swin
 
 
-# The final norm stays in front of the pooling: the MIM branch wants normalised tokens too.
+# The final norm stays in front of the pooling: the MIM branch wants normalized tokens too.
 _VIT = Family(VisionTransformer, ViT, {"fc_norm": False, "dynamic_img_size": False})
 _EVA = Family(Eva, RotaryViT, {"use_fc_norm": False, "dynamic_img_size": False})
 

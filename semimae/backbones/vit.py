@@ -119,7 +119,7 @@ def timm_arguments(
 def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: int) -> ViT:
     """Return a Vision Transformer of the given sizes with fresh weights."""
     backbone = ViT(VisionTransformer(**timm_arguments(config, image_size, channels, num_classes)))
-    _initialise(backbone.vit)
+    _initialize(backbone.vit)
     if config.pos_embed == "sincos":
         fixed = sincos_position_embedding(config.embed_dim, image_size // config.patch_size)
         with torch.no_grad():
@@ -129,8 +129,8 @@ def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: in
     return backbone
 
 
-def _initialise(vit: VisionTransformer) -> None:
-    """Initialise as arXiv:2111.06377 does: Xavier everywhere, also for the patch embedding.
+def _initialize(vit: VisionTransformer) -> None:
+    """Initialize as arXiv:2111.06377 does: Xavier everywhere, also for the patch embedding.
 
     At small widths this starts much faster than timm's normal(0, 0.02).
     """

@@ -52,7 +52,7 @@ def _sound(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the tensors, if they are plain ones whose values are all in the file.
 
     Raises:
-        UserError: If one is sparse, quantised or without values, or repeats a few values by strides
+        UserError: If one is sparse, quantized or without values, or repeats a few values by strides
             (a small file could then fill the memory), or has values that are not finite.
     """
     for name, tensor in tensors.items():

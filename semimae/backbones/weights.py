@@ -175,7 +175,7 @@ def _resize(name: str, theirs: Tensor, ours: Tensor, model: nn.Module) -> Tensor
         if theirs.shape[1] != channels:
             if 1 not in (theirs.shape[1], channels):
                 return None
-            # A grey image is one with equal colours: the response to it stays the same.
+            # A gray image is one with equal colors: the response to it stays the same.
             theirs = theirs.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
         if theirs.shape[2:] != ours.shape[2:]:
             theirs = resample_patch_embed(theirs.float(), list(ours.shape[2:]))

@@ -15,8 +15,8 @@ from semimae.data.config import DataConfig
 from semimae.data.randaugment import rand_augment
 
 _GEOMETRY_DRAWS = 3  # shift down, shift right, mirror
-_CUTOUT_DRAWS = 3  # side, centre down, centre right
-_GREY = 127
+_CUTOUT_DRAWS = 3  # side, center down, center right
+_GRAY = 127
 
 
 def pad_crop(images: Tensor, draws: Tensor, padding: int) -> Tensor:
@@ -60,17 +60,17 @@ def hflip(images: Tensor, draws: Tensor) -> Tensor:
     return torch.where(mirror.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def cutout(images: Tensor, draws: Tensor, max_share: float, fill: int = _GREY) -> Tensor:
+def cutout(images: Tensor, draws: Tensor, max_share: float, fill: int = _GRAY) -> Tensor:
     """Erase a square of random size at a random place.
 
     Args:
         images: uint8 ``[B, C, H, W]``.
-        draws: float32 CPU ``[B, 3]``: side of the square, then its centre down and right. The
-            centre may be any place in the image; what lies outside of the image is cut off.
+        draws: float32 CPU ``[B, 3]``: side of the square, then its center down and right. The
+            center may be any place in the image; what lies outside of the image is cut off.
         max_share: Largest side, as a share of the image's shorter side.
-        fill: Grey level of the square.
+        fill: Gray level of the square.
 
-    Source: FixMatch, arXiv:2001.07685, list of transformations: grey, side up to a share of the
+    Source: FixMatch, arXiv:2001.07685, list of transformations: gray, side up to a share of the
     image's width.
     """
     if max_share == 0:

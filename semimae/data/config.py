@@ -35,7 +35,7 @@ class DataConfig(Frozen):
     )
     manifest: PathText = Field(description="File of dataset=csv, relative to the root.")
     image_size: Side = Field(description="Height and width in pixels that the model sees.")
-    channels: Literal[1, 3] = Field(description="1: grey, 3: RGB; images are converted.")
+    channels: Literal[1, 3] = Field(description="1: gray, 3: RGB; images are converted.")
     on_bad_image: Literal["fail", "skip"] = Field(
         description="What `prepare` does with files that cannot be decoded."
     )
@@ -59,13 +59,13 @@ class DataConfig(Frozen):
         description="Share of the images held out for testing where the dataset has no test set.",
     )
     val_fraction: Fraction = Field(
-        gt=0, description="Share of the labelled training images held out for model selection."
+        gt=0, description="Share of the labeled training images held out for model selection."
     )
     include_labeled: bool = Field(
-        description="Whether labelled images also serve as unlabelled ones."
+        description="Whether labeled images also serve as unlabeled ones."
     )
     labeled_list: PathText | None = Field(
-        description="File with one image name per line that names the labelled images."
+        description="File with one image name per line that names the labeled images."
     )
     crop: Literal["pad", "resized"] = Field(
         description="pad: shift by up to crop_padding pixels; resized: random resized crop."

@@ -8,11 +8,11 @@ from torch.nn.functional import interpolate
 
 Pixels = NDArray[np.uint8]  # [H, W, C]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-EVAL_CROP = 0.875  # centre share of the shorter side, the field's custom (224 of 256 pixels)
+EVAL_CROP = 0.875  # center share of the shorter side, the field's custom (224 of 256 pixels)
 
 
-def centre_crop(pixels: Pixels, size: int) -> Tensor:
-    """Scale and crop an image ``[H, W, C]`` to uint8 ``[C, size, size]`` around its centre."""
+def center_crop(pixels: Pixels, size: int) -> Tensor:
+    """Scale and crop an image ``[H, W, C]`` to uint8 ``[C, size, size]`` around its center."""
     height, width = pixels.shape[:2]
     side = min(width, height) * EVAL_CROP
     left, top = (width - side) / 2, (height - side) / 2

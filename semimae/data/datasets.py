@@ -18,7 +18,7 @@ __all__ = ["DATASETS", "Source"]
 
 
 def digits(root: Path, config: DataConfig) -> Source:
-    """Return scikit-learn's 1,797 grey 8x8 digits; none of them is marked as test."""
+    """Return scikit-learn's 1,797 gray 8x8 digits; none of them is marked as test."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -40,13 +40,13 @@ def _cifar(name: str, class_name: str) -> Callable[[Path, DataConfig], Source]:
 
 
 def stl10(root: Path, config: DataConfig) -> Source:
-    """Return STL-10: 5,000 training, 8,000 test and 100,000 unlabelled images of 96x96."""
+    """Return STL-10: 5,000 training, 8,000 test and 100,000 unlabeled images of 96x96."""
     from torchvision.datasets import STL10
 
     train = _fetch("stl10", STL10, root, split="train")  # checks the files of all splits
     folder = root / STL10.base_folder
 
-    def images(split: str) -> NDArray[np.uint8]:  # mapped: the unlabelled ones are 2.8 GB
+    def images(split: str) -> NDArray[np.uint8]:  # mapped: the unlabeled ones are 2.8 GB
         planes = np.memmap(folder / f"{split}_X.bin", np.uint8, "r").reshape(-1, 3, 96, 96)
         return planes.transpose(0, 3, 2, 1)  # the file has columns before rows
 

@@ -100,7 +100,7 @@ def _not_listed(error: OSError) -> UserError:
 def csv_manifest(root: Path, config: DataConfig) -> Source:
     """Return the images that ``config.manifest`` lists in columns path, label and perhaps split.
 
-    An empty split means train. An empty label means unlabelled, also with split train. Labels are
+    An empty split means train. An empty label means unlabeled, also with split train. Labels are
     class names. Paths are relative to the root and must stay in it.
     """
     _require_folder(root)
@@ -119,7 +119,7 @@ def csv_manifest(root: Path, config: DataConfig) -> Source:
                 "control characters."
             )
         if label == "-1":
-            raise UserError(f"{where}: label -1; leave the label empty for an unlabelled image.")
+            raise UserError(f"{where}: label -1; leave the label empty for an unlabeled image.")
         if split not in SPLITS:
             raise UserError(
                 f"{where}: split {split[:40]!r}; allowed: {', '.join(SPLITS)}, or empty."

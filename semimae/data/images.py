@@ -1,4 +1,4 @@
-"""From an image file of any kind to one 8-bit grey or RGB image.
+"""From an image file of any kind to one 8-bit gray or RGB image.
 
 `prepare` and training decode through this module, so both see the same pixels.
 """
@@ -58,7 +58,7 @@ def convert(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Scale the central square of ``image`` (mode "L" or "RGB") to ``[size, size, C]``.
 
-    Bicubic with antialiasing, the same geometry as "resize the shorter side, crop the centre".
+    Bicubic with antialiasing, the same geometry as "resize the shorter side, crop the center".
     Cropping first never makes the long intermediate image that a 1 x 4000 strip would need.
     """
     width, height = image.size

@@ -1,4 +1,4 @@
-"""Lists of labelled images that others have published, such as those of ImageNet's 1% and 10%."""
+"""Lists of labeled images that others have published, such as those of ImageNet's 1% and 10%."""
 
 import gzip
 import hashlib

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
 from semimae.data.config import DataConfig
-from semimae.data.crops import centre_crop, resized_crop
+from semimae.data.crops import center_crop, resized_crop
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import own_share
@@ -43,13 +43,13 @@ class ImageReader:
             self.packed = sent(torch.from_numpy(chosen), device)
 
     def whole(self, rows: Rows) -> Tensor:
-        """Return whole images; where they are not packed, scaled and cropped at the centre."""
+        """Return whole images; where they are not packed, scaled and cropped at the center."""
         if self.packed is not None:
             # index_select: many times faster than indexing for bytes on the CPU
             places = sent(torch.from_numpy(self.place[rows]), self.device)
             return self.packed.index_select(0, places)
         size = self.config.image_size
-        made = self.pool.map(lambda row: centre_crop(self.prepared.pixels(row), size), rows)
+        made = self.pool.map(lambda row: center_crop(self.prepared.pixels(row), size), rows)
         return self._stacked(list(made))
 
     def crops(self, rows: Rows, draws: list[Tensor]) -> list[Tensor]:
@@ -96,11 +96,11 @@ class TrainViews:
 
         Args:
             prepared: The images.
-            split: Which of them are labelled and unlabelled.
+            split: Which of them are labeled and unlabeled.
             config: How views are made.
             seed: Key of all randomness.
-            batch_size: Labelled images per step.
-            num_unlabeled: Unlabelled images per step; 0 if the method uses none.
+            batch_size: Labeled images per step.
+            num_unlabeled: Unlabeled images per step; 0 if the method uses none.
             num_patches: Patches per image, for the mask's noise.
             num_steps: Length of the run, for ``Batch.progress``.
             device: Where the views are made.
@@ -116,7 +116,7 @@ class TrainViews:
         self.unlabeled = split.unlabeled(prepared)
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
         self.reader = ImageReader(prepared, config, rows, device)
-        self.mean, self.std = normalisation(prepared, config)
+        self.mean, self.std = normalization(prepared, config)
         # The next step is made while the device works on this one: decoding takes long, and on a
         # CPU views do too. Packed images that a GPU crops are only work for its own queue.
         packed = self.reader.packed is not None and config.crop == "pad"
@@ -169,7 +169,7 @@ class TrainViews:
         return sent(tensor, self.device)
 
     def _views(self, rows: Rows, own: slice, purposes: tuple[str, ...], step: int) -> list[Tensor]:
-        """Return a normalised view per purpose of the rows' ``own``; ``"strong"`` is the strong."""
+        """Return a normalized view per purpose of the rows' ``own``; ``"strong"`` is the strong."""
         count, rows = len(rows), rows[own]
 
         def draw(kind: str, purpose: str, columns: int) -> Tensor:
@@ -201,7 +201,7 @@ def _use(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def normalisation(
+def normalization(
     prepared: Prepared, config: DataConfig
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel: the config's, else what was measured."""
@@ -211,9 +211,9 @@ def normalisation(
 def eval_batches(
     prepared: Prepared, config: DataConfig, rows: Rows, device: torch.device, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield normalised whole images ``[B, C, S, S]`` and their labels ``[B]``, in order of rows."""
+    """Yield normalized whole images ``[B, C, S, S]`` and their labels ``[B]``, in order of rows."""
     reader = ImageReader(prepared, config, rows, device)
-    mean, std = normalisation(prepared, config)
+    mean, std = normalization(prepared, config)
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         images = to_float(reader.whole(chunk), mean, std)

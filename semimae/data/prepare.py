@@ -121,7 +121,7 @@ def _labels_and_splits(
     train = np.flatnonzero(splits == "train")
     num_classes = len(source.class_names)
     if num_classes < 2:
-        raise UserError(f"dataset={source.name} has fewer than 2 classes; add labelled images.")
+        raise UserError(f"dataset={source.name} has fewer than 2 classes; add labeled images.")
     counts = np.bincount(labels[train], minlength=num_classes)
     if not counts.all():
         name = source.class_names[int(counts.argmin())]

@@ -1,7 +1,7 @@
 """RandAugment (arXiv:1909.13719) of a whole batch on its device, with own operations per image.
 
 Operations, their names and their strengths are those of torchvision's ``v2.RandAugment`` with 31
-magnitude bins, nearest-neighbour sampling and black filling. Torchvision applies one operation to
+magnitude bins, nearest-neighbor sampling and black filling. Torchvision applies one operation to
 all images that it is given; here the images that drew the same operation are treated together.
 
 Shapes: B images, C channels (1 or 3), H rows, W columns.
@@ -30,7 +30,7 @@ def _warp(images: Tensor, matrix: Tensor) -> Tensor:
     Args:
         images: uint8 ``[B, C, H, W]``.
         matrix: float64 CPU ``[B, 2, 3]``, takes an output pixel's ``(x, y, 1)`` to the position of
-            its source; both in pixels from the centre of the image.
+            its source; both in pixels from the center of the image.
     """
     height, width = images.shape[-2:]
     theta = matrix.float() / torch.tensor([[width / 2], [height / 2]])  # grid_sample's unit
@@ -101,8 +101,8 @@ def _color(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, magnitude: Tensor) -> Tensor:
-    grey = vision.rgb_to_grayscale(images).float()
-    return _away_from(grey.mean(dim=(1, 2, 3), keepdim=True), images, magnitude)
+    gray = vision.rgb_to_grayscale(images).float()
+    return _away_from(gray.mean(dim=(1, 2, 3), keepdim=True), images, magnitude)
 
 
 def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ _TABLE = {
     "Contrast": _Op(_contrast, 0.0, 0.9, signed=True),
     "Sharpness": _Op(_sharpness, 0.0, 0.9, signed=True),
     "Posterize": _Op(_posterize, 8.0, 4.0),  # bits kept
-    "Solarize": _Op(_solarize, 1.0, 0.0),  # share of the largest grey level
+    "Solarize": _Op(_solarize, 1.0, 0.0),  # share of the largest gray level
     "AutoContrast": _Op(lambda images, _: vision.autocontrast(images)),
     "Equalize": _Op(lambda images, _: vision.equalize(images)),
 }

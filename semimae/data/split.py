@@ -31,7 +31,7 @@ class Split(Frozen):
     include_labeled: bool
     labeled: RowNumbers
     val: RowNumbers
-    class_counts: tuple[int, ...]  # labelled rows per class
+    class_counts: tuple[int, ...]  # labeled rows per class
     num_unlabeled: int
 
     def write(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class Split(Frozen):
             return f"made for dataset {self.fingerprint}, not {prepared.info.fingerprint}"
         labeled, val = _rows(self.labeled), _rows(self.val)
         for name, rows, allowed in (
-            ("labelled", labeled, ["train"]),
+            ("labeled", labeled, ["train"]),
             ("validation", val, ["train", "val"]),
         ):
             if len(rows) == 0:
@@ -80,12 +80,12 @@ class Split(Frozen):
             if (prepared.labels[rows] < 0).any():
                 return f"{name} rows without a label"
         if len(np.intersect1d(labeled, val)):
-            return "labelled and validation rows overlap"
+            return "labeled and validation rows overlap"
         counts = np.bincount(prepared.labels[labeled], minlength=prepared.info.num_classes)
         if self.class_counts != tuple(counts.tolist()):
-            return "class_counts differ from the labelled rows"
+            return "class_counts differ from the labeled rows"
         if self.num_unlabeled != len(self.unlabeled(prepared)):
-            return "num_unlabeled differs from the unlabelled rows"
+            return "num_unlabeled differs from the unlabeled rows"
         return None
 
     def unlabeled(self, prepared: Prepared) -> Rows:
@@ -97,14 +97,14 @@ class Split(Frozen):
         return _without_labels(prepared, labeled, _rows(self.val))
 
     def check_unlabeled(self, method: str, per_step: int) -> None:
-        """Check that there are unlabelled images if a method takes ``per_step`` of them.
+        """Check that there are unlabeled images if a method takes ``per_step`` of them.
 
         Raises:
             UserError: If not.
         """
         if per_step and not self.num_unlabeled:
             raise UserError(
-                f"method={method} needs unlabelled images and the split leaves none; "
+                f"method={method} needs unlabeled images and the split leaves none; "
                 "lower label_fraction or set data.include_labeled: true."
             )
 
@@ -123,23 +123,23 @@ def make_split(
     val_fraction: float,
     include_labeled: bool,
 ) -> Split:
-    """Choose validation and labelled rows; a function of the dataset's content and the seed.
+    """Choose validation and labeled rows; a function of the dataset's content and the seed.
 
-    All training rows are put in one stratified order: the labelled rows are its head, the
-    validation rows its tail. So with one seed a smaller labelled set lies inside each larger one,
+    All training rows are put in one stratified order: the labeled rows are its head, the
+    validation rows its tail. So with one seed a smaller labeled set lies inside each larger one,
     stays the same when val_fraction changes, and is the same for ``label_fraction`` and
     ``num_labels`` if their counts agree. Official "val" rows replace the tail if there are any.
 
     Args:
         prepared: The dataset.
         seed: Any integer.
-        label_fraction: Share of all labelled training rows, in (0, 1]; at most those that remain
+        label_fraction: Share of all labeled training rows, in (0, 1]; at most those that remain
             after validation.
-        num_labels: Number of labelled rows, at least one per class.
+        num_labels: Number of labeled rows, at least one per class.
         labeled_list: File, plain or .gz, with one image name per line; see `match_names`. Its
             validation rows come from outside the list if that has enough rows.
         val_fraction: Share of the training rows to validate on.
-        include_labeled: Whether labelled rows also serve as unlabelled ones.
+        include_labeled: Whether labeled rows also serve as unlabeled ones.
 
     Raises:
         UserError: If not exactly one of the three is given, or if it asks for too few or too many.

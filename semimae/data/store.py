@@ -51,7 +51,7 @@ class Prepared:
 
     info: DatasetInfo
     names: list[str]
-    labels: NDArray[np.int64]  # [N], -1: unlabelled
+    labels: NDArray[np.int64]  # [N], -1: unlabeled
     splits: NDArray[np.str_]  # [N], of SPLITS
     images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
     root: Path | None = None  # the folder that holds the images if they are not packed

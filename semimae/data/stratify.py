@@ -1,4 +1,4 @@
-"""Which rows of a labelled set to take so that every class has its share."""
+"""Which rows of a labeled set to take so that every class has its share."""
 
 import heapq
 from typing import Any
@@ -68,7 +68,7 @@ def held_out_count(num_rows: int, fraction: float, num_classes: int, option: str
     count = max(1, round(fraction * num_rows))
     if num_rows - count < num_classes:
         raise UserError(
-            f"{option}={fraction:g} takes {count} of {num_rows} labelled images, but "
+            f"{option}={fraction:g} takes {count} of {num_rows} labeled images, but "
             f"{num_classes} classes need one each for training; lower it or add images."
         )
     return count

@@ -52,8 +52,8 @@ class TrainConfig(Frozen):
     """The length and the shape of a training run."""
 
     steps: Steps = Field(description="Optimizer steps.")
-    batch_size: int = Field(ge=1, le=2**20, description="Labelled images per step.")
-    mu: int = Field(ge=1, le=1000, description="Unlabelled images per labelled one.")
+    batch_size: int = Field(ge=1, le=2**20, description="Labeled images per step.")
+    mu: int = Field(ge=1, le=1000, description="Unlabeled images per labeled one.")
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights.")
     eval_every: Steps = Field(description="Steps between evaluations on the validation split.")
     log_every: Steps = Field(description="Steps that one logged value averages over.")

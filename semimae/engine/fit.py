@@ -79,7 +79,7 @@ def fit(
     Args:
         cell: What to train.
         prepared: The images.
-        split: Which of them are labelled, unlabelled and for validation.
+        split: Which of them are labeled, unlabeled and for validation.
         checkpoints: Where to save and to continue from.
         on_row: Is told of every logged row, also of those that a resumed run had logged before.
         should_stop: Asked once per step, and between the batches of an evaluation.
@@ -89,7 +89,7 @@ def fit(
         The final state; ``ema`` is the model to use.
 
     Raises:
-        UserError: If the method lacks unlabelled images, the run does not fit into memory, or it
+        UserError: If the method lacks unlabeled images, the run does not fit into memory, or it
             diverges.
     """
     split.check_unlabeled(cell.method, cell.num_unlabeled)

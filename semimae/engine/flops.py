@@ -34,7 +34,7 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
     Args:
         cell: A cell of one phase (see ``training_flops`` for the others).
         num_classes: Classes of the dataset.
-        num_unlabeled: Unlabelled images of the dataset; it changes no operation that is counted.
+        num_unlabeled: Unlabeled images of the dataset; it changes no operation that is counted.
     """
     meta = torch.device("meta")
     model = build_model(

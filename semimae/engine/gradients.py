@@ -36,7 +36,7 @@ class Gradients:
             measured: If given, receives each term's gradient in the backbone.
 
         Returns:
-            The global batch's loss terms and their weighted sum ``total``, and what labelled it.
+            The global batch's loss terms and their weighted sum ``total``, and what labeled it.
         """
         model, method = self.model, self.method
         for parameter in self.parameters:

@@ -40,7 +40,7 @@ def run_model(
     batches: Iterable[ImagesAndLabels],
     autocast: Callable[[], torch.autocast],
 ) -> Outputs:
-    """Run a model over batches of normalised images and labels.
+    """Run a model over batches of normalized images and labels.
 
     Raises:
         UserError: If its outputs are not finite.

@@ -18,10 +18,10 @@ class ModelInfo(Frozen):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean per channel that images are normalised with, in [0, 1]."""
+        """Mean per channel that images are normalized with, in [0, 1]."""
         return self.cell.data.mean or self.dataset.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation per channel that images are normalised with."""
+        """Standard deviation per channel that images are normalized with."""
         return self.cell.data.std or self.dataset.std

@@ -62,7 +62,7 @@ def fit_phases(
     Args:
         cell: What to train.
         prepared: The images.
-        split: Which of them are labelled, unlabelled and for validation.
+        split: Which of them are labeled, unlabeled and for validation.
         resume: Folder for the checkpoints of this cell.
         finished: Folder in which finished phases are kept, for all cells.
         on_row: Is told of the rows of the last phase.
@@ -119,7 +119,7 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -
     """Return the identity of a phase that starts from the weights of the phase ``before``.
 
     Pretraining reads no labels: it is the same for every number of labels, as long as the
-    unlabelled images are the same.
+    unlabeled images are the same.
     """
     if "mim" in METHOD_SECTIONS[phase.method]:
         phase = phase.model_copy(update={"label_fraction": None, "num_labels": None})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semimae.cell import Cell
-from semimae.data.loader import eval_batches, normalisation
+from semimae.data.loader import eval_batches, normalization
 from semimae.data.store import Prepared
 from semimae.model import SemiModel
 from semimae.patches import gather_patches, patchify, scatter_patches, unpatchify
@@ -21,7 +21,7 @@ class Reconstructions(NamedTuple):
     """The same images three times."""
 
     original: Pictures
-    masked: Pictures  # hidden patches are grey
+    masked: Pictures  # hidden patches are gray
     reconstructed: Pictures  # hidden patches are predicted, visible ones are the original's
 
 
@@ -31,7 +31,7 @@ def reconstruct(
 ) -> Reconstructions | None:
     """Hide patches of some images and predict them.
 
-    Normalised-pixel predictions are given the mean and the variance of the patch that they replace,
+    Normalized-pixel predictions are given the mean and the variance of the patch that they replace,
     as arXiv:2111.06377 does for its pictures.
 
     Returns:
@@ -51,7 +51,7 @@ def reconstruct(
         prediction = prediction * (var + 1e-6).sqrt() + mean
     visible, ids = gather_patches(patches, mask.ids_keep), torch.cat(mask, dim=1)
     channels = model.backbone.channels
-    mean_std = normalisation(prepared, cell.data)
+    mean_std = normalization(prepared, cell.data)
 
     def picture(of_hidden: Tensor) -> Pictures:
         merged = scatter_patches(torch.cat([visible, of_hidden.to(visible.dtype)], dim=1), ids)

@@ -1,4 +1,4 @@
-"""Fine-tuning of all weights on the labelled images."""
+"""Fine-tuning of all weights on the labeled images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune a trained model with layer-wise learning-rate decay and score the test set.
 
-    It is the supervised method on the cell's own labelled images, with ``config``'s optimizer. The
+    It is the supervised method on the cell's own labeled images, with ``config``'s optimizer. The
     last moving average is scored; nothing is selected.
 
     Returns:

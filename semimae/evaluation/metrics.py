@@ -1,4 +1,4 @@
-"""Scores of a classifier on a labelled set, with intervals."""
+"""Scores of a classifier on a labeled set, with intervals."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,10 @@ def proportion(successes: int, trials: int) -> Estimate:
     if trials == 0:
         return Estimate(value=0.0, low=0.0, high=1.0)
     share, spread = successes / trials, _Z**2 / trials
-    centre = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
     # At shares of 0 and 1 an end of the interval is the share itself, but for rounding.
-    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    low, high = max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
     return Estimate(value=share, low=low, high=high)
 
 

@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: a linear one and nearest neighbours."""
+"""Classifiers on frozen features: a linear one and nearest neighbors."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def probe(
     """Score a trained model on the test set without changing its weights.
 
     Three protocols: ``classifier`` (the model's own), ``linear_probe`` (logistic regression on
-    standardised features of the labelled images, ridge strength chosen on the validation split)
-    and ``knn`` (votes of the nearest labelled images). Features are pooled as
+    standardized features of the labeled images, ridge strength chosen on the validation split)
+    and ``knn`` (votes of the nearest labeled images). Features are pooled as
     ``backbone.pool`` says, after the final norm.
 
     Returns:
@@ -47,7 +47,7 @@ def probe(
         return score(probabilities.cpu().numpy(), test.labels.numpy()).model_dump()
 
     def scaled(outputs: Outputs) -> Tensor:
-        return standardise(outputs.features.to(device), bank)
+        return standardize(outputs.features.to(device), bank)
 
     best = (-1.0, 0.0, torch.empty(0))  # accuracy on the validation split, strength, weights
     for l2 in sorted(config.l2, reverse=True):  # of equals the stronger
@@ -56,7 +56,7 @@ def probe(
         accuracy = (predicted == val.labels).double().mean().item()
         if accuracy > best[0]:
             best = (accuracy, l2, weight)
-    neighbours = knn_probabilities(
+    neighbors = knn_probabilities(
         test.features.to(device),
         bank,
         bank_labels,
@@ -67,7 +67,7 @@ def probe(
     protocols = {
         "classifier": scores(test.probabilities),
         "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
-        "knn": scores(neighbours),
+        "knn": scores(neighbors),
     }
     mistakes = most_confident_mistakes(test.probabilities.numpy(), prepared, cell.data, rows[2])
     return {
@@ -83,10 +83,10 @@ def fit_linear(
 ) -> Tensor:
     """Fit multinomial logistic regression by L-BFGS to convergence, from zero weights.
 
-    Minimises ``mean cross-entropy + l2 / 2 * |W|^2``; the bias is not penalised.
+    Minimizes ``mean cross-entropy + l2 / 2 * |W|^2``; the bias is not penalized.
 
     Args:
-        features: ``[N, D]``, standardised.
+        features: ``[N, D]``, standardized.
         labels: ``[N]``.
         num_classes: Number of classes.
         l2: Ridge strength.
@@ -113,7 +113,7 @@ def fit_linear(
     return weight.detach()
 
 
-def standardise(features: Tensor, reference: Tensor) -> Tensor:
+def standardize(features: Tensor, reference: Tensor) -> Tensor:
     """Scale features by the mean and standard deviation of a reference set ``[N, D]``.
 
     Stands for the affine-free batch norm in front of arXiv:2111.06377's linear classifier.
@@ -135,9 +135,9 @@ def knn_probabilities(
     k: int,
     temperature: float,
 ) -> Tensor:
-    """Return class probabilities ``[N, classes]`` by weighted votes of the nearest neighbours.
+    """Return class probabilities ``[N, classes]`` by weighted votes of the nearest neighbors.
 
-    The ``k`` labelled features of highest cosine similarity s vote with ``exp(s / temperature)``.
+    The ``k`` labeled features of highest cosine similarity s vote with ``exp(s / temperature)``.
 
     Source: arXiv:1805.01978, section 3.4.
     """

@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 def candidates(prepared: Prepared, split: Split) -> Rows:
-    """Return the rows that may be labelled: ``[N]``, never validation or test rows.
+    """Return the rows that may be labeled: ``[N]``, never validation or test rows.
 
     These are the images without a label. Where all have one, as in benchmarks, they are the
     training images whose label is not used: a rehearsal.
@@ -27,7 +27,7 @@ def badge(features: Floats, probabilities: Floats, count: int, seed: int) -> Row
 
     Each image is represented by the gradient that it would give the last layer, were the model's
     own answer its label: ``(p - onehot(argmax p)) * feature``. Its length grows with the doubt; its
-    direction says what is doubted. Images are drawn as k-means++ draws its centres, with a
+    direction says what is doubted. Images are drawn as k-means++ draws its centers, with a
     chance that grows with the squared distance to the nearest image that was drawn before. The
     first is the one with the longest gradient.
 

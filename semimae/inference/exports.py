@@ -46,14 +46,14 @@ def export_timm(trained: Trained, folder: Path) -> None:
     write_timm(trained, folder)
     model, classifier = load_timm(folder), Classifier(trained).eval()
     images = _noise(trained, 3)
-    _compare("timm", model(classifier.normalise(images)), classifier(images), 1e-5)
+    _compare("timm", model(classifier.normalize(images)), classifier(images), 1e-5)
 
 
 def export_onnx(trained: Trained, folder: Path) -> None:
     """Write ``model.onnx``: from uint8 images ``[B, S, S, C]`` to logits, for any B."""
     import onnxruntime
 
-    for chatty in ("onnxscript", "onnx_ir"):  # they tell what they do not optimise
+    for chatty in ("onnxscript", "onnx_ir"):  # they tell what they do not optimize
         logging.getLogger(chatty).setLevel(logging.ERROR)
     classifier = Classifier(trained).eval()
     torch.onnx.export(

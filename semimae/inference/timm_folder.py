@@ -55,7 +55,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "input_size": [channels, size, size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
-            "crop_pct": trained.centre,
+            "crop_pct": trained.center,
             "crop_mode": "center",
             "mean": list(info.mean),
             "std": list(info.std),
@@ -65,8 +65,8 @@ def _config(trained: Trained) -> dict[str, Any]:
     }
 
 
-def licence_of(architecture: str, weights: str) -> str | None:
-    """Return the licence that timm states of its weights ``timm:TAG``."""
+def license_of(architecture: str, weights: str) -> str | None:
+    """Return the license that timm states of its weights ``timm:TAG``."""
     tag = weights.removeprefix("timm:")
     name = architecture if tag == "default" else f"{architecture}.{tag}"
     known = get_pretrained_cfg(name, allow_unregistered=True)

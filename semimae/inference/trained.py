@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from semimae.data.cache import cached_sizes
-from semimae.data.crops import EVAL_CROP, centre_crop
+from semimae.data.crops import EVAL_CROP, center_crop
 from semimae.data.images import convert, fit
 from semimae.engine.model_info import METADATA, ModelInfo
 from semimae.model import SemiModel, build_model
@@ -28,7 +28,7 @@ class Trained(NamedTuple):
     info: ModelInfo
 
     @property
-    def centre(self) -> float:
+    def center(self) -> float:
         """The share of an image's shorter side that the model sees, as in its evaluation."""
         return 1.0 if self.info.dataset.packed else EVAL_CROP
 
@@ -47,11 +47,11 @@ class Trained(NamedTuple):
             width, height = sizes[0].tolist()
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
-        return centre_crop(pixels, dataset.image_size).permute(1, 2, 0).numpy()
+        return center_crop(pixels, dataset.image_size).permute(1, 2, 0).numpy()
 
 
 class Classifier(nn.Module):
-    """A model that normalises its images itself: all that leaves this project is made of it."""
+    """A model that normalizes its images itself: all that leaves this project is made of it."""
 
     mean: Tensor
     std: Tensor
@@ -63,13 +63,13 @@ class Classifier(nn.Module):
             level = torch.tensor(getattr(trained.info, name)).mul(255).view(1, -1, 1, 1)
             self.register_buffer(name, level)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Map uint8 images ``[B, S, S, C]`` to what the backbone takes: ``[B, C, S, S]``."""
         return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 images ``[B, S, S, C]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.backbone(self.normalise(images))
+        logits: Tensor = self.backbone(self.normalize(images))
         return logits
 
 

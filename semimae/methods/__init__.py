@@ -1,1 +1,1 @@
-"""Ways to learn from labelled and unlabelled images."""
+"""Ways to learn from labeled and unlabeled images."""

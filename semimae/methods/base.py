@@ -25,7 +25,7 @@ class Method(nn.Module):
         Args:
             options: The sections of params.yaml that the method reads.
             num_classes: Number of classes.
-            num_unlabeled: Number of unlabelled images, for methods that remember each.
+            num_unlabeled: Number of unlabeled images, for methods that remember each.
         """
         super().__init__()
         self.options, self.num_classes, self.num_unlabeled = options, num_classes, num_unlabeled
@@ -42,7 +42,7 @@ class Method(nn.Module):
         Args:
             model: The student.
             teacher: The moving average of its weights.
-            batch: Views of labelled and unlabelled images.
+            batch: Views of labeled and unlabeled images.
         """
         return Labeled(batch)
 
@@ -72,7 +72,7 @@ class Method(nn.Module):
 
 
 def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:
-    """Return probabilities ``[U, N]`` of views of the global batch's unlabelled images.
+    """Return probabilities ``[U, N]`` of views of the global batch's unlabeled images.
 
     Several views (fields of the batch) share a pass and come as ``[views, U, N]``.
     """

@@ -1,4 +1,4 @@
-"""Masked image modelling alone: self-supervised pretraining."""
+"""Masked image modeling alone: self-supervised pretraining."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Mixing of pseudo-labelled images."""
+"""Mixing of pseudo-labeled images."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def pseudo_mixup(
     Args:
         images: ``[U, C, H, W]``.
         pseudo: Their pseudo labels.
-        noise: ``[U, 4]`` uniform draws: partner, kind, and the rectangle's centre.
+        noise: ``[U, 4]`` uniform draws: partner, kind, and the rectangle's center.
         rows: The images that are wanted mixed; labels are of all.
 
     Returns:
@@ -43,12 +43,12 @@ def pseudo_mixup(
     return mixed, pseudo._replace(weight=weight, other_labels=pseudo.labels[partner], share=share)
 
 
-def rectangles(share: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
+def rectangles(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
     """Return masks of rectangles that cover about ``1 - share`` of an image.
 
     Args:
         share: ``[U]``, what is to remain.
-        centre: ``[U, 2]``, in [0, 1): row and column, as shares of height and width.
+        center: ``[U, 2]``, in [0, 1): row and column, as shares of height and width.
         height: Rows.
         width: Columns.
 
@@ -60,6 +60,6 @@ def rectangles(share: Tensor, centre: Tensor, height: int, width: int) -> Tensor
     half = (1 - share).clamp(min=0).sqrt().unsqueeze(1) / 2
     rows = (torch.arange(height, device=share.device) + 0.5) / height
     columns = (torch.arange(width, device=share.device) + 0.5) / width
-    inside_rows = (rows - centre[:, :1]).abs() < half  # [U, H]
-    inside_columns = (columns - centre[:, 1:]).abs() < half  # [U, W]
+    inside_rows = (rows - center[:, :1]).abs() < half  # [U, H]
+    inside_columns = (columns - center[:, 1:]).abs() < half  # [U, W]
     return inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)

@@ -93,13 +93,13 @@ class PseudoLabelMethod(Method):
     def student_logits(
         self, model: SemiModel, labeled: Tensor, strong: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run labelled and strong views in one pass.
+        """Run labeled and strong views in one pass.
 
         A view with weight 0 has no gradient, so leaving it out changes nothing. How many there are
         must be known to the host, which on a GPU stalls the queue.
 
         Returns:
-            Logits of the labelled views, of the strong views, and the rows of the strong views
+            Logits of the labeled views, of the strong views, and the rows of the strong views
             that were run (``None``: all).
         """
         rows = None

@@ -25,7 +25,7 @@ class Rule(nn.Module):
 
 
 class FlexRule(Rule):
-    """Class-wise thresholds that follow how much of each class has been learnt.
+    """Class-wise thresholds that follow how much of each class has been learned.
 
     Source: arXiv:2110.08263 (FlexMatch), equations 5 to 11: a class's status is the number of
     images whose latest confident prediction is that class; with the paper's threshold warm-up and
@@ -132,7 +132,7 @@ class Alignment(nn.Module):
     """Distribution alignment (arXiv:1911.09785, section 3.1).
 
     Predictions are scaled so that their running mean matches a target: the uniform distribution
-    or the running class shares of the labelled batches.
+    or the running class shares of the labeled batches.
     """
 
     mean_probs: Tensor
@@ -146,7 +146,7 @@ class Alignment(nn.Module):
         self.register_buffer("target", uniform.clone())
 
     def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
-        """Align ``probs`` ``[U, N]``; ``labels`` ``[B]`` are those of the labelled images."""
+        """Align ``probs`` ``[U, N]``; ``labels`` ``[B]`` are those of the labeled images."""
         if self.kind == "none":
             return probs
         self.mean_probs.lerp_(probs.mean(dim=0), self.pace)

@@ -13,7 +13,7 @@ from semimae.types import Labeled
 class SemiMAE(PseudoLabelMethod):
     """Semi-MAE (arXiv:2301.01431, abstract).
 
-    The encoder is shared; the branch sees the weak views of the unlabelled images at a high mask
+    The encoder is shared; the branch sees the weak views of the unlabeled images at a high mask
     ratio and predicts the missing pixels. What the abstract leaves open (weights, teacher,
     threshold, decoder, views) is listed with our choices in docs/method.md.
     """

@@ -23,7 +23,7 @@ class SSMAE(Method):
 
     Deviations: the gate looks at a validation split taken from the training data (the released code
     used the test set); the labels come from the moving average; the loss is taken on strong views;
-    the reconstruction is of the weak views of the unlabelled images, which include the labelled
+    the reconstruction is of the weak views of the unlabeled images, which include the labeled
     ones where ``data.include_labeled``.
     """
 

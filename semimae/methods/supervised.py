@@ -1,4 +1,4 @@
-"""The baseline: labelled images only."""
+"""The baseline: labeled images only."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from semimae.types import Labeled
 
 
 class Supervised(Method):
-    """Cross-entropy of the weak views of the labelled images."""
+    """Cross-entropy of the weak views of the labeled images."""
 
     @property
     def weights(self) -> Mapping[str, float]:

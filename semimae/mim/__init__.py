@@ -1,1 +1,1 @@
-"""Masked image modelling: branches that share the backbone and predict what was hidden from it."""
+"""Masked image modeling: branches that share the backbone and predict what was hidden from it."""

@@ -50,7 +50,7 @@ class MIMBranch(nn.Module):
 
         Args:
             backbone: The shared encoder.
-            images: ``[B, C, H, W]``, normalised.
+            images: ``[B, C, H, W]``, normalized.
             noise: ``[B, L]``, decides the mask.
             teacher: The encoder that a feature target is taken from; ``None``: ``backbone``.
         """

@@ -62,9 +62,9 @@ def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
 
 
 def smooth(noise: Tensor) -> Tensor:
-    """Average noise ``[B, L]`` over a neighbourhood, so that its largest values lie in blocks.
+    """Average noise ``[B, L]`` over a neighborhood, so that its largest values lie in blocks.
 
-    The neighbourhood is a little less than half as wide as the image and wraps around its borders:
+    The neighborhood is a little less than half as wide as the image and wraps around its borders:
     every patch is equally likely to be hidden.
 
     Deviation from arXiv:2106.08254, algorithm 1, which draws rectangles until enough is covered:
@@ -72,7 +72,7 @@ def smooth(noise: Tensor) -> Tensor:
     hides the same number of patches, and the whole batch is computed at once.
     """
     side = math.isqrt(noise.shape[1])
-    width = (side // 2 - 1) | 1  # odd: centred on the patch
+    width = (side // 2 - 1) | 1  # odd: centered on the patch
     padded = functional.pad(noise.reshape(-1, 1, side, side), (width // 2,) * 4, mode="circular")
     return functional.avg_pool2d(padded, width, stride=1).flatten(1)
 

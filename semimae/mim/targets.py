@@ -34,7 +34,7 @@ def norm_pixels(images: Tensor, patch_size: int) -> Tensor:
 def teacher_features(images: Tensor, teacher: Backbone) -> Tensor:
     """Return what the teacher makes of each patch of the whole images: ``[B, L, embed_dim]``.
 
-    After the final norm, and normalised again without learned scales, so that the teacher cannot
+    After the final norm, and normalized again without learned scales, so that the teacher cannot
     shrink the target.
 
     Source: arXiv:2202.03555 (data2vec), section 3.3. Deviation: the last layer alone, as in

@@ -94,7 +94,7 @@ def test_pooling_leaves_class_and_register_tokens_out(variant: tuple[ViT, Tensor
 
 
 @torch.no_grad()
-def test_encoded_tokens_are_normalised_also_with_average_pooling() -> None:
+def test_encoded_tokens_are_normalized_also_with_average_pooling() -> None:
     """timm's default would move the norm behind the pooling; the MIM branch needs it before."""
     vit = build(pool="avg")
     vit.vit.norm.weight.fill_(1.0)

@@ -61,9 +61,9 @@ def test_other_channels(theirs: int, ours: int, tmp_path: Path) -> None:
     assert [entry.split()[0] for entry in report.resized] == [
         "backbone.vit.patch_embed.proj.weight"
     ]
-    grey = draw(1)
-    expected = source(grey.expand(-1, theirs, -1, -1))
-    torch.testing.assert_close(model(grey.expand(-1, ours, -1, -1)), expected)
+    gray = draw(1)
+    expected = source(gray.expand(-1, theirs, -1, -1))
+    torch.testing.assert_close(model(gray.expand(-1, ours, -1, -1)), expected)
 
 
 def test_other_patches(tmp_path: Path) -> None:

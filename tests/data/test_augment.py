@@ -66,8 +66,8 @@ def photo_crops(number: int, channels: int, height: int, width: int) -> Tensor:
 
 
 def digits(number: int) -> Tensor:
-    grey = load_digits().images[:number, None]  # [number, 1, 8, 8], 0 to 16
-    return torch.from_numpy(grey * 255 / 16).round().to(torch.uint8)
+    gray = load_digits().images[:number, None]  # [number, 1, 8, 8], 0 to 16
+    return torch.from_numpy(gray * 255 / 16).round().to(torch.uint8)
 
 
 def cifar(number: int) -> Tensor:
@@ -201,7 +201,7 @@ def test_wrong_operations_images_and_magnitudes_are_refused() -> None:
         rand_augment(images, torch.rand(1, 1, 2), 1, 31)
 
 
-# Shift, mirror, cutout, normalisation
+# Shift, mirror, cutout, normalization
 
 
 @pytest.mark.parametrize("padding", [0, 1, 3, 7])

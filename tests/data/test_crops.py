@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from semimae.data.crops import centre_crop, random_box, resized_crop, scaled
+from semimae.data.crops import center_crop, random_box, resized_crop, scaled
 
 
 @given(
@@ -44,7 +44,7 @@ def test_every_image_and_draw_gives_a_view(
 ) -> None:
     pixels = np.full((*size, 3), 77, dtype=np.uint8)
     assert (resized_crop(pixels, 8, min_scale, *draws) == 77).all()
-    assert (centre_crop(pixels, 8) == 77).all()
+    assert (center_crop(pixels, 8) == 77).all()
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_crop_of_everything_is_the_scaled_image() -> None:
     np.testing.assert_array_equal(same.numpy(), pixels.transpose(2, 0, 1))
 
 
-def test_the_centre_crop_is_seven_eighths_of_the_shorter_side() -> None:
+def test_the_center_crop_is_seven_eighths_of_the_shorter_side() -> None:
     pixels = np.zeros((16, 32, 3), dtype=np.uint8)
-    pixels[1:15, 9:23] = 255  # 14 = 16 * 0.875, around the centre
-    assert (centre_crop(pixels, 14) == 255).all()
-    assert centre_crop(pixels, 14).shape == (3, 14, 14)
+    pixels[1:15, 9:23] = 255  # 14 = 16 * 0.875, around the center
+    assert (center_crop(pixels, 14) == 255).all()
+    assert center_crop(pixels, 14).shape == (3, 14, 14)
 
 
 def test_the_image_is_not_changed() -> None:

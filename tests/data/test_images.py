@@ -17,14 +17,14 @@ def reread(image: Image.Image, path: Path, channels: int = 3, **options: object)
         return np.asarray(convert(opened, channels))
 
 
-def test_rgb_and_grey_come_back_unchanged(tmp_path: Path) -> None:
-    grey = PIXELS[..., 0]
+def test_rgb_and_gray_come_back_unchanged(tmp_path: Path) -> None:
+    gray = PIXELS[..., 0]
     assert (reread(Image.fromarray(PIXELS), tmp_path / "a.png") == PIXELS).all()
-    assert (reread(Image.fromarray(grey), tmp_path / "a.pgm", 1) == grey).all()
-    assert (reread(Image.fromarray(grey), tmp_path / "a.bmp") == grey[..., None]).all()
+    assert (reread(Image.fromarray(gray), tmp_path / "a.pgm", 1) == gray).all()
+    assert (reread(Image.fromarray(gray), tmp_path / "a.bmp") == gray[..., None]).all()
 
 
-def test_grey_is_the_luma_of_rgb(tmp_path: Path) -> None:
+def test_gray_is_the_luma_of_rgb(tmp_path: Path) -> None:
     luma = PIXELS @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
     assert np.abs(reread(Image.fromarray(PIXELS), tmp_path / "a.png", 1) - luma).max() <= 1
 
@@ -34,7 +34,7 @@ def test_bilevel_becomes_black_and_white(tmp_path: Path) -> None:
     assert (reread(Image.fromarray(bits), tmp_path / "a.png", 1) == bits * 255).all()
 
 
-def test_palette_gives_its_colours_not_its_indices(tmp_path: Path) -> None:
+def test_palette_gives_its_colors_not_its_indices(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1], [1, 0]], dtype=np.uint8)).convert("P")
     image.putpalette([200, 10, 30, 5, 250, 90])
     assert reread(image, tmp_path / "a.png")[0].tolist() == [[200, 10, 30], [5, 250, 90]]
@@ -51,13 +51,13 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
 
 def test_alpha_shows_a_white_ground(tmp_path: Path) -> None:
     rgba = np.array([[[100, 50, 0, 255], [100, 50, 0, 0], [100, 50, 0, 51]]], dtype=np.uint8)
-    expected = [[100, 50, 0], [255, 255, 255], [224, 214, 204]]  # 51/255 = 1/5 of the colour
+    expected = [[100, 50, 0], [255, 255, 255], [224, 214, 204]]  # 51/255 = 1/5 of the color
     assert reread(Image.fromarray(rgba), tmp_path / "a.png")[0].tolist() == expected
     la = np.array([[[100, 255], [100, 0]]], dtype=np.uint8)
     assert reread(Image.fromarray(la), tmp_path / "b.png", 1)[0].tolist() == [100, 255]
 
 
-def test_transparent_colour_of_rgb_and_palette_is_white(tmp_path: Path) -> None:
+def test_transparent_color_of_rgb_and_palette_is_white(tmp_path: Path) -> None:
     rgb = Image.fromarray(np.array([[[1, 2, 3], [9, 9, 9]]], dtype=np.uint8))
     pixels = reread(rgb, tmp_path / "a.png", transparency=(1, 2, 3))
     assert pixels[0].tolist() == [[255, 255, 255], [9, 9, 9]]
@@ -117,7 +117,7 @@ def test_damaged_exif_does_not_spoil_the_pixels(tmp_path: Path, exif: bytes) -> 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tif"])
 def test_an_animation_is_its_first_frame(tmp_path: Path, name: str) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if name == "a.webp" else {}
     pixels = reread(frames[0], tmp_path / name, save_all=True, append_images=frames[1:], **options)
     with open_file(tmp_path / name) as opened:

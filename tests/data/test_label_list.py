@@ -105,7 +105,7 @@ def test_plain_and_gzipped_lists_give_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_test_images_are_never_labelled(tmp_path: Path) -> None:
+def test_test_images_are_never_labeled(tmp_path: Path) -> None:
     split = split_of(small(), listing(tmp_path, "a_99.JPEG", "a_1.JPEG"), val_fraction=0.1)
     assert split.labeled == (1,)
     assert split.listed == (1, 2)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from semimae.data import loader
 from semimae.data.config import DataConfig
-from semimae.data.crops import centre_crop, resized_crop
+from semimae.data.crops import center_crop, resized_crop
 from semimae.data.loader import (
     ImageReader,
     TrainViews,
@@ -158,11 +158,11 @@ def test_a_row_that_was_not_asked_for_cannot_be_read(packed: tuple[Prepared, Dat
         reader.whole(np.array([1, 2]))
 
 
-def test_files_are_cropped_at_the_centre(files: tuple[Prepared, DataConfig]) -> None:
+def test_files_are_cropped_at_the_center(files: tuple[Prepared, DataConfig]) -> None:
     prepared, config = files
     rows = np.array([7, 0, 3])
     read = ImageReader(prepared, config, rows, CPU).whole(rows).numpy()
-    expected = [centre_crop(prepared.pixels(row), config.image_size) for row in rows.tolist()]
+    expected = [center_crop(prepared.pixels(row), config.image_size) for row in rows.tolist()]
     np.testing.assert_array_equal(read, torch.stack(expected).numpy())
 
 
@@ -198,7 +198,7 @@ def test_evaluation_goes_through_the_rows_in_order(
     np.testing.assert_allclose(images, (read - mean) / std, rtol=1e-4, atol=1e-4)
 
 
-def test_the_config_s_normalisation_goes_first(packed: tuple[Prepared, DataConfig]) -> None:
+def test_the_config_s_normalization_goes_first(packed: tuple[Prepared, DataConfig]) -> None:
     prepared, config = packed
     own = config.model_copy(update={"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125)})
     ((images, _),) = eval_batches(prepared, own, np.array([0]), CPU, 1)
@@ -231,7 +231,7 @@ def test_a_step_has_what_a_method_needs(data: tuple[Prepared, DataConfig]) -> No
     assert not torch.equal(batch.weak, batch.strong)
 
 
-def test_a_batch_carries_no_label_of_an_unlabelled_image() -> None:
+def test_a_batch_carries_no_label_of_an_unlabeled_image() -> None:
     """The contract is the type: whoever adds a field has to look at it here."""
     assert set(Batch._fields) == {
         "labeled",
@@ -270,7 +270,7 @@ def test_reading_ahead_changes_nothing(data: tuple[Prepared, DataConfig]) -> Non
 def test_no_two_draws_of_a_step_are_the_same(
     data: tuple[Prepared, DataConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weak, strong and labelled views are drawn with keys of their own, from seed and step."""
+    """Weak, strong and labeled views are drawn with keys of their own, from seed and step."""
     keys: list[tuple[int | str, ...]] = []
 
     def record(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
@@ -351,17 +351,17 @@ def test_neither_test_nor_validation_images_are_ever_loaded(
     assert set(prepared.splits[sorted(opened)].tolist()) == {"train"}
 
 
-def test_a_method_without_unlabelled_images_gets_none(packed: tuple[Prepared, DataConfig]) -> None:
+def test_a_method_without_unlabeled_images_gets_none(packed: tuple[Prepared, DataConfig]) -> None:
     batch, hidden_labels = views(packed, halve(packed[0]), num_unlabeled=0)(1)
     assert len(batch.labeled) == len(batch.labels) == 4
     empty = [t for t in tensors(Step(batch, hidden_labels)) if len(t) == 0]
     assert len(empty) == len(tensors(Step(batch, hidden_labels))) - 2
 
 
-def test_labelled_images_do_not_depend_on_the_unlabelled_ones(
+def test_labeled_images_do_not_depend_on_the_unlabeled_ones(
     packed: tuple[Prepared, DataConfig],
 ) -> None:
-    """Methods are compared on the same labelled batches."""
+    """Methods are compared on the same labeled batches."""
     split = halve(packed[0])
     alone = views(packed, split, num_unlabeled=0)(4).batch
     beside = views(packed, split)(4).batch
@@ -369,7 +369,7 @@ def test_labelled_images_do_not_depend_on_the_unlabelled_ones(
     assert torch.equal(alone.labels, beside.labels)
 
 
-def test_progress_and_places_of_the_unlabelled_images(packed: tuple[Prepared, DataConfig]) -> None:
+def test_progress_and_places_of_the_unlabeled_images(packed: tuple[Prepared, DataConfig]) -> None:
     prepared, split = packed[0], halve(packed[0])
     batch, _ = views(packed, split, num_steps=40)(10)
     assert batch.progress == pytest.approx(0.25)

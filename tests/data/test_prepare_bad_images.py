@@ -116,7 +116,7 @@ def test_unusual_but_good_images_pass(tree: Tree, tmp_path: Path) -> None:
     image.convert("P").save(root / "train/a/palette.gif")
     image.convert("CMYK").save(root / "train/a/cmyk.jpg")
     image.convert("RGBA").save(root / "train/a/alpha.webp")
-    image.convert("LA").save(root / "train/a/grey_alpha.png")
+    image.convert("LA").save(root / "train/a/gray_alpha.png")
     image.convert("1").save(root / "train/a/bilevel.tiff")
     frames = [noise(i, 8, 12) for i in (51, 52)]
     image.save(root / "train/a/animated.gif", save_all=True, append_images=frames)

@@ -16,7 +16,7 @@ from semimae.types import UserError
 
 
 def dataset(num_classes: int = 4, train: int = 100, extra: int = 10, val: int = 0) -> Prepared:
-    """``train`` rows per class, then ``extra`` unlabelled, validation and test rows."""
+    """``train`` rows per class, then ``extra`` unlabeled, validation and test rows."""
     classes = list(range(num_classes))
     labels = classes * train + [-1] * extra + classes * val + classes * 5
     splits = ["train"] * num_classes * train + ["unlabeled"] * extra
@@ -54,7 +54,7 @@ def test_counts_and_disjointness() -> None:
     assert split.mistake(prepared) is None
 
 
-def test_unlabelled_rows_are_all_training_rows_but_validation() -> None:
+def test_unlabeled_rows_are_all_training_rows_but_validation() -> None:
     prepared = dataset()
     for include in (True, False):
         split = split_of(prepared, include_labeled=include)
@@ -137,7 +137,7 @@ def test_smaller_sets_are_inside_larger_ones(
     )
     assert same.labeled == small.labeled
     wider = split_of(prepared, seed=seed, num_labels=len(sizes), val_fraction=0.01)
-    assert set(wider.labeled) <= set(small.labeled)  # validation does not move the labelled rows
+    assert set(wider.labeled) <= set(small.labeled)  # validation does not move the labeled rows
 
 
 def test_too_few_or_too_many_labels() -> None:
@@ -179,21 +179,21 @@ def test_write_and_read(tmp_path: Path) -> None:
 
 TAMPERING = {
     "another dataset": (lambda s: {"fingerprint": "0" * 32}, "made for dataset 0000"),
-    "validation among the labelled": (
+    "validation among the labeled": (
         lambda s: {"val": sorted(s["val"] + s["labeled"][:1])},
         "overlap",
     ),
-    "test among the labelled": (
+    "test among the labeled": (
         lambda s: {"labeled": [*s["labeled"], 410]},
-        "labelled rows from split test",
+        "labeled rows from split test",
     ),
     "test among validation": (
         lambda s: {"val": [*s["val"], 411]},
         "validation rows from split test",
     ),
-    "unlabelled among the labelled": (
+    "unlabeled among the labeled": (
         lambda s: {"labeled": [*s["labeled"], 401]},
-        "labelled rows from split unlabeled",
+        "labeled rows from split unlabeled",
     ),
     "beyond the end": (lambda s: {"labeled": [*s["labeled"], 430]}, "beyond the 430"),
     "negative": (
@@ -205,13 +205,13 @@ TAMPERING = {
     "repeated": (lambda s: {"val": sorted([*s["val"], s["val"][0]])}, "not unique"),
     "class counts": (lambda s: {"class_counts": [11, 9, 10, 10]}, "class_counts"),
     "class counts of fewer classes": (lambda s: {"class_counts": [10, 10, 10]}, "class_counts"),
-    "a labelled row dropped": (lambda s: {"labeled": s["labeled"][1:]}, "class_counts"),
-    "unlabelled count": (lambda s: {"num_unlabeled": 1}, "num_unlabeled"),
+    "a labeled row dropped": (lambda s: {"labeled": s["labeled"][1:]}, "class_counts"),
+    "unlabeled count": (lambda s: {"num_unlabeled": 1}, "num_unlabeled"),
     "include_labeled": (lambda s: {"include_labeled": False}, "num_unlabeled"),
-    "no labelled": (lambda s: {"labeled": []}, "no labelled rows"),
+    "no labeled": (lambda s: {"labeled": []}, "no labeled rows"),
     "no validation": (lambda s: {"val": []}, "no validation rows"),
     "wrong type": (lambda s: {"seed": "0"}, "seed: Input should be a valid integer"),
-    "unknown field": (lambda s: {"colour": 1}, "colour: Extra inputs are not permitted"),
+    "unknown field": (lambda s: {"color": 1}, "color: Extra inputs are not permitted"),
 }
 
 
@@ -230,11 +230,11 @@ def test_a_split_that_was_tampered_with_is_refused(tmp_path: Path, kind: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_training_row_without_label_is_no_labelled_row() -> None:
+def test_a_training_row_without_label_is_no_labeled_row() -> None:
     prepared = dataset()
     split = split_of(prepared)
     prepared.labels[split.labeled[0]] = -1
-    assert split.mistake(prepared) == "labelled rows without a label"
+    assert split.mistake(prepared) == "labeled rows without a label"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])

@@ -97,7 +97,7 @@ def shorten(path: Path, keep: int) -> None:
 DAMAGE = {
     "no JSON": lambda f: shorten(f / "dataset.json", 40),
     "newer format": lambda f: edit_info(f, format=2),
-    "unknown field": lambda f: edit_info(f, colour="red"),
+    "unknown field": lambda f: edit_info(f, color="red"),
     "no manifest": lambda f: (f / "manifest.csv").unlink(),
     "empty manifest": lambda f: shorten(f / "manifest.csv", 0),
     "header only": lambda f: shorten(f / "manifest.csv", len("path,label,split\n")),

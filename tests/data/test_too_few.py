@@ -19,9 +19,9 @@ TWO_CLASSES = [f"train/{c}/{i}.png" for c in "ab" for i in range(2)]
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train/a/1.png"], "fewer than 2 classes; add labelled images"),
-        (["train/a/1.png", "train/a/2.png"], "fewer than 2 classes; add labelled images"),
-        (["train/a/1.png", "train/b/1.png"], r"data\.test_fraction=0\.25 takes 1 of 2 labelled"),
+        (["train/a/1.png"], "fewer than 2 classes; add labeled images"),
+        (["train/a/1.png", "train/a/2.png"], "fewer than 2 classes; add labeled images"),
+        (["train/a/1.png", "train/b/1.png"], r"data\.test_fraction=0\.25 takes 1 of 2 labeled"),
     ],
 )
 def test_too_few_images_are_refused(

@@ -20,7 +20,7 @@ from semimae.types import Interrupted, UserError
 
 Result = dict[str, Any]
 
-# Small enough for a second each; three labelled images leave a fourth process without one.
+# Small enough for a second each; three labeled images leave a fourth process without one.
 COMMON = {
     "train__batch_size": 3,
     "train__mu": 3,

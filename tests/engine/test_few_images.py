@@ -82,7 +82,7 @@ def run(cell: Cell, prepared: Prepared, split: Split, folder: Path) -> TrainStat
 def test_no_confident_pseudo_label(
     method: str, small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
 ) -> None:
-    """The labelled term, and the reconstruction, train alone."""
+    """The labeled term, and the reconstruction, train alone."""
     start = {"pseudo_label__threshold": 1.0, "pseudo_label__threshold_start": 1.0}
     state = run(small_cell(method, **SHORT, **start), digits, digits_split, tmp_path)
     row = state.history[-1]
@@ -108,10 +108,10 @@ def test_a_class_without_labels(
 
 
 @every_method
-def test_one_labelled_one_validation_image_and_a_batch_larger_than_the_set(
+def test_one_labeled_one_validation_image_and_a_batch_larger_than_the_set(
     method: str, small_cell: MakeCell, digits: Prepared, tmp_path: Path
 ) -> None:
-    """No image beyond the labelled one is left: it is also the only unlabelled one."""
+    """No image beyond the labeled one is left: it is also the only unlabeled one."""
     prepared = subset(digits, train_rows(digits, 2))
     split = split_of(prepared, [0], [1])
     assert split.num_unlabeled == 1
@@ -131,7 +131,7 @@ def test_one_image_per_step_and_more_micro_batches_than_images(
 
 
 @every_method
-def test_without_unlabelled_images_a_method_that_needs_them_is_refused(
+def test_without_unlabeled_images_a_method_that_needs_them_is_refused(
     method: str, small_cell: MakeCell, digits: Prepared, tmp_path: Path
 ) -> None:
     prepared = subset(digits, train_rows(digits, 13))
@@ -141,13 +141,13 @@ def test_without_unlabelled_images_a_method_that_needs_them_is_refused(
     if method == "supervised":
         run(cell, prepared, split, tmp_path)
         return
-    with pytest.raises(UserError, match=r"needs unlabelled images .* data\.include_labeled: true"):
+    with pytest.raises(UserError, match=r"needs unlabeled images .* data\.include_labeled: true"):
         run(cell, prepared, split, tmp_path)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert not left
 
 
-def test_scores_with_one_labelled_and_one_test_image(
+def test_scores_with_one_labeled_and_one_test_image(
     small_cell: MakeCell, digits: Prepared, tmp_path: Path
 ) -> None:
     tests = np.flatnonzero(digits.splits == "test")[:1].tolist()
@@ -162,7 +162,7 @@ def test_scores_with_one_labelled_and_one_test_image(
     knn = result["protocols"]["knn"]
     assert knn["num_images"] == 1
     sure = int(prepared.labels[labeled]) == int(prepared.labels[split.test(prepared)[0]])
-    assert knn["top1"]["value"] == float(sure)  # the one neighbour has all votes
+    assert knn["top1"]["value"] == float(sure)  # the one neighbor has all votes
 
 
 # --- runs that cannot be

@@ -71,7 +71,7 @@ def test_two_processes_train_as_one(name: str, one: Results, two: tuple[Results,
     assert_close(two[0][name], one[name])
 
 
-def test_four_processes_of_which_one_has_no_labelled_image_train_as_one(
+def test_four_processes_of_which_one_has_no_labeled_image_train_as_one(
     data: Path, one: Results, tmp_path: Path
 ) -> None:
     four = run_in(4, data, tmp_path)

@@ -69,12 +69,12 @@ def test_interval_equals_wilson_s_formula(count: tuple[int, int]) -> None:
     k, n = count
     z = 1.959963984540054
     p = k / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     ours = proportion(k, n)
     assert ours.value == pytest.approx(p)
-    assert ours.low == pytest.approx(centre - half, abs=1e-9)
-    assert ours.high == pytest.approx(centre + half, abs=1e-9)
+    assert ours.low == pytest.approx(center - half, abs=1e-9)
+    assert ours.high == pytest.approx(center + half, abs=1e-9)
 
 
 @given(counts)

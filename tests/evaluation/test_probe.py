@@ -19,7 +19,7 @@ from semimae.evaluation.probe import (
     knn_probabilities,
     linear_probabilities,
     probe,
-    standardise,
+    standardize,
 )
 
 evaluation = importlib.import_module("semimae.evaluation.probe")  # the name is a function's too
@@ -31,8 +31,8 @@ def clusters(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, num_classes, num_images)
-    centres = np.random.default_rng(1).normal(size=(num_classes, dim))
-    features = centres[labels] + rng.normal(size=(num_images, dim))
+    centers = np.random.default_rng(1).normal(size=(num_classes, dim))
+    features = centers[labels] + rng.normal(size=(num_images, dim))
     return torch.from_numpy(features), torch.from_numpy(labels)
 
 
@@ -41,7 +41,7 @@ def clusters(
 
 @pytest.mark.parametrize("l2", L2)
 def test_the_linear_classifier_equals_scikit_learn_s(l2: float) -> None:
-    """scikit-learn minimises ``C * sum of losses + |W|^2 / 2``: the same for C = 1 / (l2 * N)."""
+    """scikit-learn minimizes ``C * sum of losses + |W|^2 / 2``: the same for C = 1 / (l2 * N)."""
     x, y = clusters()
     weight = fit_linear(x, y, 4, l2, max_iter=500)
     reference = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-9, max_iter=5000).fit(x, y)
@@ -58,7 +58,7 @@ def test_the_linear_classifier_is_at_the_minimum(l2: float) -> None:
     p = linear_probabilities(weight, x).numpy()
     padded = np.c_[x.numpy(), np.ones(len(y))]
     gradient = padded.T @ (p - np.eye(4)[y.numpy()]) / len(y)
-    gradient[:-1] += l2 * weight[:-1].numpy()  # the bias, in the last row, is not penalised
+    gradient[:-1] += l2 * weight[:-1].numpy()  # the bias, in the last row, is not penalized
     assert np.abs(gradient).max() < 1e-5
 
 
@@ -77,28 +77,28 @@ def test_linear_probabilities_by_hand() -> None:
     assert ours[0].tolist() == pytest.approx([a / (a + b), b / (a + b)])
 
 
-# --- standardise
+# --- standardize
 
 
 def test_standardise_uses_the_reference_alone() -> None:
     reference = np.random.default_rng(0).normal(size=(20, 3)) * [1, 5, 0.1] + [0, 2, -3]
     features = np.random.default_rng(1).normal(size=(4, 3))
     expected = (features - reference.mean(axis=0)) / reference.std(axis=0)
-    ours = standardise(torch.from_numpy(features), torch.from_numpy(reference))
+    ours = standardize(torch.from_numpy(features), torch.from_numpy(reference))
     np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9)
 
 
 def test_a_constant_feature_stays_finite() -> None:
     reference = torch.tensor([[1.0, 2.0], [1.0, 4.0]])
-    ours = standardise(reference, reference)
+    ours = standardize(reference, reference)
     assert ours.tolist() == [[0, -1], [0, 1]]
 
 
-# --- nearest neighbours
+# --- nearest neighbors
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (5, 1.0), (1000, 0.5)])
-def test_neighbours_equal_a_slow_loop(k: int, temperature: float) -> None:
+def test_neighbors_equal_a_slow_loop(k: int, temperature: float) -> None:
     bank, bank_labels = clusters(30)
     queries, _ = clusters(10, seed=2)
     ours = knn_probabilities(queries, bank, bank_labels, 4, k, temperature)
@@ -113,7 +113,7 @@ def test_neighbours_equal_a_slow_loop(k: int, temperature: float) -> None:
         assert row == pytest.approx([v / sum(votes) for v in votes], rel=1e-6, abs=1e-12)
 
 
-def test_neighbours_are_the_same_where_few_fit_into_memory(
+def test_neighbors_are_the_same_where_few_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bank, labels = clusters(30)
@@ -125,7 +125,7 @@ def test_neighbours_are_the_same_where_few_fit_into_memory(
         torch.testing.assert_close(parts, whole)
 
 
-def test_the_length_of_a_feature_does_not_matter_to_its_neighbours() -> None:
+def test_the_length_of_a_feature_does_not_matter_to_its_neighbors() -> None:
     bank, labels = clusters(30)
     queries, _ = clusters(5, seed=2)
     one = knn_probabilities(queries, bank, labels, 4, 5, 0.07)
@@ -136,7 +136,7 @@ def test_a_low_temperature_does_not_overflow() -> None:
     bank, labels = clusters(30)
     made = knn_probabilities(bank, bank, labels, 4, 5, 1e-3)
     assert made.isfinite().all()
-    assert made.argmax(dim=1).tolist() == labels.tolist()  # each is its own nearest neighbour
+    assert made.argmax(dim=1).tolist() == labels.tolist()  # each is its own nearest neighbor
 
 
 # --- the stage

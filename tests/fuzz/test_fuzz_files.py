@@ -61,7 +61,7 @@ IMAGES: dict[str, bytes] = {
     "cmyk": encoded(picture(0, "CMYK"), "JPEG"),
     "palette": encoded(picture(0, "P"), "PNG"),
     "alpha": encoded(picture(0, "RGBA"), "PNG"),
-    "grey alpha": encoded(picture(0, "LA"), "PNG"),
+    "gray alpha": encoded(picture(0, "LA"), "PNG"),
     "bilevel": encoded(picture(0, "1"), "TIFF"),
     "16 bit": encoded(picture(0, "I;16"), "PNG"),
     "16 bit tiff": encoded(picture(0, "I;16"), "TIFF"),

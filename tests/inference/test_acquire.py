@@ -67,7 +67,7 @@ def test_copies_and_certain_images_are_represented_once() -> None:
 def test_candidates_are_training_images_without_a_label(
     digits: Prepared, digits_split: Split
 ) -> None:
-    rows = candidates(digits, digits_split)  # all digits are labelled: a rehearsal
+    rows = candidates(digits, digits_split)  # all digits are labeled: a rehearsal
     assert set(digits.splits[rows].tolist()) == {"train"}
     assert not {*digits_split.labeled, *digits_split.val} & set(rows.tolist())
     assert len(rows) == digits_split.num_unlabeled - len(digits_split.labeled)

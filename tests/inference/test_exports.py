@@ -16,7 +16,7 @@ from semimae.backbones.config import ViTConfig
 from semimae.data.store import DatasetInfo
 from semimae.engine.model_info import ModelInfo
 from semimae.inference.exports import FORMATS, export
-from semimae.inference.timm_folder import licence_of
+from semimae.inference.timm_folder import license_of
 from semimae.inference.trained import Trained
 from semimae.types import UserError
 
@@ -54,7 +54,7 @@ def pixels(count: int) -> Tensor:
     return torch.randint(0, 256, shape, generator=source, dtype=torch.uint8)
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     scaled = images.permute(0, 3, 1, 2).double() / 255
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (MEAN, STD))
     return ((scaled - mean) / std).float()
@@ -65,7 +65,7 @@ def test_timm_computes_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     export(model, "timm", tmp_path)
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    images = normalised(pixels(3))
+    images = normalized(pixels(3))
     expected = model.model(images)
     assert expected.std() > 0.01, "all logits alike would prove nothing"
     torch.testing.assert_close(loaded(images), expected, rtol=1e-5, atol=1e-5)
@@ -91,7 +91,7 @@ def test_timm_loads_it_by_its_config_too(tmp_path: Path) -> None:
         },
         **config["model_args"],
     ).eval()
-    images = normalised(pixels(2))
+    images = normalized(pixels(2))
     torch.testing.assert_close(loaded(images), model.model(images), rtol=1e-5, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for count in (1, 2, 5):  # it was traced with 2
         images = pixels(count)
-        expected = model.model(normalised(images))
+        expected = model.model(normalized(images))
         torch.testing.assert_close(program(images), expected, rtol=1e-5, atol=1e-5)
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
@@ -127,6 +127,6 @@ def test_a_copy_that_answers_differently_is_refused_and_removed(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_timm_states_licences() -> None:
-    assert licence_of("vit_base_patch16_224", "timm:mae") == "cc-by-nc-4.0"
-    assert licence_of("vit_small_patch16_224", "timm:augreg_in21k") == "apache-2.0"
+def test_timm_states_licenses() -> None:
+    assert license_of("vit_base_patch16_224", "timm:mae") == "cc-by-nc-4.0"
+    assert license_of("vit_small_patch16_224", "timm:augreg_in21k") == "apache-2.0"

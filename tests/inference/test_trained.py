@@ -12,7 +12,7 @@ from runs import drawn_model
 from safetensors.torch import load_file, save_file
 
 from semimae.cell import Cell
-from semimae.data.crops import centre_crop
+from semimae.data.crops import center_crop
 from semimae.data.store import Prepared
 from semimae.engine.fit import infer, save_model
 from semimae.inference.trained import Classifier, open_model
@@ -59,7 +59,7 @@ def test_a_file_of_a_packed_image_becomes_the_pixels_that_were_scored(
             np.testing.assert_array_equal(trained.pixels(image), digits.images[row])
 
 
-def test_of_unpacked_images_the_centre_counts(
+def test_of_unpacked_images_the_center_counts(
     small_cell: MakeCell, digits: Prepared, tmp_path: Path
 ) -> None:
     """0.875 of the shorter side, the field's custom: a frame around it is not seen."""
@@ -83,7 +83,7 @@ def test_of_images_that_were_scored_from_smaller_copies_such_a_copy_counts(
     save_model(drawn_model(cell, digits), cell, info, path)
     image = Image.effect_noise((20 * size, 10 * size), 200)
     small = np.asarray(image.resize((4 * size, 2 * size), Image.Resampling.BICUBIC))
-    seen, trained = centre_crop(small[..., None], size), open_model(path)
+    seen, trained = center_crop(small[..., None], size), open_model(path)
     np.testing.assert_array_equal(trained.pixels(image), seen.permute(1, 2, 0))
     whole = trained._replace(
         info=trained.info.model_copy(
@@ -101,7 +101,7 @@ def test_what_the_data_section_states_wins_over_what_was_measured(
     classifier = Classifier(open_model(path))
     images = torch.tensor([[0, 51, 255]], dtype=torch.uint8).reshape(1, 1, 3, 1)
     expected = torch.tensor([-0.5, -0.1, 1.5]).reshape(1, 1, 1, 3)
-    torch.testing.assert_close(classifier.normalise(images), expected)
+    torch.testing.assert_close(classifier.normalize(images), expected)
 
 
 @pytest.mark.parametrize("damage", ["no file", "no model", "truncated", "other tool", "version"])

@@ -207,7 +207,7 @@ def test_half_precision_gives_about_the_same_losses(name: str, setting: MakeSett
 
 
 @pytest.mark.parametrize("name", WITHOUT_SECTIONS)
-def test_methods_without_sections_see_no_unlabelled_image(name: str, setting: MakeSetting) -> None:
+def test_methods_without_sections_see_no_unlabeled_image(name: str, setting: MakeSetting) -> None:
     s = setting(name)
     batch = s.batch()
     assert not len(batch.weak)
@@ -221,7 +221,7 @@ def test_methods_without_sections_see_no_unlabelled_image(name: str, setting: Ma
 
 @every_method
 def test_labels_reach_the_supervised_term_alone(name: str, setting: MakeSetting) -> None:
-    """Unless predictions are aligned to the labelled classes, which is off by default."""
+    """Unless predictions are aligned to the labeled classes, which is off by default."""
     one, other = setting(name), setting(name)
     batch = one.batch()
     expected = one.method(one.model, one.teacher, batch)

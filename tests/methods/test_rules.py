@@ -37,7 +37,7 @@ def batches(count: int = 12, size: int = 9) -> list[tuple[list[list[float]], lis
     for _ in range(count):
         rows = []
         for _ in range(size):
-            # a preference for class 0, so that the classes differ in what has been learnt
+            # a preference for class 0, so that the classes differ in what has been learned
             scores = [rng.gauss(1.5 if c == 0 else 0.0, 2.0) for c in range(CLASSES)]
             total = sum(math.exp(s) for s in scores)
             rows.append([math.exp(s) / total for s in scores])
@@ -60,8 +60,8 @@ def test_flexmatch_follows_the_latest_confident_prediction_of_every_image() -> N
         expected = []
         for row in rows:
             confidence, label = max(row), row.index(max(row))
-            learnt = counts[label] / most
-            expected.append(float(confidence >= 0.8 * learnt / (2 - learnt)))
+            learned = counts[label] / most
+            expected.append(float(confidence >= 0.8 * learned / (2 - learned)))
         for row, place in zip(rows, index, strict=True):
             if max(row) >= 0.8:
                 latest[place] = row.index(max(row))
@@ -126,9 +126,9 @@ def test_softmatch_weighs_by_a_truncated_gaussian_of_two_deviations() -> None:
     mean, var = 1 / CLASSES, 1.0
     for rows, index in batches():
         top = [max(row) for row in rows]
-        centre = sum(top) / len(top)
-        spread = sum((t - centre) ** 2 for t in top) / (len(top) - 1)
-        mean = MOMENTUM * mean + (1 - MOMENTUM) * centre
+        center = sum(top) / len(top)
+        spread = sum((t - center) ** 2 for t in top) / (len(top) - 1)
+        mean = MOMENTUM * mean + (1 - MOMENTUM) * center
         var = MOMENTUM * var + (1 - MOMENTUM) * spread
         expected = [
             1.0 if t >= mean else math.exp(-((t - mean) ** 2) / (2 * var / 2**2)) for t in top

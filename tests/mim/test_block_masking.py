@@ -17,7 +17,7 @@ def as_grid(mask: Mask, side: int) -> Tensor:
 
 
 def agreement(grid: Tensor) -> float:
-    """Share of neighbouring patches that are both hidden or both visible."""
+    """Share of neighboring patches that are both hidden or both visible."""
     pairs = [grid[:, 1:] == grid[:, :-1], grid[:, :, 1:] == grid[:, :, :-1]]
     return torch.cat([pair.flatten() for pair in pairs]).double().mean().item()
 
@@ -73,7 +73,7 @@ def test_the_mask_is_a_function_of_the_noise_of_its_image() -> None:
     assert not torch.equal(together.ids_hide[5], together.ids_hide[6])
 
 
-def test_smoothing_is_a_mean_over_wrapped_neighbours() -> None:
+def test_smoothing_is_a_mean_over_wrapped_neighbors() -> None:
     x = noise(8, 1)
     grid = x.reshape(8, 8).tolist()
     for row, column in [(0, 0), (3, 4), (7, 2)]:

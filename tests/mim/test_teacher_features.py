@@ -8,7 +8,7 @@ from semimae.mim.targets import teacher_features
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_they_are_the_normalised_patches_of_the_whole_image(name: str) -> None:
+def test_they_are_the_normalized_patches_of_the_whole_image(name: str) -> None:
     backbone = build(BACKBONES[name]).backbone
     with torch.no_grad():
         encoded = backbone.encode(backbone.tokenize(draw()))[:, backbone.num_prefix_tokens :]

@@ -115,7 +115,7 @@ def test_the_list_is_flat_and_says_what_each_run_is(runs: dict[str, Any]) -> Non
         == "Which setting won?\n\nSemi-MAE.\n"
     )
     note = named(runs["semi_mae m0.75 f0.1 s0"]["data"]["tags"])["mlflow.note.content"]
-    assert "100 labelled and 900 unlabelled images, 240 steps, seed 0" in note
+    assert "100 labeled and 900 unlabeled images, 240 steps, seed 0" in note
     assert "`runs/semi_mae-0.75-0.1-0-images-plain/`" in note
 
 

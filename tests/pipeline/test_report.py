@@ -119,7 +119,7 @@ def test_full_grid(workspace: Workspace) -> None:
     for words in (
         "Leaderboard",
         "Paired differences",
-        "Labelled images needed",
+        "Labeled images needed",
         "75.9",
         "docs/method.md",
     ):
@@ -155,7 +155,7 @@ def test_labels_of_the_headline_in_the_grid(
     page, rows, summary = report()
     text = read(page).text
     assert f"With {words}, Semi-MAE, mask 0.75 is preferred" in text
-    assert f"Semi-MAE, mask 0.75, {words} ({number} labelled" in text  # the headline's section
+    assert f"Semi-MAE, mask 0.75, {words} ({number} labeled" in text  # the headline's section
     assert f"{number}\N{NO-BREAK SPACE}labels" in text  # in tables
     results = text[: text.index("Names of settings")]  # then come folders and params.yaml
     assert "None" not in results
@@ -356,7 +356,7 @@ def test_fine_tuning_is_shown(workspace: Workspace) -> None:
     page, _, summary = report()
     assert summary["fine_tune"]["top1"] == 0.9
     assert summary["validation"]["top1"] == pytest.approx(accuracy_of(ablation().cell()))
-    assert "Fine-tuned on the labelled images" in read(page).text
+    assert "Fine-tuned on the labeled images" in read(page).text
 
 
 def timed(**lists: Any) -> Params:
@@ -498,6 +498,6 @@ def test_a_missing_cell_counts_once(workspace: Workspace) -> None:
 
 def test_unequal_numbers_of_settings_are_stated(workspace: Workspace) -> None:
     workspace(ablation())
-    assert "favours those with many: Supervised 1, Semi-MAE 2." in read(report()[0]).text
+    assert "favors those with many: Supervised 1, Semi-MAE 2." in read(report()[0]).text
     workspace(ablation(mask_ratio=[0.9]), headline=False)
-    assert "favours those" not in read(report()[0]).text
+    assert "favors those" not in read(report()[0]).text

@@ -157,7 +157,7 @@ def test_diagnostics_are_drawn_for_each_number_of_labels(full: Page) -> None:
         "Accuracy of the pseudo labels",
         "Use of the pseudo labels",
         "Reconstruction error",
-        "Agreement of the two unlabelled terms",
+        "Agreement of the two unlabeled terms",
         "Norm of each term",
     ):
         assert training.count(f"<figcaption>{words}") == 3
@@ -168,7 +168,7 @@ def test_diagnostics_are_drawn_for_each_number_of_labels(full: Page) -> None:
 def test_no_number_of_labels_beyond_four_times_the_largest(full: Page) -> None:
     page, _ = full
     section = page[page.index('id="labels"') : page.index('id="training"')]
-    (needed,) = re.findall(r"Labelled images needed.+?<tbody>(.+?)</tbody>", section, flags=re.S)
+    (needed,) = re.findall(r"Labeled images needed.+?<tbody>(.+?)</tbody>", section, flags=re.S)
     texts = re.findall(r'<td class="n">(.+?)</td>', needed)
     numbers = [int(n.replace("\u202f", "")) for t in texts for n in re.findall(r"[\d\u202f]+", t)]
     assert numbers

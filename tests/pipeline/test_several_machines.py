@@ -16,7 +16,7 @@ from stages import StageServer, Workspace, free_port, variables
 pytestmark = pytest.mark.slow
 
 LATER = {"SEMIMAE_LOG_LATER": "1"}
-# Nothing divides evenly: 3 labelled and 9 unlabelled images per step, 202 for validation.
+# Nothing divides evenly: 3 labeled and 9 unlabeled images per step, 202 for validation.
 UNEVEN = {
     "train__batch_size": 3,
     "train__mu": 3,

@@ -200,7 +200,7 @@ def test_a_foreign_folder_is_not_replaced(project: Project, tmp_path: Path) -> N
 # --- suggest-labels, add-labels
 
 
-def test_suggestions_are_unlabelled_and_in_order(project: Project) -> None:
+def test_suggestions_are_unlabeled_and_in_order(project: Project) -> None:
     said = rows(run("suggest-labels", "--count", "7").stdout)
     assert [row["rank"] for row in said] == list("1234567")
     places = [project.prepared.names.index(row["path"]) for row in said]
@@ -215,7 +215,7 @@ def test_suggestions_are_unlabelled_and_in_order(project: Project) -> None:
 
 
 class Labelling:
-    """A folder of images of which some are labelled, and a file of labels."""
+    """A folder of images of which some are labeled, and a file of labels."""
 
     def __init__(self, root: Path) -> None:
         self.images, self.todo = root / "images", root / "todo.csv"
@@ -244,9 +244,9 @@ def labelling(
     project.params()
 
 
-def test_labelled_files_move_to_their_class(labelling: Labelling) -> None:
+def test_labeled_files_move_to_their_class(labelling: Labelling) -> None:
     said = labelling.add(("unlabeled/1.png", "dog"), ("unlabeled/deep/2.png", ""))
-    assert said.startswith("Labelled: 1. Next: `dvc repro -f prepare`")
+    assert said.startswith("Labeled: 1. Next: `dvc repro -f prepare`")
     kept = {"train/cat/0.png", "train/dog/0.png", "unlabeled/deep/2.png"}
     assert labelling.files() == kept | {"train/dog/1.png"}
     labelling.add(("unlabeled/deep/2.png", "cat"))
@@ -310,7 +310,7 @@ def test_labels_go_into_the_rows_of_a_manifest(project: Project, labelling: Labe
     )
 
 
-def test_a_data_set_of_others_is_not_relabelled(project: Project, labelling: Labelling) -> None:
+def test_a_data_set_of_others_is_not_relabeled(project: Project, labelling: Labelling) -> None:
     project.params()
     with pytest.raises(UserError, match="dataset=digits has its labels"):
         labelling.add(("unlabeled/1.png", "dog"))
