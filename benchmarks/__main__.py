@@ -12,7 +12,7 @@ from benchmarks.choices import measure_choices, measure_compile, product_error
 from benchmarks.decoding import measure_decoding
 from benchmarks.measure import machine, peak_flops
 from benchmarks.run import measure_growth, measure_setting
-from benchmarks.settings import SETTINGS, make_cell
+from benchmarks.settings import SETTINGS, make_params
 from benchmarks.startup import measure_startup
 from benchmarks.table import table
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> Path:
         print(f"{name}: done", flush=True)
 
     if not options.quick:
-        data = make_cell(first, device.type, options.precision).data
+        data = make_params(first, device.type, options.precision).data
         add("decoding", measure_decoding(data, rounds))
         add("choices", measure_choices(first, device, rounds))
         add("medium_error", product_error())

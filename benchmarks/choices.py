@@ -87,7 +87,6 @@ def _model(setting: Setting) -> SemiModel:
         image_size=setting.image_size,
         channels=3,
         num_classes=10,
-        mask_ratio=0.75,
         seed=0,
     )
 

@@ -17,11 +17,12 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop as crop
 
 from benchmarks.measure import Call, interleaved
-from semimae.data.cache import PixelCache, write_cache
-from semimae.data.config import DataConfig
+from semimae.data.cache import PixelCache
 from semimae.data.crops import Box, random_box, scaled
 from semimae.data.images import convert, open_file
-from semimae.data.source import from_files
+from semimae.ingest.source import from_files
+from semimae.ingest.write_cache import write_cache
+from semimae.options.data import DataConfig
 from semimae.random import uniform
 
 WIDTH, HEIGHT, SIDE, CACHE, FILES = 500, 375, 224, 256, 16

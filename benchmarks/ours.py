@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +11,24 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.settings import CLASSES
-from semimae.cell import Cell
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.engine.device import make_autocast, set_up_model, setup_device
-from semimae.engine.fit import model_of
+from semimae.engine.device import make_autocast, set_up_device, set_up_model
 from semimae.engine.optim import build_optimizer, ema_update
 from semimae.methods.pseudo import PseudoLabelMethod
-from semimae.methods.registry import METHODS
+from semimae.methods.registry import build_method
 from semimae.mim.mae import MAE
+from semimae.model import model_of
+from semimae.options.cell import Cell
 from semimae.types import Batch
 
 
 class ForcedRule(nn.Module):
     """Rejects the first share of the images, whatever the predictions are."""
+
+    weights: ClassVar[dict[str, float]] = {}
+    labels_by_aligned = True
 
     def __init__(self, rejected: float) -> None:
         super().__init__()
@@ -41,13 +45,13 @@ class Ours:
 
     def __init__(self, cell: Cell, prepared: Prepared, split: Split, rejected: float) -> None:
         self.cell = cell
-        self.device = setup_device(cell.train)
+        self.device = set_up_device(cell.train)
         self.autocast = make_autocast(cell.train, self.device)
         self.model = model_of(cell, prepared).to(self.device)
         set_up_model(self.model, cell.train, self.device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         set_up_model(self.ema, cell.train, self.device)
-        self.method = METHODS[cell.method](cell.options, CLASSES, split.num_unlabeled)
+        self.method = build_method(cell.options, CLASSES, split.num_unlabeled)
         if isinstance(self.method, PseudoLabelMethod):
             self.method.rule = ForcedRule(rejected)  # type: ignore[assignment]
         self.method.to(self.device)
@@ -73,10 +77,9 @@ class Ours:
     def step(self) -> None:
         """Make one training step without reading data."""
         with self.autocast():
-            out = self.method(self.model, self.ema, self.batch)
-        total = torch.stack(
-            [self.method.weights[k] * v.float() for k, v in out.losses.items()]
-        ).sum()
+            inputs = self.method.label(self.model, self.ema, self.batch)
+            losses = self.method.losses(self.model, self.ema, inputs)
+        total = torch.stack([self.method.weights[k] * v.float() for k, v in losses.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.update()

@@ -11,12 +11,13 @@ from benchmarks.baseline import Baseline, Loading
 from benchmarks.measure import interleaved, peak_memory
 from benchmarks.ours import Ours
 from benchmarks.settings import CLASSES, Setting, make_cell, make_data
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints
 from semimae.engine.fit import fit
-from semimae.engine.flops import count_flops, step_flops
+from semimae.evaluation.flops import count_flops, step_flops
+from semimae.options.cell import Cell
+from semimae.options.train import Rhythm
 
 REJECTED = 0.6  # share of the strong views that are forced below the threshold
 WHERE = {"cpu": "cpu", "cuda": "always"}  # pseudo_label.skip_rejected
@@ -35,7 +36,7 @@ def measure_setting(
 
     with tempfile.TemporaryDirectory() as folder:
         dense = cell(pseudo_label__skip_rejected="never")
-        data = make_data(setting, dense.data, Path(folder))
+        data = make_data(setting, Path(folder))
         ours = Ours(dense, *data, REJECTED)
         sparse = Ours(cell(pseudo_label__skip_rejected=where), *data, REJECTED)
         variants = {
@@ -99,10 +100,14 @@ def _switched_off() -> dict[str, dict[str, object]]:
 
 def data_wait(cell: Cell, data: tuple[Prepared, Split], folder: Path, steps: int) -> float:
     """Return the share of the steps' time that a real run waited for data; median, wall clock."""
-    update = {"steps": steps, "log_every": 1, "eval_every": steps, "gradient_every": 0}
+    train = cell.train.model_copy(update={"steps": steps})
+    rhythm = Rhythm(
+        eval_every=steps, log_every=1, save_every=steps, gradient_every=0, max_bad_steps=steps
+    )
     state = fit(
-        cell.model_copy(update={"train": cell.train.model_copy(update=update)}),
+        cell.model_copy(update={"train": train}),
         *data,
+        rhythm,
         checkpoints=Checkpoints(folder / "checkpoints"),
         on_row=lambda kind, row: None,
         should_stop=lambda: False,
@@ -132,7 +137,7 @@ def measure_growth(
         }
         cell = make_cell(changed, device.type, precision, **changes)
         with tempfile.TemporaryDirectory() as folder:
-            ours = Ours(cell, *make_data(changed, cell.data, Path(folder)), 0.0)
+            ours = Ours(cell, *make_data(changed, Path(folder)), 0.0)
             seconds = interleaved({"step": ours.step}, device, rounds)["step"]
             rows.append(
                 {

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from semimae.cell import Cell
-from semimae.data.config import DataConfig
-from semimae.data.prepare import prepare
-from semimae.data.split import Split, make_split
+from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.params import Params
+from semimae.ingest.choose import make_split
+from semimae.ingest.prepare import prepare
+from semimae.options.cell import Cell
+from semimae.options.params import Params
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "cifar10.yaml"
 CLASSES, IMAGES = 4, 96  # of the synthetic data set
@@ -44,8 +44,8 @@ SETTINGS = {
 }
 
 
-def make_cell(setting: Setting, device: str, precision: str, **changes: object) -> Cell:
-    """Return the cell of a setting; changes are named ``section__field``."""
+def make_params(setting: Setting, device: str, precision: str, **changes: object) -> Params:
+    """Return the params of a setting; changes are named ``section__field``."""
     tree: dict[str, Any] = Params.read(RECIPE).model_dump()
     width, depth, heads = setting.decoder
     batch, mu = setting.batch[device]
@@ -65,7 +65,12 @@ def make_cell(setting: Setting, device: str, precision: str, **changes: object) 
     for key, value in changes.items():
         section, _, field = key.rpartition("__")
         (tree[section] if section else tree)[field] = value
-    return Params.model_validate(tree).cell()
+    return Params.model_validate(tree)
+
+
+def make_cell(setting: Setting, device: str, precision: str, **changes: object) -> Cell:
+    """Return the cell of a setting; changes are named ``section__field``."""
+    return make_params(setting, device, precision, **changes).cell()
 
 
 def make_images(setting: Setting, folder: Path) -> None:
@@ -82,8 +87,9 @@ def make_images(setting: Setting, folder: Path) -> None:
         Image.fromarray(pixels).save(path, quality=92)
 
 
-def make_data(setting: Setting, config: DataConfig, folder: Path) -> tuple[Prepared, Split]:
+def make_data(setting: Setting, folder: Path) -> tuple[Prepared, Split]:
     """Write and prepare synthetic images, and label half of them."""
+    config = make_params(setting, "cpu", "fp32").data
     make_images(setting, folder)
     prepare("imagefolder", config, folder, folder / "prepared")
     prepared = Prepared.read(folder / "prepared", folder)

@@ -14,10 +14,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from semimae.data.prepare import prepare
-from semimae.data.split import make_split
 from semimae.data.store import Prepared
-from semimae.params import Params
+from semimae.files import write_text
+from semimae.ingest.choose import make_split
+from semimae.ingest.prepare import prepare
+from semimae.options.params import Params
 
 ROOT = Path(__file__).parents[1]
 GRID: dict[str, list[Any]] = {  # 150 cells
@@ -57,15 +58,16 @@ def measure_startup(rounds: int, *, grid: bool) -> dict[str, dict[str, float]]:
 
 def first_step(folder: Path) -> dict[str, float]:
     """Train one step of the default recipe: until its row is there, and processor time in all."""
-    cell = Params.read(ROOT / "recipes" / "digits.yaml").cell()
-    train = cell.train.model_copy(update={"steps": 1, "log_every": 1, "eval_every": 1})
-    optim = cell.optim.model_copy(update={"warmup_steps": 0})
-    cell = cell.model_copy(update={"train": train, "optim": optim})
+    params = Params.read(ROOT / "recipes" / "digits.yaml")
+    train = params.train.model_copy(update={"steps": 1, "log_every": 1, "eval_every": 1})
+    optim = params.optim.model_copy(update={"warmup_steps": 0})
+    params = params.model_copy(update={"train": train, "optim": optim})
+    cell = params.cell()
     run = folder / "runs" / "headline"
     shutil.rmtree(folder, ignore_errors=True)
     run.mkdir(parents=True)
     shutil.copy(ROOT / "dvc.yaml", folder)
-    prepare(cell.dataset, cell.data, folder, folder / "prepared")
+    prepare(cell.dataset, params.data, folder, folder / "prepared")
     prepared = Prepared.read(folder / "prepared")
     split = make_split(
         prepared,
@@ -74,6 +76,7 @@ def first_step(folder: Path) -> dict[str, float]:
         val_fraction=cell.data.val_fraction,
         include_labeled=True,
     )
+    write_text(folder / "params.yaml", params.model_dump_json())
     cell.write(run / "config.json")
     split.write(run / "split.json")
     began = time.time()

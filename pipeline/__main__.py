@@ -11,11 +11,12 @@ import typer
 from pipeline import (
     add_labels,
     export,
+    fine_tune,
     grid,
     inputs,
+    linear_probe,
     predict,
     prepare,
-    probe,
     prune,
     recipe,
     report,
@@ -26,7 +27,6 @@ from pipeline import (
     sync,
     time_factors,
     train,
-    tune,
 )
 from pipeline.launch import LOST
 from semimae.types import Interrupted, LostProcess, UserError
@@ -49,8 +49,8 @@ app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("inputs", rich_help_panel=_STAGES)(inputs.inputs)
 app.command("split", rich_help_panel=_STAGES)(split.split)
 app.command("train", rich_help_panel=_STAGES)(train.train)
-app.command("linear-probe", rich_help_panel=_STAGES)(probe.linear_probe)
-app.command("fine-tune", rich_help_panel=_STAGES)(tune.fine_tune)
+app.command("linear-probe", rich_help_panel=_STAGES)(linear_probe.linear_probe)
+app.command("fine-tune", rich_help_panel=_STAGES)(fine_tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
 app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.command("export", rich_help_panel=_TOOLS)(export.export)

@@ -34,9 +34,9 @@ def export(
 
     Example: python -m pipeline export runs/headline exported --format onnx
     """
-    from semimae.data.files import replaced_folder
+    from semimae.files import replaced_folder
     from semimae.inference.exports import export as write
-    from semimae.inference.trained import find_weights, open_model
+    from semimae.model_file import find_weights, open_model
 
     _refuse_foreign(out)
     trained = open_model(model)

@@ -19,8 +19,8 @@ from pipeline.progress import QUIET, progress
 from pipeline.sync import sync
 from pipeline.tracking import LATER
 from pipeline.workspace import HEADLINE, dvc_root, on_stop, run_folders
-from semimae.cell import cell_id
-from semimae.params import Params
+from semimae.options.cell import cell_id
+from semimae.options.params import Params
 
 # `dvc repro` runs one stage after the other. Single stages may run side by side if they wait for
 # each other's turn at DVC's lock; without the flag some fail after they have trained.

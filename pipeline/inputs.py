@@ -1,90 +1,66 @@
 """Stage ``inputs``: what of the code and of params.yaml each stage of a cell depends on."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
-from semimae.data.files import file_hash
-from semimae.params import Params
+from semimae.options.method import METHODS, MethodOptions
+from semimae.options.params import Params
 
-
-class Inputs(NamedTuple):
-    """What a stage depends on beside the files of its cell."""
-
-    code: tuple[str, ...]  # files and folders
-    settings: tuple[str, ...] = ()  # keys of params.yaml
-
-
-STAGES = {
-    # The headline's split also depends on method, mask_ratio, label_fraction, num_labels and seed.
-    "split": Inputs(
-        code=(
-            "pipeline/split.py",
-            "semimae/backbones/config.py",
-            "semimae/cell.py",
-            "semimae/data",
-            "semimae/distributed.py",
-            "semimae/engine/config.py",
-            "semimae/evaluation/config.py",
-            "semimae/explain.py",
-            "semimae/grid.py",
-            "semimae/methods/config.py",
-            "semimae/mim/config.py",
-            "semimae/params.py",
-            "semimae/types.py",
-        ),
-        settings=(
-            "dataset",
-            "label_fraction",  # of these two, for null in the grid
-            "num_labels",
-            "data",
-            "backbone",
-            "mim",
-            "pseudo_label",
-            "ssmae",
-            "start",
-            "optim",
-            "train",
-            "ablation.time_factor",  # for budget time
-            "ablation.changes",  # for variants
-        ),
-    ),
-    # Neither pipeline/ nor the evaluation: an edit there must not train for days again.
-    "train": Inputs(
-        code=(
-            "semimae/backbones",
-            "semimae/cell.py",
-            "semimae/data",
-            "semimae/distributed.py",
-            "semimae/engine",
-            "semimae/losses.py",
-            "semimae/methods",
-            "semimae/mim",
-            "semimae/model.py",
-            "semimae/patches.py",
-            "semimae/positions.py",
-            "semimae/random.py",
-            "semimae/types.py",
-        )
-    ),
-    "linear_probe": Inputs(code=("semimae",), settings=("linear_probe",)),
-    "fine_tune": Inputs(code=("semimae",), settings=("fine_tune",)),
-}
+# Keys of params.yaml that decide config.json and split.json. The headline's split also depends on
+# method, mask_ratio, label_fraction, num_labels and seed.
+_OF_SPLIT = (
+    "dataset",
+    "label_fraction",  # of these two, for null in the grid
+    "num_labels",
+    "data",
+    "backbone",
+    "mim",
+    "pseudo_label",
+    "ssmae",
+    "start",
+    "optim",
+    "train",
+    "ablation.time_factor",  # for budget time
+    "ablation.changes",  # for variants
+)
 
 
 def inputs() -> None:
-    """Write a file per stage that holds the code and the settings that it depends on.
+    """Write files that hold the code and the settings that the stages of a cell depend on.
 
     Each stage of a cell depends on its file, so that dvc.lock does not repeat them for every cell.
+    Training has a file per method: an edit of one method trains no other method again.
 
     Example: python -m pipeline inputs
     """
-    params = Params.read().model_dump(mode="json")
-    for name, wanted in STAGES.items():
-        settings = {key: _value(params, key) for key in wanted.settings}
-        code = dict(_fingerprints(wanted.code))
-        write_json(INPUTS / f"{name}.json", {"settings": settings, "code": code})
+    params = Params.read()
+    values = params.model_dump(mode="json")
+    _write(INPUTS / "prepare.json", stage_code("prepare"))
+    settings = {key: _value(values, key) for key in _OF_SPLIT}
+    _write(INPUTS / "split.json", stage_code("split", options=True), settings)
+    for name, methods in _as_asked(params).items():
+        _write(INPUTS / "train" / f"{name}.json", training_code(methods))
+    probe = {"linear_probe": values["linear_probe"]}
+    _write(INPUTS / "linear_probe.json", stage_code("linear_probe"), probe)
+    tune = {"fine_tune": values["fine_tune"]}
+    _write(INPUTS / "fine_tune.json", fine_tuning_code(), tune)
+
+
+def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
+    """Return each method as the headline, the grid and its variants may ask for it.
+
+    Variants may take another rule for pseudo labels, which is another file.
+    """
+    variants = [params.variant(name) for name in params.ablation.variant]
+    return {name: [each.cell(name).options for each in variants] for name in METHODS}
+
+
+def _write(
+    path: Path, code: Mapping[str, str], settings: Mapping[str, object] | None = None
+) -> None:
+    write_json(path, {"settings": settings or {}, "code": dict(sorted(code.items()))})
 
 
 def _value(tree: object, key: str) -> object:
@@ -92,9 +68,3 @@ def _value(tree: object, key: str) -> object:
         assert isinstance(tree, dict)
         tree = tree[part]
     return tree
-
-
-def _fingerprints(code: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for entry in map(Path, code):
-        for path in [entry] if entry.is_file() else sorted(entry.rglob("*.py")):
-            yield path.as_posix(), file_hash(path)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.workspace import git_commit, read_json
-from semimae.backbones.config import TimmConfig
-from semimae.cell import cell_id
+from semimae.options.backbone import TimmConfig
+from semimae.options.cell import cell_id
 from semimae.types import UserError
 
 if TYPE_CHECKING:
     from semimae.evaluation.metrics import Estimate
-    from semimae.inference.trained import Trained
+    from semimae.model_file import Trained
 
 CARD = "MODEL_CARD.md"
 _PROTOCOLS = {

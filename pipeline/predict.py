@@ -59,7 +59,7 @@ def predict(
     Example: python -m pipeline predict runs/headline photos/ --out predictions.csv
     """
     from semimae.inference.predict import predict_files
-    from semimae.inference.trained import open_model
+    from semimae.model_file import open_model
 
     files = _files(paths, root)
     trained = open_model(model)

@@ -7,7 +7,7 @@ import typer
 
 from pipeline.progress import progress
 from pipeline.workspace import PREPARED, dvc_root
-from semimae.params import Params
+from semimae.options.params import Params
 
 _KINDS = {
     "train": "with a label",
@@ -26,8 +26,8 @@ def prepare(
 
     Example: python -m pipeline prepare
     """
-    from semimae.data.prepare import prepare as prepare_images
     from semimae.data.store import resolve_root
+    from semimae.ingest.prepare import prepare as prepare_images
 
     params = Params.read()
     root = resolve_root(params.data.root, dvc_root())

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from pipeline.source_code import fine_tuning_code, short_hash, training_code
 from pipeline.workspace import HEADLINE, RUNS, dvc_root, stale_checkpoints
-from semimae.cell import cell_id
-from semimae.grid import GridPoint
-from semimae.params import Params
+from semimae.options.cell import Cell, cell_id
+from semimae.options.grid import GridPoint
+from semimae.options.params import Params
 
 
 def prune(
@@ -30,10 +31,21 @@ def prune(
     folders = sorted((root / RUNS).glob("*/"))
     stale = [f for f in folders if f.name != HEADLINE and GridPoint.parse(f.name) not in wanted]
     kept = [f for f in folders if f not in stale and (f / "split.json").is_file()]
-    stale += stale_checkpoints(root, {cell_id(f) for f in kept if (f / "config.json").is_file()})
+    cells = {f: Cell.read(f / "config.json") for f in kept if (f / "config.json").is_file()}
+    tuning = short_hash(fine_tuning_code())
+    current = {
+        (cell_id(f), hashed) for f, cell in cells.items() for hashed in (tuning, _code(cell))
+    }
+    # Of what another cell continues from, finished phases alone are shared.
+    phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
+    stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
     for folder in stale:
         typer.echo(folder.relative_to(root))
         if yes:
             shutil.rmtree(folder)
     done = "removed" if yes else "to remove; add --yes"
     typer.echo(f"{len(stale)} folders {done}.")
+
+
+def _code(cell: Cell) -> str:
+    return short_hash(training_code([cell.options]))

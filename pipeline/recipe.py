@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from pipeline.workspace import dvc_root
-from semimae.data.files import write_text
-from semimae.params import Params
+from semimae.files import write_text
+from semimae.options.params import Params
 from semimae.types import UserError
 
 app = typer.Typer(

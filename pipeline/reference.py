@@ -8,8 +8,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.workspace import dvc_root
-from semimae.data.files import write_text
-from semimae.params import Params
+from semimae.files import write_text
+from semimae.options.params import Params
 
 TARGET = Path("docs/reference/params.md")
 DEFAULTS = Path("recipes/digits.yaml")  # what params.yaml holds in a fresh clone

@@ -26,7 +26,7 @@ def report(
         write_page,
     )
     from pipeline.reporting.study import make_study
-    from semimae.params import Params
+    from semimae.options.params import Params
 
     here = Path()  # not the root: a queued experiment reports on its own workspace
     study = make_study(read_evidence(here, Params.read()))

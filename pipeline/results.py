@@ -10,8 +10,8 @@ import typer
 
 from pipeline.grid import changed_stages
 from pipeline.workspace import dvc_root, git_commit, write_json
-from semimae.data.files import replaced_folder, write_text
-from semimae.params import Params
+from semimae.files import replaced_folder, write_text
+from semimae.options.params import Params
 from semimae.types import UserError
 
 if TYPE_CHECKING:

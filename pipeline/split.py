@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline.workspace import PREPARED, dvc_root
-from semimae.grid import PLAIN, Budget
-from semimae.params import Params
+from semimae.options.grid import PLAIN, Budget
+from semimae.options.params import Params
 
 FromParams = "Instead of the value in params.yaml"
 
@@ -34,12 +34,13 @@ def split(
 
     Example: python -m pipeline split runs/headline
     """
-    from semimae.data.split import make_split
     from semimae.data.store import Prepared, resolve_root
+    from semimae.ingest.choose import make_split
 
-    cell = Params.read().variant(variant).cell(method, mask_ratio, label_fraction, seed, budget)
+    params = Params.read().variant(variant)
+    cell = params.cell(method, mask_ratio, label_fraction, seed, budget)
     root = dvc_root()
-    cell = cell.with_weights_hash(resolve_root(cell.data.root, root))
+    cell = cell.with_weights_hash(resolve_root(params.data.root, root))
     prepared = Prepared.read(PREPARED)
     names = cell.data.labeled_list
     made = make_split(

@@ -9,7 +9,7 @@ from pipeline.grid import grid
 from pipeline.results import keep_results
 from pipeline.time_factors import time_factors
 from pipeline.workspace import dvc_root
-from semimae.params import Params
+from semimae.options.params import Params
 
 
 def study(
@@ -23,7 +23,7 @@ def study(
 
     Example: python -m pipeline study study_cifar10_cpu
     """
-    from semimae.engine.device import setup_device
+    from semimae.engine.device import set_up_device
 
     root = dvc_root()
     params_file, asked = root / "params.yaml", recipe.find(root, name)
@@ -33,6 +33,6 @@ def study(
     params = Params.read(params_file)
     if equal_time and "time" not in params.ablation.budget:
         # Of a CPU, processor time: other programs do not disturb it.
-        time_factors(cpu=setup_device(params.train).type == "cpu", write=True)
+        time_factors(cpu=set_up_device(params.train).type == "cpu", write=True)
         grid(jobs)
     keep_results(name.removeprefix("study_"), title=asked.description.rstrip("."))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.stage import read_inputs
 from pipeline.tables import table
 from pipeline.workspace import HEADLINE, PREPARED, RUNS, dvc_root
-from semimae.cell import Cell
 from semimae.types import UserError
 
 COLUMNS = ["path", "rank", "class", "confidence", "label"]
@@ -29,20 +29,17 @@ def suggest_labels(
 
     Example: python -m pipeline suggest-labels --count 50 --out todo.csv
     """
-    from semimae.data.split import Split
-    from semimae.data.store import Prepared, resolve_root
-    from semimae.engine.fit import infer, load_model
+    from semimae.engine.infer import infer
     from semimae.inference.acquire import badge, candidates
+    from semimae.model_file import open_model
 
     root = dvc_root()
     folder = root / RUNS / HEADLINE if run is None else run
-    cell = Cell.read(folder / "config.json")
-    prepared = Prepared.read(root / PREPARED, resolve_root(cell.data.root, root))
-    split = Split.read(folder / "split.json", prepared)
+    cell, _, prepared, split = read_inputs(folder, root / PREPARED, root / "params.yaml")
     rows = candidates(prepared, split)
     if not len(rows):
         raise UserError("all training images are labeled; there is none to suggest.")
-    model = load_model(folder / "train" / "model.safetensors", cell, prepared)
+    model = open_model(folder).model
     outputs = infer(model, cell, prepared, rows)
     probabilities = outputs.probabilities.numpy()
     chosen = badge(outputs.features.double().numpy(), probabilities, count, cell.seed)

@@ -7,8 +7,8 @@ import typer
 from pipeline.progress import progress
 from pipeline.tracking import finish_pipeline, publish
 from pipeline.workspace import HEADLINE, RUNS, dvc_root, run_folders
-from semimae.cell import cell_id
-from semimae.params import Params
+from semimae.options.cell import cell_id
+from semimae.options.params import Params
 
 
 def sync_mlflow() -> None:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from semimae.data.files import replaced_file
+from semimae.files import replaced_file
 from semimae.types import UserError
 
 Row = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from pipeline.workspace import dvc_root
-from semimae.data.files import write_text
-from semimae.grid import BUDGETS, PLAIN
-from semimae.params import Params
+from semimae.files import write_text
+from semimae.options.grid import BUDGETS, PLAIN
+from semimae.options.params import Params
 from semimae.types import UserError
 
 

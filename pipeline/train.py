@@ -4,13 +4,22 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
 from pipeline.launch import launch, launched
 from pipeline.machine import machine
 from pipeline.progress import Describe, progress
+from pipeline.source_code import short_hash, training_code
+from pipeline.stage import (
+    PARAMS_ABOVE,
+    PREPARED_ABOVE,
+    Inputs,
+    ParamsFile,
+    PreparedFolder,
+    read_inputs,
+)
 from pipeline.tracking import LiveRun, provenance_of
 from pipeline.workspace import (
     MACHINE,
@@ -21,24 +30,20 @@ from pipeline.workspace import (
     stop_requests,
     write_json,
 )
-from semimae.cell import Cell
+from semimae.options.cell import Cell
 from semimae.types import UserError
 
-if TYPE_CHECKING:
-    from semimae.data.split import Split
-    from semimae.data.store import Prepared
-
 Row = dict[str, float]
-PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
-ParamsFile = Annotated[Path, typer.Option(help="Whose section of this stage is used.")]
 # Of a row, what differs from one attempt to the next; data_wait, a share, is not in all rows.
 _CLOCK = ("time_ms", "seconds", "cpu_seconds", "data_wait")
 
 
-def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
+def train(
+    prepared_folder: PreparedFolder = PREPARED_ABOVE, params_file: ParamsFile = PARAMS_ABOVE
+) -> None:
     """Train the cell of the current folder, or continue it.
 
-    Writes the moving average of the weights, curves and reconstructions. If an earlier attempt was
+    Writes the moving average of the weights and curves. If an earlier attempt was
     stopped, its newest checkpoint is where this one begins.
 
     Example: cd runs/headline && python -m pipeline train
@@ -51,16 +56,16 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             raise typer.Exit(status)
         return
 
-    from semimae.data.files import held_lock, remove_folder
-    from semimae.data.split import Split
-    from semimae.data.store import Prepared, resolve_root
     from semimae.distributed import connected, launched_world
+    from semimae.files import held_lock, remove_folder
 
-    prepared = Prepared.read(prepared_folder, resolve_root(cell.data.root, root))
-    split = Split.read(folder / "split.json", prepared)
-    resume = resume_folder(root, folder, "train")
+    found = read_inputs(folder, prepared_folder, params_file)
+    code = short_hash(training_code([cell.options]))
+    resume = resume_folder(root, folder, "train", code)
     here = launched_world()
-    made_by = machine(cell, prepared.info.num_classes) if here.rank == 0 else {}
+    made_by = {}
+    if here.rank == 0:
+        made_by = {"code": code, **machine(cell, found.prepared.info.num_classes)}
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_requests())
         if here.rank == 0:  # an orphan of a killed `dvc repro` may still be training it
@@ -70,29 +75,26 @@ def train(prepared_folder: PreparedFolder = Path("../../prepared")) -> None:
             if waited and _version(folder / "train") not in (None, before):
                 return  # by the other one, just now
         stack.enter_context(connected())
-        _train(cell, prepared, split, folder, root, resume, stopped.is_set, made_by)
+        _train(found, folder, root, resume, stopped.is_set, made_by)
         if here.rank == 0:
             remove_folder(resume)
 
 
 def _train(
-    cell: Cell,
-    prepared: "Prepared",
-    split: "Split",
+    found: Inputs,
     folder: Path,
     root: Path,
     resume: Path,
     should_stop: Callable[[], bool],
     made_by: dict[str, Any],
 ) -> None:
-    import numpy as np
 
-    from semimae.data.files import replaced_folder
     from semimae.distributed import world
-    from semimae.engine.fit import save_model
     from semimae.engine.phases import fit_phases
-    from semimae.engine.reconstruct import reconstruct
+    from semimae.files import replaced_folder
+    from semimae.model_file import WEIGHTS, save_model
 
+    cell, params, prepared, split = found
     first = world().rank == 0  # the others compute, and are silent
     with contextlib.ExitStack() as stack:
         if first:
@@ -110,15 +112,16 @@ def _train(
             cell,
             prepared,
             split,
+            params.train,
             resume=resume,
-            finished=phases_folder(root),
+            finished=lambda phase: phases_folder(root, short_hash(training_code([phase.options]))),
             on_row=on_row,
             should_stop=should_stop,
         )
         if not first:
             return
         with replaced_folder(folder / "train") as out:
-            save_model(state.ema, cell, prepared.info, out / "model.safetensors")
+            save_model(state.ema, cell, prepared.info, out / WEIGHTS)
             write_json(out / "history.json", _without_clock(state.history))
             write_json(out / "validation.json", _without_clock(state.validation))
             rows = state.history + state.validation
@@ -127,9 +130,6 @@ def _train(
             write_json(out / "phases.json", before)
             write_json(out / ORIGIN, provenance_of(root))
             write_json(out / MACHINE, made_by)
-            pictures = reconstruct(state.ema, cell, prepared, np.asarray(split.val[:8]))
-            if pictures is not None:
-                np.savez(out / "reconstructions.npz", **pictures._asdict())
 
 
 def _version(folder: Path) -> tuple[int, int] | None:

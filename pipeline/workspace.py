@@ -12,11 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import semimae
-from semimae.cell import cell_id
-from semimae.data.files import write_text
-from semimae.grid import GridPoint
-from semimae.params import Params
+from semimae.files import write_text
+from semimae.options.cell import cell_id
+from semimae.options.grid import GridPoint
+from semimae.options.params import Params
 from semimae.types import UserError
 
 PREPARED = Path("prepared")
@@ -25,6 +24,7 @@ RUNS = Path("runs")
 HEADLINE = "headline"
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
+RECONSTRUCTIONS = "reconstructions.npz"  # in the cell's folder
 
 
 def dvc_root() -> Path:
@@ -70,15 +70,6 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def code_hash() -> str:
-    """Return a hash of the library's code: what was begun by other code is not continued."""
-    code = hashlib.sha256()
-    package = Path(semimae.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        code.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    return code.hexdigest()[:8]
-
-
 def digest(path: Path) -> str:
     """Hash a file, or a training's curves, which are the same whenever the weights are."""
     files = [path] if path.is_file() else [path / "history.json", path / "validation.json"]
@@ -113,31 +104,43 @@ def report_record(root: Path, reports: Path) -> Path:
     return root / ".semimae" / "reports" / f"{digest(reports / 'summary.json')}.json"
 
 
-def resume_folder(root: Path, folder: Path, stage: str, options: str = "") -> Path:
+def resume_folder(root: Path, folder: Path, stage: str, code: str, options: str = "") -> Path:
     """Return where a stage of a cell keeps its checkpoints: DVC deletes its outputs on a rerun.
 
-    The name is the cell's identity and a hash of the code and of the stage's own options.
+    Args:
+        root: The repository.
+        folder: The cell's.
+        stage: The name of its command.
+        code: A hash of the code that decides the outcome: what other code began is not continued.
+        options: The stage's own settings.
     """
     resume = root / _RESUME
     resume.mkdir(parents=True, exist_ok=True)
     chosen = hashlib.sha256(options.encode()).hexdigest()[:4] if options else ""
-    return resume / f"{cell_id(folder)}-{stage}{chosen}-{code_hash()}"
+    return resume / f"{cell_id(folder)}-{stage}{chosen}-{code}"
 
 
-def phases_folder(root: Path) -> Path:
-    """Return where this code keeps finished phases, for all cells."""
-    return root / _PHASES / code_hash()
+def phases_folder(root: Path, code: str) -> Path:
+    """Return where finished phases are kept, for all cells, that this code has trained."""
+    return root / _PHASES / code
 
 
-def stale_checkpoints(root: Path, identities: Collection[str]) -> list[Path]:
-    """Return what neither this code nor the cells of these identities continue from."""
-    own = code_hash()
+def stale_checkpoints(
+    root: Path, wanted: Collection[tuple[str, str]], code: set[str]
+) -> list[Path]:
+    """Return what is continued by nothing any more.
 
-    def is_wanted(folder: Path) -> bool:
-        return folder.name.partition("-")[0] in identities and folder.name.endswith(f"-{own}")
-
-    resume = [path for path in sorted((root / _RESUME).glob("*/")) if not is_wanted(path)]
-    return resume + [path for path in sorted((root / _PHASES).glob("*/")) if path.name != own]
+    Args:
+        root: The repository.
+        wanted: Identities of cells, each with a hash of code that it is trained or tuned by.
+        code: Hashes of the code of finished phases.
+    """
+    resume = [
+        path
+        for path in sorted((root / _RESUME).glob("*/"))
+        if (path.name.partition("-")[0], path.name.rpartition("-")[2]) not in wanted
+    ]
+    return resume + [path for path in sorted((root / _PHASES).glob("*/")) if path.name not in code]
 
 
 @contextlib.contextmanager

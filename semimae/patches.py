@@ -1,7 +1,28 @@
 """How images become patches, and how some of the patches are picked."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # options count patches, and load no torch
+    from torch import Tensor
+
+
+def num_hidden(num_patches: int, mask_ratio: float) -> int:
+    """Return how many of ``num_patches`` are hidden.
+
+    The hidden count is rounded, not the kept count cut off: ``int(20 * (1 - 0.8))`` keeps 3 of 20.
+
+    Raises:
+        ValueError: If nothing would be hidden or nothing kept.
+    """
+    hidden = round(num_patches * mask_ratio)
+    if not 0 < hidden < num_patches:
+        raise ValueError(
+            f"mask_ratio={mask_ratio} hides {hidden} of {num_patches} patches; "
+            "at least one must be hidden and one kept."
+        )
+    return hidden
 
 
 def gather_patches(patches: Tensor, ids: Tensor) -> Tensor:
@@ -41,4 +62,4 @@ def scatter_patches(patches: Tensor, ids: Tensor) -> Tensor:
     The inverse of ``gather_patches`` with all patches picked.
     """
     ids = ids.unsqueeze(-1).expand_as(patches)
-    return torch.empty_like(patches).scatter(1, ids, patches)
+    return patches.new_empty(patches.shape).scatter(1, ids, patches)

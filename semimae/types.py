@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -124,25 +123,16 @@ class PseudoLabels(NamedTuple):
         )
 
 
-class Labeled(NamedTuple):
+class LossInputs(NamedTuple):
     """A batch with what its loss needs to know of the global batch."""
 
     batch: Batch  # its strong views are mixed where the method mixes them
     pseudo: PseudoLabels | None = None  # of the global batch, as diagnostics see them
     targets: PseudoLabels | None = None  # of the global batch, as the student is trained on them
     probs: Tensor | None = None  # [U, N], the teacher's, where the loss needs them
-    class_sums: Tensor | None = None  # [2, N], FreeMatch's, where they are added up beforehand
+    statistics: Tensor | None = None  # the rule's, where they are added up beforehand
     metrics: Mapping[str, Tensor] = MappingProxyType({})  # scalars to log
 
-    def micro_batches(self) -> list[Labeled]:
+    def micro_batches(self) -> list[LossInputs]:
         """Return the same for each micro-batch of the batch."""
         return [self._replace(batch=batch) for batch in self.batch.micro_batches()]
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What a method returns for one batch: unweighted loss terms and scalars to log."""
-
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-    pseudo: PseudoLabels | None = None

@@ -6,10 +6,10 @@ import pytest
 import torch
 from support import PROPERTY, REPO, changed_params
 
-from semimae.cell import Cell
-from semimae.data.prepare import prepare
 from semimae.data.split import Split, make_split
 from semimae.data.store import Prepared
+from semimae.ingest.prepare import prepare
+from semimae.options.cell import Cell
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,14 +7,14 @@ from typing import Any
 from small_models import scramble
 from support import changed_params
 
-from semimae.cell import Cell
-from semimae.data.prepare import prepare
 from semimae.data.split import make_split
 from semimae.data.store import Prepared
 from semimae.engine.fit import model_of, save_model
 from semimae.evaluation.probe import probe
+from semimae.ingest.prepare import prepare
 from semimae.model import SemiModel
-from semimae.params import Params
+from semimae.options.cell import Cell
+from semimae.options.params import Params
 
 
 class Project:

@@ -6,9 +6,9 @@ import torch
 from support import section
 from torch import Tensor
 
-from semimae.backbones.config import TimmConfig, ViTConfig
-from semimae.mim.config import MAEConfig, SimMIMConfig
 from semimae.model import SemiModel, build_model
+from semimae.options.backbone import TimmConfig, ViTConfig
+from semimae.options.mim import MAEConfig, SimMIMConfig
 
 _VIT = section("backbone").model_dump() | {"patch_size": 4, "mlp_ratio": 2.0}
 _TIMM = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from semimae.params import Params
+from semimae.options.params import Params
 
 REPO = Path(__file__).parents[1]
 PROPERTY = "generated cases"  # under which a test says how many it ran

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from support import REPO
 
 from pipeline.inputs import STAGES as INPUTS
-from semimae.cell import Cell
-from semimae.data.config import READ_BY_PREPARE, DataConfig
+from semimae.options.cell import Cell
+from semimae.options.data import READ_BY_PREPARE, DataConfig
 
 # From the bottom to the top; a module imports from its own layer and from those above it in this
 # list. "*.config" are the modules of that name in all packages: free of torch, so that the commands
@@ -27,7 +27,7 @@ LAYERS = [
     "semimae.patches",
     "semimae.positions",
     "*.config",
-    "semimae.cell",
+    "semimae.options.cell",
     "semimae.data",
     "semimae.backbones",
     "semimae.losses",
@@ -37,9 +37,9 @@ LAYERS = [
     "semimae.engine",
     "semimae.evaluation",
     "semimae.inference",
-    "semimae.explain",
-    "semimae.grid",
-    "semimae.params",
+    "semimae.options.explain",
+    "semimae.options.grid",
+    "semimae.options.params",
     "pipeline.workspace",
     "pipeline.progress",
     "pipeline.model_card",
@@ -311,7 +311,8 @@ def test_no_global_seed_and_no_global_generator(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["semimae.params", "semimae.cell", "pipeline.__main__", "pipeline.tracking"]
+    "name",
+    ["semimae.options.params", "semimae.options.cell", "pipeline.__main__", "pipeline.tracking"],
 )
 def test_reading_options_loads_nothing_heavy(name: str) -> None:
     code = f"import sys, {name}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
@@ -329,13 +330,13 @@ PARAMS: dict[str, Any] = YAML(typ="safe").load(REPO / "params.yaml")
 # Of params.yaml it uses the keys that are among its `params`.
 UNTRACKED = {
     "prepare": {
-        "semimae.params",
-        "semimae.grid",
-        "semimae.explain",
-        "semimae.cell",
+        "semimae.options.params",
+        "semimae.options.grid",
+        "semimae.options.explain",
+        "semimae.options.cell",
         "semimae.types",
     }
-    | {name for name in PATHS if is_config(name) and name != "semimae.data.config"},
+    | {name for name in PATHS if is_config(name) and name != "semimae.options.data"},
 }
 
 

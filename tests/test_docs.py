@@ -13,8 +13,8 @@ from support import REPO
 
 from pipeline.__main__ import app
 from pipeline.reference import DEFAULTS, TARGET, reference
-from semimae.methods.config import METHOD_SECTIONS
-from semimae.params import Params
+from semimae.options.method import METHOD_SECTIONS
+from semimae.options.params import Params
 
 PAGES = sorted([*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")])
 KEYS = set(re.findall(r"^\| `([\w.]+)`", (REPO / TARGET).read_text(), re.MULTILINE))

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app, main
 from pipeline.recipe import Recipe
 from pipeline.time_factors import _write as write_factors
-from semimae.cell import Cell
 from semimae.engine.checkpoint import Checkpoints, TrainState
+from semimae.engine.loop import train
 from semimae.engine.optim import build_optimizer
 from semimae.engine.phases import phases
-from semimae.engine.train import train
 from semimae.methods.registry import METHODS
 from semimae.model import SemiModel, build_model
-from semimae.params import Params
+from semimae.options.cell import Cell
+from semimae.options.params import Params
 from semimae.random import uniform
 from semimae.types import Batch, Step, UserError
 

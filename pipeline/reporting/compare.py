@@ -14,7 +14,7 @@ from pipeline.reporting.statistics import (
     mean_over_seeds,
     paired_difference,
 )
-from semimae.grid import PLAIN
+from semimae.options.grid import PLAIN
 
 Metric = Callable[[Result], float]
 Labels = float | None  # a label fraction; None: what the headline has instead

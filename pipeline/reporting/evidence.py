@@ -9,13 +9,20 @@ from pydantic import ValidationError
 
 from pipeline.reporting.blocks import count
 from pipeline.reporting.origin import MLflowRun, Origin, read_mlflow_run, read_origin
-from pipeline.workspace import HEADLINE, PREPARED, RUNS, grid_folders, read_json
-from semimae.cell import Cell, cell_id
+from pipeline.workspace import (
+    HEADLINE,
+    PREPARED,
+    RECONSTRUCTIONS,
+    RUNS,
+    grid_folders,
+    read_json,
+)
 from semimae.data.store import INFO, DatasetInfo
 from semimae.evaluation.metrics import Scores
 from semimae.evaluation.mistakes import Mistake
-from semimae.grid import BUDGETS, PLAIN, GridPoint
-from semimae.params import Params
+from semimae.options.cell import Cell, cell_id
+from semimae.options.grid import BUDGETS, PLAIN, GridPoint
+from semimae.options.params import Params
 from semimae.types import UserError
 
 Row = dict[str, float]
@@ -90,8 +97,8 @@ class Result:
     @property
     def pictures(self) -> Path | None:
         """Reconstructions, where the method makes some."""
-        path = self.folders[0] / "train" / "reconstructions.npz"
-        return path if path.is_file() else None
+        path = self.folders[0] / RECONSTRUCTIONS
+        return path if path.is_file() and self.cell.mim is not None else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from pipeline.reporting.compare import setting_of
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.runs import run_link
 from pipeline.reporting.study import Study, exp_run, label_options
-from semimae.cell import Cell
 from semimae.evaluation.metrics import Estimate, Scores
+from semimae.options.cell import Cell
 
 _MOST_CLASSES = 50  # more do not fit a figure
 _WORST = 20

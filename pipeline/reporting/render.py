@@ -23,7 +23,7 @@ from pipeline.reporting.settings import differences_section, effects_section, le
 from pipeline.reporting.study import Study
 from pipeline.reporting.training import training_section
 from pipeline.reporting.variants import variants_section
-from semimae.data.files import replaced_folder, write_csv, write_text
+from semimae.files import replaced_folder, write_csv, write_text
 
 COLUMNS = [
     "method",

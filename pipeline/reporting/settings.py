@@ -28,7 +28,7 @@ from pipeline.reporting.compare import (
 from pipeline.reporting.figures import Points, points_with_intervals
 from pipeline.reporting.plotting import method_look
 from pipeline.reporting.study import Study
-from semimae.grid import PLAIN
+from semimae.options.grid import PLAIN
 
 _PROTOCOLS = ("classifier", "linear_probe", "knn")
 

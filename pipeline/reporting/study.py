@@ -22,8 +22,8 @@ from pipeline.reporting.compare import (
     verdict,
 )
 from pipeline.reporting.evidence import Evidence, Result
-from semimae.cell import Cell
-from semimae.grid import PLAIN
+from semimae.options.cell import Cell
+from semimae.options.grid import PLAIN
 
 _PLAIN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # what Hydra needs no quotes for
 

@@ -25,7 +25,7 @@ from pipeline.reporting.compare import (
 )
 from pipeline.reporting.study import Study
 from pipeline.workspace import flat
-from semimae.grid import PLAIN
+from semimae.options.grid import PLAIN
 
 
 def variants_section(study: Study) -> Section:

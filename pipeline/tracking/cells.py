@@ -23,8 +23,8 @@ from pipeline.workspace import (
     report_record,
     write_json,
 )
-from semimae.cell import Cell, cell_id
-from semimae.grid import GridPoint
+from semimae.options.cell import Cell, cell_id
+from semimae.options.grid import GridPoint
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -138,7 +138,7 @@ def _describe(store: Store, identity: str, folder: Path) -> None:
     params = [Param(name, str(value)) for name, value in values.items() if value is not None]
     for start in range(0, len(params), 100):  # MLflow's limit per request
         store.client.log_batch(identity, params=params[start : start + 100])
-    source = json.dumps({"dataset": cell.dataset, "root": cell.data.root})
+    source = json.dumps({"dataset": cell.dataset})
     images = Dataset(cell.dataset, split["fingerprint"][:36], "local", source)
     context = [InputTag("mlflow.data.context", "training")]
     store.client.log_inputs(identity, [DatasetInput(images, context)])

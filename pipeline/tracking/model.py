@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-    from semimae.inference.trained import Trained
+    from semimae.model_file import Trained
 
 ALIAS = "headline"
 _DIGEST = "semimae.digest"  # tag of a version: of its weights
@@ -53,7 +53,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
-    from semimae.inference.trained import open_model
+    from semimae.model_file import open_model
 
     client, identity = store.client, run.info.run_id
     mlflow.set_tracking_uri(client.tracking_uri)  # a version's source is looked up by way of it

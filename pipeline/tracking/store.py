@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline.workspace import git_commit
-from semimae.params import Params, TrackingConfig
+from semimae.options.params import Params, TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

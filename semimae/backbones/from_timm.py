@@ -12,11 +12,11 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from semimae.backbones.config import TimmConfig
 from semimae.backbones.eva import RotaryViT
 from semimae.backbones.swin import Swin
 from semimae.backbones.timm_base import TimmBackbone
 from semimae.backbones.vit import ViT
+from semimae.options.backbone import TimmConfig
 from semimae.types import UserError
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semimae.backbones.blocks import can_run_rows, run_blocks, run_rows
-from semimae.backbones.config import ViTConfig
 from semimae.backbones.timm_base import TimmBackbone
+from semimae.options.backbone import ViTConfig
 from semimae.patches import gather_patches, patchify
 from semimae.positions import sincos_position_embedding
 

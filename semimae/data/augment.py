@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semimae.data.config import DataConfig
 from semimae.data.randaugment import rand_augment
+from semimae.options.data import CellData
 
 _GEOMETRY_DRAWS = 3  # shift down, shift right, mirror
 _CUTOUT_DRAWS = 3  # side, center down, center right
@@ -103,7 +103,7 @@ def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return images.sub(mean_level).div_(std_level)
 
 
-def num_draws(config: DataConfig, strong: bool) -> int:
+def num_draws(config: CellData, strong: bool) -> int:
     """Return how many uniform draws per image ``weak_view`` or ``strong_view`` takes.
 
     A draw has its place whether or not the options use it: switching the mirror off leaves the
@@ -112,7 +112,7 @@ def num_draws(config: DataConfig, strong: bool) -> int:
     return _GEOMETRY_DRAWS + strong * (_CUTOUT_DRAWS + 2 * config.randaugment_ops)
 
 
-def weak_view(images: Tensor, draws: Tensor, config: DataConfig) -> Tensor:
+def weak_view(images: Tensor, draws: Tensor, config: CellData) -> Tensor:
     """Shift and mirror at random, as ``config`` allows.
 
     Args:
@@ -128,7 +128,7 @@ def weak_view(images: Tensor, draws: Tensor, config: DataConfig) -> Tensor:
     return _geometry(images, draws, config)
 
 
-def strong_view(images: Tensor, draws: Tensor, config: DataConfig) -> Tensor:
+def strong_view(images: Tensor, draws: Tensor, config: CellData) -> Tensor:
     """Shift and mirror at random, then RandAugment, then cutout.
 
     Args:
@@ -151,7 +151,7 @@ def strong_view(images: Tensor, draws: Tensor, config: DataConfig) -> Tensor:
     return cutout(images, square, config.cutout)
 
 
-def _geometry(images: Tensor, draws: Tensor, config: DataConfig) -> Tensor:
+def _geometry(images: Tensor, draws: Tensor, config: CellData) -> Tensor:
     if config.crop == "pad":
         images = pad_crop(images, draws[:, :2], config.crop_padding)
     if config.hflip:

@@ -8,13 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
-from semimae.data.config import DataConfig
-from semimae.data.images import convert
-from semimae.data.scan import Progress, mapped, pillow_warnings
-from semimae.data.source import Source
-from semimae.data.stratify import Rows
 
 PIXELS, SIZES = "cache.npy", "cache_sizes.npy"
 Sizes = NDArray[np.int32]  # [N, 2]: width and height in pixels
@@ -64,37 +57,3 @@ def cached_sizes(sizes: Sizes, shorter: int) -> Sizes:
     scale = np.minimum(1.0, shorter / sizes.min(axis=1, keepdims=True))
     small: Sizes = np.round(sizes * scale).astype(np.int32)
     return small
-
-
-def write_cache(
-    folder: Path, source: Source, config: DataConfig, rows: Rows, sizes: Sizes, progress: Progress
-) -> None:
-    """Write a copy of each image, scaled by bicubic filtering with antialiasing.
-
-    Args:
-        folder: Where to.
-        source: The images.
-        config: ``cache_size`` and ``channels``.
-        rows: ``[N]``, source indices.
-        sizes: Of these images, as they are after decoding.
-        progress: Called with (done, total).
-    """
-    assert config.cache_size is not None
-    small = cached_sizes(sizes, config.cache_size)
-    np.save(folder / SIZES, small)
-    length = int((small.astype(np.int64).prod(axis=1) * config.channels).sum())
-    pixels = np.lib.format.open_memmap(folder / PIXELS, mode="w+", dtype=np.uint8, shape=(length,))
-    cache = PixelCache(pixels, small, config.channels)
-
-    def copy(place: int) -> None:
-        with source.open(int(rows[place])) as image:
-            whole = convert(image, config.channels)
-        width, height = small[place].tolist()
-        if whole.size != (width, height):
-            whole = whole.resize((width, height), Image.Resampling.BICUBIC)
-        cache[place][...] = np.asarray(whole).reshape(height, width, -1)
-
-    with pillow_warnings():
-        for _ in mapped(copy, range(len(rows)), config.workers, progress):
-            pass
-    pixels.flush()

@@ -4,12 +4,20 @@
 """
 
 import os
-from contextlib import suppress
-from typing import Literal
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # of a pass over images: called with (done, total)
+_AHEAD = 8  # images in flight per thread: enough to keep it busy, few enough for the memory
 
 # Formats are listed, not taken from PIL's registry: that one would also hand PostScript to
 # Ghostscript and take .pdf, .h5 and .mpeg for images, and it differs between builds of PIL.
@@ -75,3 +83,43 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("integer pixels outside 0..65535; save it with 8 or 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def mapped(
+    function: Callable[[int], T], items: Sequence[int], workers: int, progress: Progress
+) -> Iterator[tuple[int, T]]:
+    """Yield ``(item, function(item))`` in order, computed by threads, few of them ahead."""
+    workers = workers or os.cpu_count() or 1
+    waiting: deque[tuple[int, Future[T]]] = deque()
+    submitted = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for done in range(1, len(items) + 1):
+            for item in items[submitted : done + _AHEAD * workers]:
+                waiting.append((item, pool.submit(function, item)))
+                submitted += 1
+            item, future = waiting.popleft()
+            yield item, future.result()
+            progress(done, len(items))
+
+
+@contextmanager
+def pillow_warnings() -> Iterator[None]:
+    """Make a decompression bomb an error and keep quiet about odd metadata.
+
+    Set around all threads, because warning filters belong to the process.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decoding_error(error: Exception) -> str:
+    """Say what is wrong with an image: the same on every machine, so without its full path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS} pixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{error}".partition("\n")[0] or type(error).__name__

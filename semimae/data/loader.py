@@ -7,19 +7,17 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
-from semimae.data.config import DataConfig
 from semimae.data.crops import center_crop, resized_crop
 from semimae.data.split import Split
-from semimae.data.store import Prepared
+from semimae.data.store import Prepared, Rows
 from semimae.distributed import own_share
+from semimae.options.data import CellData
 from semimae.random import permutation, uniform
 from semimae.types import Batch, Step
 
-Rows = NDArray[np.int64]
 _CROP_DRAWS = 4  # area, aspect ratio, left, top
 
 
@@ -31,10 +29,10 @@ class ImageReader:
     """
 
     def __init__(
-        self, prepared: Prepared, config: DataConfig, rows: Rows, device: torch.device
+        self, prepared: Prepared, config: CellData, rows: Rows, device: torch.device
     ) -> None:
         self.prepared, self.config, self.device = prepared, config, device
-        self.pool = ThreadPoolExecutor(config.workers or os.cpu_count() or 1)
+        self.pool = ThreadPoolExecutor(prepared.workers or os.cpu_count() or 1)
         self.packed: Tensor | None = None
         if prepared.images is not None:  # only the rows that were asked for, in their order
             self.place = np.full(len(prepared.labels), -1)
@@ -82,7 +80,7 @@ class TrainViews:
         self,
         prepared: Prepared,
         split: Split,
-        config: DataConfig,
+        config: CellData,
         *,
         seed: int,
         batch_size: int,
@@ -202,14 +200,14 @@ def _use(device: torch.device) -> None:
 
 
 def normalization(
-    prepared: Prepared, config: DataConfig
+    prepared: Prepared, config: CellData
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel: the config's, else what was measured."""
     return config.mean or prepared.info.mean, config.std or prepared.info.std
 
 
 def eval_batches(
-    prepared: Prepared, config: DataConfig, rows: Rows, device: torch.device, batch_size: int
+    prepared: Prepared, config: CellData, rows: Rows, device: torch.device, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield normalized whole images ``[B, C, S, S]`` and their labels ``[B]``, in order of rows."""
     reader = ImageReader(prepared, config, rows, device)

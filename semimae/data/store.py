@@ -16,6 +16,7 @@ from semimae.types import Frozen, UserError
 
 INFO, MANIFEST, IMAGES = "dataset.json", "manifest.csv", "images.npy"
 COLUMNS = ["path", "label", "split"]
+Rows = NDArray[np.int64]  # numbers of images in a prepared dataset
 
 
 class DatasetInfo(Frozen):
@@ -56,10 +57,16 @@ class Prepared:
     images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
     root: Path | None = None  # the folder that holds the images if they are not packed
     cache: PixelCache | None = None  # smaller copies of those that are not packed
+    workers: int = 0  # threads that decode those that are not packed; 0: one per core
 
     @classmethod
-    def read(cls, folder: Path, root: Path | None = None) -> "Prepared":
-        """Read what `prepare` wrote; ``root`` is where images are that are not copied.
+    def read(cls, folder: Path, root: Path | None = None, workers: int = 0) -> "Prepared":
+        """Read what `prepare` wrote.
+
+        Args:
+            folder: Where it wrote.
+            root: Where images are that are not copied.
+            workers: Threads that decode those; 0: one per core.
 
         Raises:
             UserError: If the folder is missing, damaged or of another version.
@@ -84,7 +91,7 @@ class Prepared:
             agree = agree and images.shape == shape and images.dtype == np.uint8
         if not agree or (cache is not None and len(cache) != len(names)):
             raise UserError(f"{folder.name}/ is damaged (its files do not agree): {again}.")
-        return cls(info, names, labels, splits, images, root, cache)
+        return cls(info, names, labels, splits, images, root, cache, workers)
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Return an image ``[H, W, C]``; in its original size if it is neither packed nor cached.

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,16 +9,17 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from semimae.data.files import file_hash, replaced_file, write_text
 from semimae.distributed import any_process, from_first, world
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.meter import Meter
 from semimae.engine.optim import load_state
+from semimae.files import file_hash, replaced_file, write_text
 from semimae.methods.base import Method
 from semimae.model import SemiModel
+from semimae.tensors import save_tensors
 from semimae.types import UserError
 
 Row = dict[str, float]
@@ -205,21 +204,3 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def _checksum(digest: str, record: Mapping[str, object]) -> str:
     """Return the checksum of a record and of the tensors with the given digest."""
     return hashlib.sha256(f"{digest} {json.dumps(record)}".encode()).hexdigest()
-
-
-def save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    try:
-        on_host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(on_host, path, metadata=metadata)
-    except SafetensorError as error:  # hides the system's number in a text
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

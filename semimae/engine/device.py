@@ -9,12 +9,12 @@ import torch
 
 from semimae.backbones.blocks import is_block, set_plain_attention
 from semimae.distributed import world
-from semimae.engine.config import TrainConfig
 from semimae.model import SemiModel
+from semimae.options.train import CellTrain
 from semimae.types import UserError
 
 
-def setup_device(config: TrainConfig) -> torch.device:
+def set_up_device(config: CellTrain) -> torch.device:
     """Return the device of a run and fix the number of CPU threads.
 
     Raises:
@@ -58,7 +58,7 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def make_autocast(config: TrainConfig, device: torch.device) -> Callable[[], torch.autocast]:
+def make_autocast(config: CellTrain, device: torch.device) -> Callable[[], torch.autocast]:
     """Return a maker of the autocast context of a run.
 
     ``auto`` takes bf16 on cuda only: for the small models that a CPU is used for, the casts cost
@@ -68,7 +68,7 @@ def make_autocast(config: TrainConfig, device: torch.device) -> Callable[[], tor
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
 
 
-def set_up_model(model: SemiModel, config: TrainConfig, device: torch.device) -> None:
+def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> None:
     """Choose how a model computes, which changes its cost and not its result.
 
     On a CPU fused attention in bf16 takes 1.4 to 8 times as long as plain attention from 10 to 577
@@ -88,5 +88,5 @@ def set_up_model(model: SemiModel, config: TrainConfig, device: torch.device) ->
                 module.compile()
 
 
-def _is_bf16(config: TrainConfig, device: torch.device) -> bool:
+def _is_bf16(config: CellTrain, device: torch.device) -> bool:
     return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")

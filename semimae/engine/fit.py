@@ -1,73 +1,35 @@
 """From a cell and its images to trained weights: builds what the loop needs and runs it."""
 
 import copy
-import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from semimae.cell import Cell
-from semimae.data.loader import Rows, TrainViews, eval_batches
+from semimae.data.loader import TrainViews
 from semimae.data.split import Split
-from semimae.data.store import DatasetInfo, Prepared
+from semimae.data.store import Prepared
 from semimae.distributed import any_process, gather_rows, own_share
 from semimae.engine.bad_steps import BadSteps
-from semimae.engine.checkpoint import Checkpoints, Row, TrainState, save_tensors
-from semimae.engine.device import make_autocast, set_up_model, setup_device
-from semimae.engine.infer import Outputs, run_model, until_stopped
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState
+from semimae.engine.device import make_autocast, set_up_device, set_up_model
+from semimae.engine.infer import accuracy, infer
+from semimae.engine.loop import train
 from semimae.engine.memory import check_memory
-from semimae.engine.model_info import METADATA, ModelInfo
 from semimae.engine.optim import build_optimizer
-from semimae.engine.train import train
-from semimae.methods.registry import METHODS
-from semimae.model import SemiModel, build_model
+from semimae.methods.registry import build_method
+from semimae.model import SemiModel, model_of
+from semimae.options.cell import Cell
+from semimae.options.train import Rhythm
 from semimae.types import Interrupted, UserError
-
-_log = logging.getLogger(__name__)
-EVAL_BATCH = 512  # images per forward pass without gradient
-
-
-def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
-    """Build the cell's model with its first weights, on the CPU.
-
-    Raises:
-        UserError: If the prepared images do not have the cell's size, or the file of starting
-            weights is not the one that the cell was made for.
-    """
-    root = prepared.root or Path()
-    if cell.weights_sha256 is not None and cell.with_weights_hash(root) != cell:
-        raise UserError(
-            f"backbone.weights={cell.backbone.weights} has changed; run `dvc repro -f`."
-        )
-    info = prepared.info
-    if (info.image_size, info.channels) != (cell.data.image_size, cell.data.channels):
-        raise UserError(
-            f"the prepared images are {info.image_size} px with {info.channels} channels, the cell "
-            f"wants {cell.data.image_size} px with {cell.data.channels}; run `dvc repro prepare`."
-        )
-    model = build_model(
-        cell.backbone,
-        cell.mim,
-        image_size=info.image_size,
-        channels=info.channels,
-        num_classes=info.num_classes,
-        mask_ratio=cell.mask_ratio,
-        seed=cell.seed,
-        weights_root=root,
-    )
-    if model.weight_report is not None:
-        _log.info("%s", model.weight_report)
-    return model
 
 
 def fit(
     cell: Cell,
     prepared: Prepared,
     split: Split,
+    rhythm: Rhythm,
     *,
     checkpoints: Checkpoints,
     on_row: Callable[[str, Row], None],
@@ -80,6 +42,7 @@ def fit(
         cell: What to train.
         prepared: The images.
         split: Which of them are labeled, unlabeled and for validation.
+        rhythm: How often rows are logged, the model is evaluated and the state is saved.
         checkpoints: Where to save and to continue from.
         on_row: Is told of every logged row, also of those that a resumed run had logged before.
         should_stop: Asked once per step, and between the batches of an evaluation.
@@ -93,12 +56,12 @@ def fit(
             diverges.
     """
     split.check_unlabeled(cell.method, cell.num_unlabeled)
-    device = setup_device(cell.train)
+    device = set_up_device(cell.train)
     check_memory(cell, device)
     autocast = make_autocast(cell.train, device)
-    model = (start or model_of(cell, prepared)).to(device)
+    model = (start or model_of(cell, prepared)).to(device).train()
     set_up_model(model, cell.train, device)
-    method = METHODS[cell.method](cell.options, prepared.info.num_classes, split.num_unlabeled)
+    method = build_method(cell.options, prepared.info.num_classes, split.num_unlabeled)
     ema = copy.deepcopy(model).requires_grad_(False)
     set_up_model(ema, cell.train, device)  # a copy is not compiled
     state = TrainState(
@@ -125,41 +88,15 @@ def fit(
         device=device,
         accumulate=cell.train.accumulate,
     )
-    val_rows = np.asarray(split.val, dtype=np.int64)
-    val_labels = torch.from_numpy(prepared.labels[val_rows])
-
-    def evaluate(state: TrainState) -> Row | None:
-        own = own_share(len(val_rows))  # each process scores its share; all learn the outcome
-        shares = [torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)] * 2
-        stopped = False
-        try:
-            if own.stop > own.start:
-                models = (state.model, state.ema)
-                outputs = (infer(m, cell, prepared, val_rows[own], should_stop) for m in models)
-                shares = [output.probabilities for output in outputs]
-        except Interrupted:
-            stopped = True
-        state.model.train()
-        if any_process(stopped):
-            return None
-        student, teacher = (gather_rows(share, own.start, len(val_rows)) for share in shares)
-        method.observe_validation(teacher, val_labels)
-        true = teacher[torch.arange(len(val_rows)), val_labels]
-        top1 = accuracy(teacher, val_labels)
-        return {
-            "val/top1": top1,
-            "val/loss": -true.clamp(min=1e-12).log().mean().item(),
-            "val/teacher_gain": top1 - accuracy(student, val_labels),
-        }
-
     try:
         train(
             state,
             views,
             cell.train,
+            cell.options.rhythm(rhythm),
             cell.optim,
             autocast=autocast,
-            evaluate=evaluate,
+            evaluate=lambda state: evaluate(state, cell, prepared, split, should_stop),
             on_row=on_row,
             checkpoints=checkpoints,
             should_stop=should_stop,
@@ -172,52 +109,39 @@ def fit(
     return state
 
 
-def accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the share of images whose most likely class is right."""
-    return (probabilities.argmax(dim=1) == labels).double().mean().item()
-
-
-def infer(
-    model: SemiModel,
+def evaluate(
+    state: TrainState,
     cell: Cell,
     prepared: Prepared,
-    rows: Rows,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Outputs:
-    """Run a model on the rows' whole images, on the cell's device.
+    split: Split,
+    should_stop: Callable[[], bool],
+) -> Row | None:
+    """Score student and average on the validation images, and show the method how they did.
 
-    Raises:
-        Interrupted: After ``should_stop``, which is asked between batches.
+    Returns:
+        The scores; ``None`` if it was asked to stop.
     """
-    device = setup_device(cell.train)
-    model = model.to(device).eval()
-    batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
-    return run_model(model, until_stopped(batches, should_stop), make_autocast(cell.train, device))
-
-
-def save_model(model: SemiModel, cell: Cell, dataset: DatasetInfo, path: Path) -> None:
-    """Write weights; the file's metadata is a ``ModelInfo``, so that the file alone can be used."""
-    info = ModelInfo(cell=cell, dataset=dataset)
-    # One key only: safetensors writes several in an order that differs between processes.
-    save_tensors(model.state_dict(), path, metadata={METADATA: info.model_dump_json()})
-    path.chmod(0o644)
-
-
-def load_model(path: Path, cell: Cell, prepared: Prepared) -> SemiModel:
-    """Read weights that ``save_model`` wrote.
-
-    Raises:
-        UserError: If the file is missing, damaged or of another model.
-    """
+    rows = np.asarray(split.val, dtype=np.int64)
+    labels = torch.from_numpy(prepared.labels[rows])
+    own = own_share(len(rows))  # each process scores its share; all learn the outcome
+    shares: list[Tensor] = [torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)] * 2
+    stopped = False
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if not any(name.startswith("mim.") for name in tensors):
-            cell = cell.model_copy(update={"mim": None})  # the last of several phases had no branch
-        fresh = cell.backbone.model_copy(update={"weights": None})  # all of them are in this file
-        model = model_of(cell.model_copy(update={"backbone": fresh}), prepared)
-        model.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be loaded: {reason}; run `dvc repro`.") from None
-    return model
+        if own.stop > own.start:
+            models = (state.model, state.ema)
+            outputs = (infer(m, cell, prepared, rows[own], should_stop) for m in models)
+            shares = [output.probabilities for output in outputs]
+    except Interrupted:
+        stopped = True
+    state.model.train()
+    if any_process(stopped):
+        return None
+    student, teacher = (gather_rows(share, own.start, len(rows)) for share in shares)
+    state.method.observe_validation(teacher, labels)
+    true = teacher[torch.arange(len(rows)), labels]
+    top1 = accuracy(teacher, labels)
+    return {
+        "val/top1": top1,
+        "val/loss": -true.clamp(min=1e-12).log().mean().item(),
+        "val/teacher_gain": top1 - accuracy(student, labels),
+    }

@@ -9,7 +9,7 @@ from semimae.distributed import add_up, world
 from semimae.engine.diagnostics import term_gradients
 from semimae.methods.base import Method
 from semimae.model import SemiModel
-from semimae.types import Batch, Labeled
+from semimae.types import Batch, LossInputs
 
 
 class Gradients:
@@ -26,7 +26,7 @@ class Gradients:
         batch: Batch,
         autocast: Callable[[], torch.autocast],
         measured: dict[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], Labeled]:
+    ) -> tuple[dict[str, Tensor], LossInputs]:
         """Set ``grad`` of all parameters to that of the global batch's weighted loss.
 
         Args:
@@ -36,15 +36,16 @@ class Gradients:
             measured: If given, receives each term's gradient in the backbone.
 
         Returns:
-            The global batch's loss terms and their weighted sum ``total``, and what labeled it.
+            The global batch's loss terms and their weighted sum ``total``, and what they were
+            computed from.
         """
         model, method = self.model, self.method
         for parameter in self.parameters:
             parameter.grad = None
         with autocast():
-            labeled = method.label(model, teacher, batch)
+            inputs = method.label(model, teacher, batch)
         values: dict[str, Tensor] = {}
-        for micro in labeled.micro_batches():
+        for micro in inputs.micro_batches():
             with autocast():
                 losses = method.losses(model, teacher, micro)
             total = torch.stack([method.weights[k] * v.float() for k, v in losses.items()]).sum()
@@ -57,12 +58,12 @@ class Gradients:
                 value = value.detach()
                 values[name] = values[name] + value if name in values else value
         if world().size == 1:
-            return values, labeled
+            return values, inputs
         if measured is not None:
             for gradient in measured.values():
                 add_up(gradient)
         summed = self._add_up(torch.stack([v.float() for v in values.values()]))
-        return dict(zip(values, summed.unbind(), strict=True)), labeled
+        return dict(zip(values, summed.unbind(), strict=True)), inputs
 
     def _add_up(self, values: Tensor) -> Tensor:
         """Add up gradients over processes, and some values with them in the same message."""

@@ -6,10 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from semimae.data.loader import eval_batches
+from semimae.data.store import Prepared, Rows
+from semimae.engine.device import make_autocast, set_up_device
 from semimae.model import SemiModel
+from semimae.options.cell import Cell
 from semimae.types import Interrupted, UserError
 
 ImagesAndLabels = tuple[Tensor, Tensor]
+EVAL_BATCH = 512  # images per forward pass without gradient
 
 
 class Outputs(NamedTuple):
@@ -59,3 +64,26 @@ def run_model(
             "raise optim.warmup_steps."
         )
     return outputs
+
+
+def infer(
+    model: SemiModel,
+    cell: Cell,
+    prepared: Prepared,
+    rows: Rows,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outputs:
+    """Run a model on the rows' whole images, on the cell's device.
+
+    Raises:
+        Interrupted: After ``should_stop``, which is asked between batches.
+    """
+    device = set_up_device(cell.train)
+    model = model.to(device).eval()
+    batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
+    return run_model(model, until_stopped(batches, should_stop), make_autocast(cell.train, device))
+
+
+def accuracy(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the share of images whose most likely class is right."""
+    return (probabilities.argmax(dim=1) == labels).double().mean().item()

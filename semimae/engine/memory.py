@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from semimae.cell import Cell
+from semimae.options.cell import Cell
 from semimae.types import UserError
 
 _FLOAT = 4  # bytes
@@ -43,9 +43,9 @@ def _model_bytes(cell: Cell) -> int:
     if not (isinstance(width, int) and isinstance(depth, int)):
         return 0  # as timm's name says
     weights = depth * 4 * width**2  # of attention alone
-    grid = cell.backbone.grid(cell.data.image_size) or 0  # of timm's it is not known here
+    side = cell.backbone.patches_per_side(cell.data.image_size) or 0  # of timm's it is not known
     micro = max(1, cell.train.batch_size // cell.train.processes // cell.train.accumulate)
-    tokens = 0 if cell.method == "mae" else micro * grid**2 * width * depth  # mae hides most
+    tokens = 0 if cell.method == "mae" else micro * side**2 * width * depth  # mae hides most
     return (weights * _COPIES + tokens) * _FLOAT
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
 from semimae.distributed import world
-from semimae.engine.config import OptimConfig
+from semimae.options.train import OptimConfig
 
 # Tokens and positions, also relative (Swin: table, SwinV2: mlp) and rotary ones; as timm has it.
 NO_DECAY = ("_token", "pos_embed", "position_bias_table", "cpb_mlp", "logit_scale", "rope.freqs")

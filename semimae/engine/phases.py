@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from semimae.cell import Cell
-from semimae.data.files import file_hash, held_lock, replaced_file, write_text
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import any_process, from_first, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
-from semimae.engine.fit import fit, load_model, save_model
-from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
+from semimae.engine.fit import fit
+from semimae.files import file_hash, held_lock, replaced_file, write_text
 from semimae.model import SemiModel
+from semimae.model_file import open_model, save_model
+from semimae.options.cell import Cell
+from semimae.options.train import Rhythm
 from semimae.types import Interrupted
 
 _HELD, _WAITING, _STOPPED = range(3)  # how the first process stands with a lock
@@ -24,26 +25,10 @@ _HELD, _WAITING, _STOPPED = range(3)  # how the first process stands with a lock
 
 def phases(cell: Cell) -> list[Cell]:
     """Return the cells that a cell trains one after the other; most are their own only phase."""
-    names = METHOD_PHASES.get(cell.method, (cell.method,))
-    if len(names) == 1:
-        return [cell]
-    assert cell.start is not None
-    steps = {"mae": cell.start.mae_steps, "supervised": cell.start.supervised_steps}
     made = []
-    for name in names:
-        last = name == names[-1]
-        # The MIM branch serves the pretraining alone: of semi_vit's sections too, the last phase
-        # takes what its own class reads.
-        wanted = METHOD_SECTIONS[name] - {"start"} - ({"mim"} if last else set())
-        update: dict[str, Any] = {
-            section: getattr(cell, section) if section in wanted else None
-            for section in ("mim", "pseudo_label", "ssmae", "start")
-        }
-        update |= {"method": name, "mask_ratio": cell.mask_ratio if update["mim"] else None}
-        if not last:
-            update["train"] = cell.train.model_copy(update={"steps": max(1, steps[name])})
-        if last or steps[name]:
-            made.append(cell.model_copy(update=update))
+    for options, steps in cell.options.phases():
+        train = cell.train if steps is None else cell.train.model_copy(update={"steps": steps})
+        made.append(cell.model_copy(update={"options": options, "train": train}))
     return made
 
 
@@ -51,9 +36,10 @@ def fit_phases(
     cell: Cell,
     prepared: Prepared,
     split: Split,
+    rhythm: Rhythm,
     *,
     resume: Path,
-    finished: Path,
+    finished: Callable[[Cell], Path],
     on_row: Callable[[str, Row], None],
     should_stop: Callable[[], bool],
 ) -> tuple[TrainState, list[dict[str, Any]]]:
@@ -63,8 +49,9 @@ def fit_phases(
         cell: What to train.
         prepared: The images.
         split: Which of them are labeled, unlabeled and for validation.
+        rhythm: How often rows are logged, models are evaluated and the state is saved.
         resume: Folder for the checkpoints of this cell.
-        finished: Folder in which finished phases are kept, for all cells.
+        finished: Returns the folder in which phases like this one are kept, for all cells.
         on_row: Is told of the rows of the last phase.
         should_stop: Asked once per step.
 
@@ -77,7 +64,7 @@ def fit_phases(
     key = ""
     for phase in starts:
         key = phase_key(phase, prepared, split, before=key)
-        path = finished / f"{key}.safetensors"
+        path = finished(phase) / f"{key}.safetensors"
         with contextlib.ExitStack() as stack:
             # Another cell may be at the same phase.
             stack.enter_context(_lock_for_all(path.with_suffix(".lock"), should_stop))
@@ -86,6 +73,7 @@ def fit_phases(
                     phase,
                     prepared,
                     split,
+                    rhythm,
                     checkpoints=Checkpoints(resume / phase.method),
                     on_row=lambda kind, row: None,
                     should_stop=should_stop,
@@ -99,7 +87,7 @@ def fit_phases(
                     record = json.dumps({"sha256": digest, "took": took})
                     write_text(path.with_suffix(".json"), record)
                 wait_for_all()  # until it is written
-        model = load_model(path, phase, prepared)
+        model = open_model(path, branch=True).model
         images = phase.train.steps * phase.images_per_step
         took = json.loads(path.with_suffix(".json").read_text())["took"]
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images, **took})
@@ -107,6 +95,7 @@ def fit_phases(
         last,
         prepared,
         split,
+        rhythm,
         checkpoints=Checkpoints(resume),
         on_row=on_row,
         should_stop=should_stop,
@@ -121,7 +110,7 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -
     Pretraining reads no labels: it is the same for every number of labels, as long as the
     unlabeled images are the same.
     """
-    if "mim" in METHOD_SECTIONS[phase.method]:
+    if phase.mim is not None:
         phase = phase.model_copy(update={"label_fraction": None, "num_labels": None})
         rows = split.unlabeled(prepared).tobytes()
     else:

@@ -5,14 +5,17 @@ from typing import Any
 
 import torch
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, Row
-from semimae.engine.fit import fit, infer
-from semimae.evaluation.config import FineTuneConfig
+from semimae.engine.fit import fit
+from semimae.engine.infer import infer
 from semimae.evaluation.metrics import score
 from semimae.model import SemiModel
+from semimae.options.cell import Cell
+from semimae.options.evaluation import FineTuneConfig
+from semimae.options.method import SupervisedOptions
+from semimae.options.train import Rhythm
 from semimae.random import generator
 from semimae.types import Interrupted
 
@@ -23,6 +26,7 @@ def fine_tune(
     prepared: Prepared,
     split: Split,
     config: FineTuneConfig,
+    rhythm: Rhythm,
     *,
     checkpoints: Checkpoints,
     on_row: Callable[[str, Row], None],
@@ -50,22 +54,13 @@ def fine_tune(
             "ema_decay": config.ema_decay,
         }
     )
-    tuning = cell.model_copy(
-        update={
-            "method": "supervised",
-            "mask_ratio": None,
-            "mim": None,
-            "pseudo_label": None,
-            "ssmae": None,
-            "start": None,
-            "train": train,
-            "optim": config.optim,
-        }
-    )
+    supervised = SupervisedOptions(name="supervised")
+    tuning = cell.model_copy(update={"options": supervised, "train": train, "optim": config.optim})
     state = fit(
         tuning,
         prepared,
         split,
+        rhythm,
         checkpoints=checkpoints,
         on_row=on_row,
         should_stop=should_stop,

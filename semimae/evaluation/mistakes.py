@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from semimae.data.config import DataConfig
-from semimae.data.loader import ImageReader, Rows
-from semimae.data.store import Prepared
+from semimae.data.loader import ImageReader
+from semimae.data.store import Prepared, Rows
+from semimae.options.data import CellData
 from semimae.types import Frozen
 
 MOST = 16
@@ -29,7 +29,7 @@ class Mistake(Frozen):
 
 
 def most_confident_mistakes(
-    probabilities: NDArray[np.float64], prepared: Prepared, config: DataConfig, rows: Rows
+    probabilities: NDArray[np.float64], prepared: Prepared, config: CellData, rows: Rows
 ) -> list[Mistake]:
     """Return at most ``MOST`` mistakes, the surest first.
 
@@ -56,7 +56,7 @@ def most_confident_mistakes(
     ]
 
 
-def _pictures(prepared: Prepared, config: DataConfig, rows: Rows) -> list[str]:
+def _pictures(prepared: Prepared, config: CellData, rows: Rows) -> list[str]:
     if not len(rows):
         return []
     images = ImageReader(prepared, config, rows, torch.device("cpu")).whole(rows)  # [B, C, S, S]

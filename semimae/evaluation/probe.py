@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.engine.device import setup_device
-from semimae.engine.fit import infer
-from semimae.engine.infer import Outputs
-from semimae.evaluation.config import LinearProbeConfig
+from semimae.engine.device import set_up_device
+from semimae.engine.infer import Outputs, infer
 from semimae.evaluation.metrics import score
 from semimae.evaluation.mistakes import most_confident_mistakes
 from semimae.model import SemiModel
+from semimae.options.cell import Cell
+from semimae.options.evaluation import LinearProbeConfig
 
 _SIMILARITIES = 2**26  # float64, in memory at the same time: 512 MiB
 
@@ -35,7 +34,7 @@ def probe(
         ``{"pool", "l2", "protocols": {name: Scores}, "mistakes": [Mistake]}``, the latter of the
         classifier.
     """
-    device = setup_device(cell.train)
+    device = set_up_device(cell.train)
     if device.type == "mps":  # it has no float64
         device = torch.device("cpu")
     rows = (split.labeled, split.val, split.test(prepared))

@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semimae.data.split import Split
-from semimae.data.store import Prepared
-from semimae.data.stratify import Rows
+from semimae.data.store import Prepared, Rows
 from semimae.random import uniform
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
+from semimae.inference.classifier import Classifier
 from semimae.inference.timm_folder import CONFIG, load_timm, write_timm
-from semimae.inference.trained import WEIGHTS, Classifier, Trained
+from semimae.model_file import WEIGHTS, Trained
 from semimae.random import uniform
 from semimae.types import UserError
 

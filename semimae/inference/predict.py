@@ -7,12 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from semimae.data.augment import to_float
-from semimae.data.images import open_file
-from semimae.data.scan import Progress, decoding_error, mapped, pillow_warnings
-from semimae.engine.config import TrainConfig
-from semimae.engine.device import make_autocast, set_up_model, setup_device
+from semimae.data.images import Progress, decoding_error, mapped, open_file, pillow_warnings
+from semimae.engine.device import make_autocast, set_up_device, set_up_model
 from semimae.engine.infer import Outputs, run_model
-from semimae.inference.trained import Trained
+from semimae.model_file import Trained
+from semimae.options.train import CellTrain
 
 
 def predict_files(
@@ -43,7 +42,7 @@ def predict_files(
         UserError: If the device is not there.
     """
     config = _for_use(trained.info.cell.train, device)
-    where = setup_device(config)
+    where = set_up_device(config)
     model = trained.model.to(where)
     set_up_model(model, config, where)
     autocast = make_autocast(config, where)
@@ -77,6 +76,6 @@ def predict_files(
         run(waiting)
 
 
-def _for_use(config: TrainConfig, device: str) -> TrainConfig:
+def _for_use(config: CellTrain, device: str) -> CellTrain:
     """Return how to compute here, which need not be how the model was trained."""
     return config.model_copy(update={"device": device, "threads": 0, "compile": False})

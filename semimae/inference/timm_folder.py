@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from semimae.inference.trained import WEIGHTS, Trained
+from semimae.model import timm_model
+from semimae.model_file import WEIGHTS, Trained
 
 CONFIG = "config.json"
 _ENCODER = "backbone.vit."
@@ -40,7 +41,7 @@ def _config(trained: Trained) -> dict[str, Any]:
     info = trained.info
     dataset = info.dataset
     size, channels, num_classes = dataset.image_size, dataset.channels, dataset.num_classes
-    architecture, arguments = info.cell.backbone.in_timm(size, channels, num_classes)
+    architecture, arguments = timm_model(info.cell.backbone, size, channels, num_classes)
     known = get_pretrained_cfg(architecture)
     layers = {"first_conv": known.first_conv, "classifier": known.classifier} if known else {}
     return {

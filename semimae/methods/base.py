@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from semimae.distributed import gather_rows
 from semimae.losses import part_of_mean
-from semimae.methods.config import MethodOptions
 from semimae.model import SemiModel
-from semimae.types import Batch, Labeled, StepOutput
+from semimae.options.method import MethodOptions
+from semimae.types import Batch, LossInputs
 
 
 class Method(nn.Module):
@@ -23,7 +23,7 @@ class Method(nn.Module):
         """Keep the options.
 
         Args:
-            options: The sections of params.yaml that the method reads.
+            options: What the method reads of params.yaml.
             num_classes: Number of classes.
             num_unlabeled: Number of unlabeled images, for methods that remember each.
         """
@@ -32,11 +32,11 @@ class Method(nn.Module):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Weight of every loss term that ``forward`` returns."""
+        """Weight of every loss term that ``losses`` returns."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> LossInputs:
         """Look at the whole global batch without gradient, and move what outlives the step.
 
         Args:
@@ -44,9 +44,9 @@ class Method(nn.Module):
             teacher: The moving average of its weights.
             batch: Views of labeled and unlabeled images.
         """
-        return Labeled(batch)
+        return LossInputs(batch)
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the loss terms of a share of the global batch.
 
         Over all shares they, and their gradients, add up to those of the global batch.
@@ -54,18 +54,9 @@ class Method(nn.Module):
         Args:
             model: The student, with gradients.
             teacher: The moving average of its weights; no gradients are kept.
-            labeled: What ``label`` made of the batch, or one of its micro-batches.
+            inputs: What ``label`` made of the batch, or one of its micro-batches.
         """
         raise NotImplementedError
-
-    def forward(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
-        """Return loss terms, scalars to log and, where there are any, the pseudo labels.
-
-        This is the whole step at once; the training loop calls ``label`` and ``losses``.
-        """
-        labeled = self.label(model, teacher, batch)
-        losses = self.losses(model, teacher, labeled)
-        return StepOutput(losses, dict(labeled.metrics), labeled.pseudo)
 
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         """Take note of the teacher's predictions ``[N, classes]`` on the validation split."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from semimae.methods.base import Method, reconstruction_loss
 from semimae.model import SemiModel
-from semimae.types import Labeled
+from semimae.types import LossInputs
 
 
 class MaskedPretraining(Method):
@@ -19,5 +19,5 @@ class MaskedPretraining(Method):
     def weights(self) -> Mapping[str, float]:
         return {"reconstruction": 1.0}
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        return {"reconstruction": reconstruction_loss(model, teacher, labeled.batch)}
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        return {"reconstruction": reconstruction_loss(model, teacher, inputs.batch)}

@@ -10,7 +10,8 @@ from semimae.losses import part_of_mean, supervised_loss
 from semimae.methods.base import Method, predict
 from semimae.methods.pseudo import fade_in
 from semimae.model import SemiModel
-from semimae.types import Batch, Labeled, PseudoLabels
+from semimae.options.method import MeanTeacherOptions
+from semimae.types import Batch, LossInputs, PseudoLabels
 
 
 class MeanTeacher(Method):
@@ -20,21 +21,21 @@ class MeanTeacher(Method):
     arXiv:2208.07204 (USB); the paper gives both the same kind of noise.
     """
 
+    options: MeanTeacherOptions
+
     @property
     def weights(self) -> Mapping[str, float]:
-        assert self.options.pseudo_label is not None
         return {"supervised": 1.0, "consistency": self.options.pseudo_label.lambda_mse}
 
     @torch.no_grad()
-    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> LossInputs:
         probs = predict(teacher, batch, "weak")
         confidence, labels = probs.max(dim=-1)
         pseudo = PseudoLabels(labels, confidence, torch.ones_like(confidence))
-        return Labeled(batch, pseudo, probs=probs)
+        return LossInputs(batch, pseudo, probs=probs)
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        config, batch, probs = self.options.pseudo_label, labeled.batch, labeled.probs
-        assert config is not None
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        batch, probs = inputs.batch, inputs.probs
         assert probs is not None
         logits = model(torch.cat([batch.labeled, batch.strong])).float()
         ours, strong = logits.tensor_split([len(batch.labeled)])
@@ -42,5 +43,5 @@ class MeanTeacher(Method):
         error = part_of_mean(error, len(batch.strong), len(probs))
         return {
             "supervised": supervised_loss(ours, batch),
-            "consistency": fade_in(batch.progress, config.lambda_ramp) * error,
+            "consistency": fade_in(batch.progress, self.options.pseudo_label.lambda_ramp) * error,
         }

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from pkgutil import resolve_name
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,57 +11,50 @@ from torch import Tensor
 from semimae.distributed import add_up, gather_rows
 from semimae.losses import consistency_loss, supervised_loss
 from semimae.methods.base import Method, predict
-from semimae.methods.config import MethodOptions
 from semimae.methods.mixup import pseudo_mixup
-from semimae.methods.rules import RULES, Alignment, FreeRule, SoftRule
+from semimae.methods.rules import Alignment, Rule
 from semimae.model import SemiModel
-from semimae.types import Batch, Labeled, PseudoLabels
+from semimae.options.method import PseudoLabelOptions
+from semimae.types import Batch, LossInputs, PseudoLabels
 
 
 class PseudoLabelMethod(Method):
     """Confident predictions on weak views label the strong views (arXiv:2001.07685, section 2).
 
-    A subclass names its rule and may add terms.
+    The options name the rule; a subclass may add terms.
     """
 
-    rule_name: ClassVar[str | None] = None  # None: the rule that params.yaml names
-
-    def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
+    def __init__(self, options: Any, num_classes: int, num_unlabeled: int) -> None:
         super().__init__(options, num_classes, num_unlabeled)
-        assert options.pseudo_label is not None
-        self.config = options.pseudo_label
-        rule = RULES[self.rule_name or self.config.rule]
+        self.config: PseudoLabelOptions = options.pseudo_label
+        rule: type[Rule] = resolve_name(self.config.implementation)
         self.rule = rule(self.config, num_classes, num_unlabeled)
         self.align = Alignment(self.config, num_classes)
 
     @property
     def weights(self) -> Mapping[str, float]:
-        weights = {"supervised": 1.0, "consistency": self.config.lambda_u}
-        if isinstance(self.rule, FreeRule):
-            weights["fairness"] = self.config.lambda_fair
-        return weights
+        return {"supervised": 1.0, "consistency": self.config.lambda_u, **self.rule.weights}
 
     @torch.no_grad()
-    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> LossInputs:
         probs = predict(teacher if self.config.teacher == "ema" else model, batch, "weak")
         aligned = self.align(probs, batch.labels)
         weight, threshold = self.rule(aligned, batch)
-        # SoftMatch aligns predictions to weigh them, not to label by them.
-        confidence, labels = (probs if isinstance(self.rule, SoftRule) else aligned).max(dim=-1)
+        confidence, labels = (aligned if self.rule.labels_by_aligned else probs).max(dim=-1)
         pseudo = targets = PseudoLabels(labels, confidence, weight)
         if self.config.mixup:  # partners come from the global batch
             strong = gather_rows(batch.strong, batch.first_unlabeled, len(weight))
             mixed, targets = pseudo_mixup(strong, pseudo, batch.mix_noise, batch.unlabeled_rows)
             batch = batch._replace(strong=mixed)
-        made = Labeled(batch, pseudo, targets, metrics={"pseudo/threshold": threshold})
-        if isinstance(self.rule, FreeRule) and batch.accumulate > 1:
-            # Fairness is no sum over images: the gradient needs the whole batch's sums first.
-            sums = torch.stack([self.class_sums(model, micro) for micro in made.micro_batches()])
-            made = made._replace(class_sums=add_up(sums.sum(dim=0)))
+        made = LossInputs(batch, pseudo, targets, metrics={"pseudo/threshold": threshold})
+        if self.rule.weights and batch.accumulate > 1:
+            # The rule's terms are no sums over images: they need the whole batch's sums first.
+            sums = torch.stack([self.statistics(model, micro) for micro in made.micro_batches()])
+            made = made._replace(statistics=add_up(sums.sum(dim=0)))
         return made
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        batch, targets = labeled.batch, labeled.targets
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        batch, targets = inputs.batch, inputs.targets
         assert targets is not None
         own, num_images = targets.take(batch.unlabeled_rows), len(targets.weight)
         ours, logits, rows = self.student_logits(model, batch.labeled, batch.strong, own.weight)
@@ -69,26 +63,25 @@ class PseudoLabelMethod(Method):
             "supervised": supervised_loss(ours, batch),
             "consistency": ramp * consistency_loss(logits, own, rows, num_images),
         }
-        if isinstance(self.rule, FreeRule):
+        if self.rule.weights:
             kept = own.weight if rows is None else own.weight[rows]
-            sums = self.rule.class_sums(logits, kept)
-            whole = labeled.class_sums
+            sums = self.rule.statistics(logits, kept)
+            whole = inputs.statistics
             if whole is None:
                 whole = add_up(sums.detach().clone())
             # The value is of the global batch, the gradient is that of this share.
-            term = self.rule.fairness(sums + (whole - sums.detach()))
-            share = term.detach() * (len(batch.strong) / num_images)
-            losses["fairness"] = ramp * (term - term.detach() + share)
+            part = len(batch.strong) / num_images
+            for name, term in self.rule.losses(sums + (whole - sums.detach())).items():
+                losses[name] = ramp * (term - term.detach() + term.detach() * part)
         return losses
 
-    def class_sums(self, model: SemiModel, labeled: Labeled) -> Tensor:
-        """Return ``FreeRule.class_sums`` of a micro-batch's strong views."""
-        assert isinstance(self.rule, FreeRule)
-        assert labeled.targets is not None
-        weight = labeled.targets.weight[labeled.batch.unlabeled_rows]
-        strong = labeled.batch.strong
+    def statistics(self, model: SemiModel, inputs: LossInputs) -> Tensor:
+        """Return the rule's statistics of a micro-batch's strong views."""
+        assert inputs.targets is not None
+        weight = inputs.targets.weight[inputs.batch.unlabeled_rows]
+        strong = inputs.batch.strong
         _, logits, rows = self.student_logits(model, strong[:0], strong, weight)
-        return self.rule.class_sums(logits, weight if rows is None else weight[rows])
+        return self.rule.statistics(logits, weight if rows is None else weight[rows])
 
     def student_logits(
         self, model: SemiModel, labeled: Tensor, strong: Tensor, weight: Tensor

@@ -1,29 +1,18 @@
-"""The registry: a new method is one file, one line here and one in ``methods.config``.
+"""From options to the code that reads them; a method's file is imported when it is asked for."""
 
-``mae_finetune`` has no class of its own: it is two phases, see ``methods.config.METHOD_PHASES``.
-"""
+from pkgutil import resolve_name
 
 from semimae.methods.base import Method
-from semimae.methods.fixmatch import FixMatch
-from semimae.methods.flexmatch import FlexMatch
-from semimae.methods.freematch import FreeMatch
-from semimae.methods.mae import MaskedPretraining
-from semimae.methods.mean_teacher import MeanTeacher
-from semimae.methods.semi_mae import SemiMAE
-from semimae.methods.semi_vit import SemiViT
-from semimae.methods.softmatch import SoftMatch
-from semimae.methods.ssmae import SSMAE
-from semimae.methods.supervised import Supervised
+from semimae.options.method import MethodOptions
 
-METHODS: dict[str, type[Method]] = {
-    "supervised": Supervised,
-    "fixmatch": FixMatch,
-    "mean_teacher": MeanTeacher,
-    "flexmatch": FlexMatch,
-    "freematch": FreeMatch,
-    "softmatch": SoftMatch,
-    "mae": MaskedPretraining,
-    "semi_vit": SemiViT,
-    "ssmae": SSMAE,
-    "semi_mae": SemiMAE,
-}
+
+def build_method(options: MethodOptions, num_classes: int, num_unlabeled: int) -> Method:
+    """Return the method that ``options`` belong to, with fresh state.
+
+    Args:
+        options: What it reads of params.yaml.
+        num_classes: Number of classes.
+        num_unlabeled: Number of unlabeled images, for methods that remember each.
+    """
+    method: Method = resolve_name(options.implementation)(options, num_classes, num_unlabeled)
+    return method

@@ -7,7 +7,8 @@ from torch import Tensor
 from semimae.methods.base import reconstruction_loss
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.model import SemiModel
-from semimae.types import Labeled
+from semimae.options.method import SemiMAEOptions
+from semimae.types import LossInputs
 
 
 class SemiMAE(PseudoLabelMethod):
@@ -18,11 +19,12 @@ class SemiMAE(PseudoLabelMethod):
     threshold, decoder, views) is listed with our choices in docs/method.md.
     """
 
+    options: SemiMAEOptions
+
     @property
     def weights(self) -> Mapping[str, float]:
-        assert self.options.mim is not None
-        return {**super().weights, "reconstruction": self.options.mim.lambda_mim}
+        return {**super().weights, "reconstruction": self.options.mim.branch.lambda_mim}
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        reconstruction = reconstruction_loss(model, teacher, labeled.batch)
-        return {**super().losses(model, teacher, labeled), "reconstruction": reconstruction}
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        reconstruction = reconstruction_loss(model, teacher, inputs.batch)
+        return {**super().losses(model, teacher, inputs), "reconstruction": reconstruction}

@@ -1,6 +1,5 @@
 """Semi-ViT: pseudo labels from a moving average that starts from fine-tuned weights."""
 
-from semimae.methods.config import MethodOptions
 from semimae.methods.pseudo import PseudoLabelMethod
 
 
@@ -12,9 +11,3 @@ class SemiViT(PseudoLabelMethod):
     views are mixed by confidence. Deviations: the views are this project's; the labeled views are
     not mixed; the moving average starts from the fine-tuned weights, not from their average.
     """
-
-    def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
-        assert options.pseudo_label is not None
-        fixed = {"teacher": "ema", "mixup": True}
-        config = options.pseudo_label.model_copy(update=fixed)
-        super().__init__(options._replace(pseudo_label=config), num_classes, num_unlabeled)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from semimae.losses import consistency_loss, supervised_loss
 from semimae.methods.base import Method, predict, reconstruction_loss
-from semimae.methods.config import MethodOptions
 from semimae.methods.pseudo import fade_in
 from semimae.methods.rules import base_threshold, write
 from semimae.model import SemiModel
-from semimae.types import Batch, Labeled, PseudoLabels
+from semimae.options.method import SSMAEOptions
+from semimae.types import Batch, LossInputs, PseudoLabels
 
 
 class SSMAE(Method):
@@ -27,33 +27,31 @@ class SSMAE(Method):
     ones where ``data.include_labeled``.
     """
 
+    options: SSMAEOptions
     gate: Tensor
     memory: Tensor
 
-    def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
+    def __init__(self, options: SSMAEOptions, num_classes: int, num_unlabeled: int) -> None:
         super().__init__(options, num_classes, num_unlabeled)
         self.register_buffer("gate", torch.zeros(()))  # 1: open
         self.register_buffer("memory", torch.full((num_unlabeled,), -1))
 
     @property
     def weights(self) -> Mapping[str, float]:
-        assert self.options.pseudo_label is not None
-        assert self.options.mim is not None
         return {
             "supervised": 1.0,
             "consistency": self.options.pseudo_label.lambda_u,
-            "reconstruction": self.options.mim.lambda_mim,
+            "reconstruction": self.options.mim.branch.lambda_mim,
         }
 
     @torch.no_grad()
-    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> LossInputs:
         pseudo = self.accept(teacher, batch)
         metrics = {"pseudo/gate": self.gate.clone()}
-        return Labeled(batch, pseudo, targets=pseudo, metrics=metrics)
+        return LossInputs(batch, pseudo, targets=pseudo, metrics=metrics)
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        config, batch, targets = self.options.pseudo_label, labeled.batch, labeled.targets
-        assert config is not None
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        config, batch, targets = self.options.pseudo_label, inputs.batch, inputs.targets
         assert targets is not None
         logits = model(torch.cat([batch.labeled, batch.strong]))
         ours, strong = logits.tensor_split([len(batch.labeled)])
@@ -69,8 +67,6 @@ class SSMAE(Method):
     def accept(self, teacher: SemiModel, batch: Batch) -> PseudoLabels:
         """Label the images of a batch and remember the labels that are accepted."""
         config, options = self.options.pseudo_label, self.options.ssmae
-        assert config is not None
-        assert options is not None
         threshold = base_threshold(config, batch.progress)
         weak, strong = predict(teacher, batch, "weak", "strong")
         (confidence, labels), (sure, same) = weak.max(dim=-1), strong.max(dim=-1)
@@ -86,8 +82,6 @@ class SSMAE(Method):
 
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         config, options = self.options.pseudo_label, self.options.ssmae
-        assert config is not None
-        assert options is not None
         confidence, predicted = probabilities.max(dim=-1)
         sure = confidence >= config.threshold
         accuracy = (predicted == labels)[sure].float().mean() if sure.any() else torch.zeros(())

@@ -7,7 +7,7 @@ from torch import Tensor
 from semimae.losses import supervised_loss
 from semimae.methods.base import Method
 from semimae.model import SemiModel
-from semimae.types import Labeled
+from semimae.types import LossInputs
 
 
 class Supervised(Method):
@@ -17,6 +17,6 @@ class Supervised(Method):
     def weights(self) -> Mapping[str, float]:
         return {"supervised": 1.0}
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        logits = model(labeled.batch.labeled)
-        return {"supervised": supervised_loss(logits, labeled.batch)}
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        logits = model(inputs.batch.labeled)
+        return {"supervised": supervised_loss(logits, inputs.batch)}

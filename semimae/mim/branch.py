@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semimae.backbones.base import Backbone
-from semimae.mim.config import MIMOptions
 from semimae.mim.masking import Mask, make_mask
 from semimae.mim.targets import make_target
+from semimae.options.mim import MIMOptions
 from semimae.patches import gather_patches
 
 LOSSES = {

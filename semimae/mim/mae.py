@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from semimae.backbones.base import Backbone
 from semimae.backbones.blocks import can_run_rows, run_blocks, run_rows
 from semimae.mim.branch import MIMBranch
-from semimae.mim.config import MAEConfig
 from semimae.mim.masking import Mask
+from semimae.options.mim import MAEConfig
 from semimae.patches import gather_patches
 from semimae.positions import sincos_position_embedding
 

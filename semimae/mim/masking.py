@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semimae.mim.config import MIMOptions, num_hidden
+from semimae.options.mim import MIMOptions
+from semimae.patches import num_hidden
 
 
 class Mask(NamedTuple):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
 from semimae.mim.branch import MIMBranch
-from semimae.mim.config import SimMIMConfig
 from semimae.mim.masking import Mask
+from semimae.options.mim import SimMIMConfig
 from semimae.patches import gather_patches
 
 

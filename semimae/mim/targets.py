@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from semimae.backbones.base import Backbone
-from semimae.mim.config import TargetName
 from semimae.mim.hog import hog_of_patches
+from semimae.options.mim import TargetName
 from semimae.patches import patchify
 
 Target = Callable[[Tensor, Backbone], Tensor]  # images and the teacher's encoder: [B, L, T]

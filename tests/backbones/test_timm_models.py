@@ -5,9 +5,9 @@ import torch
 from small_models import BACKBONES, FLAT, HIERARCHICAL, build, draw, scramble, simmim, timm_model
 from torch import Tensor
 
-from semimae.backbones.config import TimmConfig
 from semimae.backbones.vit import ViT
 from semimae.engine.optim import parameter_groups
+from semimae.options.backbone import TimmConfig
 from semimae.types import UserError
 
 

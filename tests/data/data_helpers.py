@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semimae.data.config import DataConfig
-from semimae.data.datasets import DATASETS, Source
 from semimae.data.store import DatasetInfo, Prepared
+from semimae.ingest.datasets import DATASETS, Source
+from semimae.options.data import DataConfig
 from semimae.types import UserError
 
 SMALL = [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab" for i in range(3)]

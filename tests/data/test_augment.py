@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import InterpolationMode, RandAugment, functional
 
 from semimae.data import augment, randaugment
 from semimae.data.augment import num_draws, strong_view, weak_view
-from semimae.data.config import DataConfig
 from semimae.data.randaugment import OPS, apply_op, op_magnitude, rand_augment
+from semimae.options.data import DataConfig
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.gz"
 SPACE = RandAugment._AUGMENTATION_SPACE

@@ -13,8 +13,8 @@ from PIL import Image
 from semimae.data.cache import cached_sizes
 from semimae.data.images import convert
 from semimae.data.loader import ImageReader
-from semimae.data.prepare import prepare
 from semimae.data.store import Prepared
+from semimae.ingest.prepare import prepare
 from semimae.types import UserError
 
 NAMES = ["train/a/1.png", "train/b/2.png", "test/b/3.png", "unlabeled/4.png"]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semimae.data import loader
-from semimae.data.config import DataConfig
 from semimae.data.crops import center_crop, resized_crop
 from semimae.data.loader import (
     ImageReader,
@@ -20,9 +19,10 @@ from semimae.data.loader import (
     eval_batches,
     sample_rows,
 )
-from semimae.data.prepare import prepare
 from semimae.data.split import Split, make_split
 from semimae.data.store import Prepared
+from semimae.ingest.prepare import prepare
+from semimae.options.data import DataConfig
 from semimae.random import uniform
 from semimae.types import Batch, Step
 

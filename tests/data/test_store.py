@@ -10,8 +10,8 @@ import pytest
 from data_helpers import data_config, noise
 from PIL import Image
 
-from semimae.data.prepare import prepare
 from semimae.data.store import Prepared, resolve_root
+from semimae.ingest.prepare import prepare
 from semimae.types import UserError
 
 NAMES = ["train/a/1.png", "train/b/2.png", "test/b/3.png", "unlabeled/4.png"]
@@ -139,7 +139,7 @@ def test_resolve_root(tmp_path: Path, monkeypatch) -> None:
 
 def test_these_modules_start_without_torch() -> None:
     code = (
-        "import sys, semimae.data.prepare, semimae.data.split\n"
+        "import sys, semimae.ingest.prepare, semimae.data.split\n"
         "sys.exit(', '.join({'torch', 'torchvision', 'sklearn', 'scipy'} & set(sys.modules)) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

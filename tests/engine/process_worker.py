@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from support import changed_params
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import connected, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.fit import fit
+from semimae.options.cell import Cell
 from semimae.types import Interrupted, UserError
 
 Result = dict[str, Any]

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.fit import fit
 from semimae.engine.phases import fit_phases
-from semimae.evaluation.config import LinearProbeConfig
 from semimae.evaluation.probe import probe
-from semimae.methods.config import METHOD_SECTIONS
+from semimae.options.cell import Cell
+from semimae.options.evaluation import LinearProbeConfig
+from semimae.options.method import METHOD_SECTIONS
 from semimae.types import UserError
 
 MakeCell = Callable[..., Cell]

@@ -8,16 +8,16 @@ import torch
 from safetensors import safe_open
 from support import Waits
 
-from semimae.cell import Cell
 from semimae.data.loader import TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine import fit as fit_module
 from semimae.engine.checkpoint import Checkpoints, TrainState
-from semimae.engine.device import make_autocast, setup_device
+from semimae.engine.device import make_autocast, set_up_device
 from semimae.engine.fit import fit, infer, load_model, model_of, save_model
-from semimae.engine.model_info import ModelInfo
-from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
+from semimae.model_file import ModelInfo
+from semimae.options.cell import Cell
+from semimae.options.method import METHOD_PHASES, METHOD_SECTIONS
 from semimae.types import Step, UserError
 
 MakeCell = Callable[..., Cell]
@@ -284,7 +284,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
 
 
 def test_auto_is_always_there(small_cell: MakeCell) -> None:
-    device = setup_device(small_cell(train__device="auto").train)
+    device = set_up_device(small_cell(train__device="auto").train)
     if torch.cuda.is_available():
         assert device.type == "cuda"
     elif torch.backends.mps.is_available():
@@ -300,8 +300,8 @@ def test_a_device_that_is_not_there_is_refused(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     message = r"train\.device=cuda is not available here; choose one of auto, cpu\."
     with pytest.raises(UserError, match=message):
-        setup_device(small_cell(train__device="cuda").train)
-    assert setup_device(small_cell(train__device="auto").train).type == "cpu"
+        set_up_device(small_cell(train__device="cuda").train)
+    assert set_up_device(small_cell(train__device="auto").train).type == "cpu"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
@@ -312,11 +312,11 @@ def test_a_gpu_is_named_by_its_number_and_rounds_as_asked(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     cell = small_cell(train__device="cuda", train__precision=precision)
     try:
-        assert setup_device(cell.train) == torch.device("cuda:1")
+        assert set_up_device(cell.train) == torch.device("cuda:1")
         flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
         assert flags == (precision == "tf32",) * 2
     finally:
-        setup_device(small_cell(train__device="cpu").train)
+        set_up_device(small_cell(train__device="cpu").train)
 
 
 @pytest.mark.parametrize(

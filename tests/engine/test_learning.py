@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from support import REPO
 
-from semimae.data.prepare import prepare
 from semimae.data.split import make_split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints
 from semimae.engine.fit import accuracy, fit, infer
-from semimae.params import Params
+from semimae.ingest.prepare import prepare
+from semimae.options.params import Params
 
 pytestmark = pytest.mark.slow
 

@@ -14,15 +14,15 @@ from support import changed_params, section
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from semimae.cell import Cell
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast
+from semimae.engine.loop import train
 from semimae.engine.optim import build_optimizer
-from semimae.engine.train import train
 from semimae.methods.registry import METHODS
 from semimae.model import build_model
+from semimae.options.cell import Cell
 from semimae.types import Batch, Interrupted, Step
 
 CPU = torch.device("cpu")

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from support import section
 from torch import nn
 
-from semimae.engine.config import OptimConfig
 from semimae.engine.optim import (
     build_optimizer,
     cosine_lr,
@@ -19,6 +18,7 @@ from semimae.engine.optim import (
     set_lr,
 )
 from semimae.model import SemiModel, build_model
+from semimae.options.train import OptimConfig
 
 
 def small_model(**changes: object) -> SemiModel:

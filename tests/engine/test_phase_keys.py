@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.phases import fit_phases
+from semimae.options.cell import Cell
 
 MakeCell = Callable[..., Cell]
 

@@ -9,10 +9,10 @@ from process_worker import CASES, Result, case, run
 from support import REPO, changed_params
 
 from pipeline.launch import launch
-from semimae.data.prepare import prepare
 from semimae.data.split import make_split
 from semimae.data.store import Prepared
 from semimae.distributed import share_of
+from semimae.ingest.prepare import prepare
 
 WORKER = Path(__file__).with_name("process_worker.py")
 Results = dict[str, Result]

@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit
 from semimae.methods.registry import METHODS
+from semimae.options.cell import Cell
 from semimae.types import Interrupted
 
 STEPS = 8

@@ -8,11 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from support import changed_params
 
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.fit import infer, model_of
-from semimae.evaluation.config import LinearProbeConfig
 from semimae.evaluation.metrics import Scores
 from semimae.evaluation.probe import (
     fit_linear,
@@ -21,6 +19,8 @@ from semimae.evaluation.probe import (
     probe,
     standardize,
 )
+from semimae.options.cell import Cell
+from semimae.options.evaluation import LinearProbeConfig
 
 evaluation = importlib.import_module("semimae.evaluation.probe")  # the name is a function's too
 L2 = [1e-3, 1e-1, 10.0]
@@ -184,7 +184,7 @@ def test_apples_gpu_is_not_asked_for_what_it_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has no float64; on this machine any use of it is an error."""
-    monkeypatch.setattr(evaluation, "setup_device", lambda config: torch.device("mps"))
+    monkeypatch.setattr(evaluation, "set_up_device", lambda config: torch.device("mps"))
     cell = small_cell("semi_mae")
     again = probe(model_of(cell, digits), cell, digits, digits_split, probe_config)
     assert again == result

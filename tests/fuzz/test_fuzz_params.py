@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from support import REPO, changed_params
 
-from semimae.data.prepare import prepare
-from semimae.params import Params
+from semimae.ingest.prepare import prepare
+from semimae.options.params import Params
 
 pytestmark = pytest.mark.slow
 TREE: dict[str, Any] = changed_params().model_dump(mode="json")

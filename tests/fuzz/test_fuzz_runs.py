@@ -12,7 +12,7 @@ from support import changed_params
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.phases import fit_phases
-from semimae.methods.config import METHOD_SECTIONS
+from semimae.options.method import METHOD_SECTIONS
 from semimae.types import UserError
 
 pytestmark = pytest.mark.slow

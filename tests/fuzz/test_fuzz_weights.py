@@ -21,13 +21,13 @@ from support import changed_params
 from torch import Tensor
 
 from semimae.backbones.weights import load_weights
-from semimae.cell import Cell
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, TrainState, _checksum
 from semimae.engine.fit import load_model, model_of, save_model
 from semimae.engine.optim import build_optimizer
 from semimae.methods.registry import METHODS
+from semimae.options.cell import Cell
 from semimae.types import UserError
 
 pytestmark = pytest.mark.slow

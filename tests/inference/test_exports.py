@@ -8,16 +8,16 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from semimae.inference.trained import Trained
 from small_models import BACKBONES, CHANNELS, CLASSES, IMAGE_SIZE, build, scramble
 from support import changed_params
 from torch import Tensor
 
-from semimae.backbones.config import ViTConfig
 from semimae.data.store import DatasetInfo
-from semimae.engine.model_info import ModelInfo
 from semimae.inference.exports import FORMATS, export
 from semimae.inference.timm_folder import license_of
-from semimae.inference.trained import Trained
+from semimae.model_file import ModelInfo
+from semimae.options.backbone import ViTConfig
 from semimae.types import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

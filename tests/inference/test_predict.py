@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from runs import drawn_model
+from semimae.inference.trained import Trained, open_model
 
-from semimae.cell import Cell
 from semimae.data.store import Prepared
 from semimae.engine.fit import infer, save_model
 from semimae.engine.infer import Outputs
 from semimae.inference.predict import predict_files
-from semimae.inference.trained import Trained, open_model
+from semimae.options.cell import Cell
 from semimae.types import UserError
 
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from semimae.cell import Cell
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.fit import model_of
 from semimae.methods.base import Method, predict
-from semimae.methods.config import METHOD_PHASES, METHOD_SECTIONS
 from semimae.methods.registry import METHODS
 from semimae.model import SemiModel
+from semimae.options.cell import Cell
+from semimae.options.method import METHOD_PHASES, METHOD_SECTIONS
 from semimae.types import Batch, StepOutput
 
 WITH_PSEUDO_LABELS = [n for n in METHODS if "pseudo_label" in METHOD_SECTIONS[n]]

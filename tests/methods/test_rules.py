@@ -8,7 +8,6 @@ import pytest
 import torch
 from support import REPO
 
-from semimae.methods.config import PseudoLabelConfig
 from semimae.methods.pseudo import fade_in
 from semimae.methods.rules import (
     Alignment,
@@ -19,7 +18,8 @@ from semimae.methods.rules import (
     class_shares,
     write,
 )
-from semimae.params import Params
+from semimae.options.method import PseudoLabelConfig
+from semimae.options.params import Params
 from semimae.types import Batch
 
 CLASSES, IMAGES, MOMENTUM = 4, 30, 0.9

@@ -7,11 +7,11 @@ import pytest
 import torch
 from small_models import BACKBONES, HIERARCHICAL, build, draw, draw_noise, mae, scramble, simmim
 
-from semimae.backbones.config import BackboneConfig
 from semimae.backbones.from_timm import FAMILIES, family_of
 from semimae.mim.branch import LOSSES
-from semimae.mim.config import LossName, MIMConfig, TargetName
 from semimae.mim.targets import TARGETS
+from semimae.options.backbone import BackboneConfig
+from semimae.options.mim import LossName, MIMConfig, TargetName
 from semimae.types import UserError
 
 BRANCHES = {"mae": mae, "simmim": simmim}

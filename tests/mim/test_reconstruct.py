@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from small_models import mae, simmim, timm_model, vit
 
-from semimae.cell import Cell
 from semimae.data.store import Prepared
 from semimae.engine.fit import model_of
-from semimae.engine.reconstruct import reconstruct
-from semimae.mim.config import MIMConfig
+from semimae.evaluation.reconstruct import reconstruct
+from semimae.options.cell import Cell
+from semimae.options.mim import MIMConfig
 
 SWIN = timm_model(
     model="swin_tiny_patch4_window7_224",

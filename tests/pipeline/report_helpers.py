@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import pipeline.report as stage
-from semimae.cell import Cell
 from semimae.evaluation.metrics import score
-from semimae.params import Params
+from semimae.options.cell import Cell
+from semimae.options.params import Params
 
 REPO = Path(__file__).parents[2]
 PARAMS = Params.read(REPO / "params.yaml")

@@ -83,9 +83,9 @@ def load() -> None:
 
     import pipeline.__main__
     import semimae.engine.phases
-    import semimae.engine.reconstruct
     import semimae.evaluation.fine_tune
     import semimae.evaluation.probe
+    import semimae.evaluation.reconstruct
 
     del mlflow, pipeline, semimae
     torch.set_num_threads(1)

@@ -43,10 +43,10 @@ def set_params(project: Path, section: str, **values: object) -> None:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("semimae/engine/train.py", {"train", "linear_probe", "fine_tune"}),
+        ("semimae/engine/loop.py", {"train", "linear_probe", "fine_tune"}),
         ("semimae/data/split.py", {"split", "train", "linear_probe", "fine_tune"}),
         ("semimae/evaluation/metrics.py", {"linear_probe", "fine_tune"}),
-        ("semimae/params.py", {"split", "linear_probe", "fine_tune"}),
+        ("semimae/options/params.py", {"split", "linear_probe", "fine_tune"}),
         ("pipeline/split.py", {"split"}),
         ("pipeline/progress.py", set()),
         ("pipeline/report.py", set()),

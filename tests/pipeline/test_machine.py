@@ -7,7 +7,7 @@ from pipeline.machine import machine
 from pipeline.reporting.origin import read_origin
 from pipeline.workspace import code_hash, write_json
 from semimae.engine.device import device_name
-from semimae.engine.flops import step_flops
+from semimae.evaluation.flops import step_flops
 
 
 def test_machine_and_arithmetic_reach_the_report(tmp_path: Path) -> None:

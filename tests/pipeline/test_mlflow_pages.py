@@ -16,7 +16,7 @@ import pytest
 from report_helpers import COMMIT, MACHINE, ablation, build_workspace
 
 from pipeline.tracking import finish_pipeline, publish
-from semimae.cell import cell_id
+from semimae.options.cell import cell_id
 
 pytestmark = pytest.mark.slow
 

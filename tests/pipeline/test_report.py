@@ -25,8 +25,8 @@ from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_
 from pipeline.reporting.render import COLUMNS
 from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
 from pipeline.time_factors import time_factors
-from semimae.cell import Cell, cell_id
-from semimae.params import Params
+from semimae.options.cell import Cell, cell_id
+from semimae.options.params import Params
 from semimae.types import UserError
 
 

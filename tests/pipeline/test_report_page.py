@@ -11,7 +11,7 @@ from report_helpers import CLASSES, COMMIT, Workspace, ablation, build_workspace
 
 from pipeline.reporting import plotting
 from pipeline.workspace import digest, mlflow_record
-from semimae.cell import cell_id
+from semimae.options.cell import cell_id
 
 Page = tuple[str, str]  # HTML, Markdown
 

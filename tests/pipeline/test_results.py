@@ -11,7 +11,7 @@ from report_helpers import REPO, Workspace, ablation, report
 import pipeline.results
 import pipeline.study as study_command
 from pipeline.results import BEGIN, END, keep_results, shown_in
-from semimae.params import Params
+from semimae.options.params import Params
 from semimae.types import UserError
 
 pytestmark = pytest.mark.usefixtures("undrawn")

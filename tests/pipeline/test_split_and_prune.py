@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.workspace import code_hash, phases_folder, resume_folder
-from semimae.cell import Cell
-from semimae.data.prepare import prepare
-from semimae.params import Params
+from semimae.ingest.prepare import prepare
+from semimae.options.cell import Cell
+from semimae.options.params import Params
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_a_copied_file_is_exported_without_scores(project: Project, tmp_path: Pa
 def test_a_refused_format_leaves_the_others(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from semimae.backbones.config import ViTConfig
+    from semimae.options.backbone import ViTConfig
 
     def refuse(self: ViTConfig, *sizes: int) -> None:
         raise UserError("timm has no such model.")

@@ -1,0 +1,90 @@
+"""Which files of the library a stage runs, and what they hold: computed from their imports."""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import semimae
+from semimae.files import file_hash
+from semimae.options.method import MethodOptions, SupervisedOptions
+
+_ROOT = Path(semimae.__file__).parent.parent
+# Options hold values, and every value that decides a weight stands in config.json.
+_OPTIONS = "semimae.options"
+_TRAINING = "semimae.engine.phases"
+
+
+def code_of(modules: Iterable[str], *, options: bool = False) -> dict[str, str]:
+    """Return the files that modules of ``semimae`` run, and their SHA-256.
+
+    Imports are followed also where they are inside a function; those for type checkers are not.
+    What a name in a string stands for must be among ``modules``.
+
+    Args:
+        modules: Where to begin.
+        options: Whether an edit of ``semimae/options`` counts.
+    """
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        path = _file(module)
+        if module in found or path is None or (module.startswith(_OPTIONS) and not options):
+            continue
+        found.add(module)
+        waiting += imports(path)
+    files = sorted(path for module in found if (path := _file(module)) is not None)
+    return {path.relative_to(_ROOT).as_posix(): file_hash(path) for path in files}
+
+
+def training_code(methods: Iterable[MethodOptions]) -> dict[str, str]:
+    """Return the files that decide the weights of these methods, in all their phases."""
+    names = [
+        name
+        for method in methods
+        for phase, _ in method.phases()
+        for name in (*method.code(), *phase.code())
+    ]
+    return code_of([_TRAINING, *(name.partition(":")[0] for name in names)])
+
+
+def fine_tuning_code() -> dict[str, str]:
+    """Return the files that decide what fine-tuning leads to."""
+    return stage_code("fine_tune") | training_code([SupervisedOptions(name="supervised")])
+
+
+def stage_code(stage: str, *, options: bool = False) -> dict[str, str]:
+    """Return the files of the library that a command of ``pipeline`` runs."""
+    files = [Path(__file__).with_name(f"{name}.py") for name in (stage, "stage")]
+    return code_of([module for file in files for module in imports(file)], options=options)
+
+
+def short_hash(code: dict[str, str]) -> str:
+    """Return a short hash of code: what other code has begun is not continued."""
+    return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:8]
+
+
+@cache
+def imports(path: Path) -> list[str]:
+    """Return the modules of ``semimae`` that a file imports."""
+    return sorted(set(_imports(ast.parse(path.read_bytes()))))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        yield from _imports(node)
+
+
+def _file(module: str) -> Path | None:
+    """Return the file of a module of ``semimae``; packages hold no code of their own."""
+    path = _ROOT / f"{module.replace('.', '/')}.py"
+    return path if module.startswith("semimae.") and path.is_file() else None

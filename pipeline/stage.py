@@ -1,0 +1,45 @@
+"""What the stages of a cell have in common: they run in its folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from pipeline.workspace import dvc_root
+from semimae.options.cell import Cell
+from semimae.options.params import Params
+
+if TYPE_CHECKING:
+    from semimae.data.split import Split
+    from semimae.data.store import Prepared
+
+PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="Settings that are not part of the cell are read from it.")
+]
+PREPARED_ABOVE, PARAMS_ABOVE = Path("../../prepared"), Path("../../params.yaml")
+
+
+class Inputs(NamedTuple):
+    """What a stage of a cell reads."""
+
+    cell: Cell
+    params: Params  # for what the cell does not hold
+    prepared: "Prepared"
+    split: "Split"
+
+
+def read_inputs(folder: Path, prepared_folder: Path, params_file: Path) -> Inputs:
+    """Read the cell of a folder, its split and the prepared images.
+
+    Raises:
+        UserError: If one of them is missing, damaged or does not fit the others.
+    """
+    from semimae.data.split import Split
+    from semimae.data.store import Prepared, resolve_root
+
+    cell = Cell.read(folder / "config.json")
+    params = Params.read(params_file)
+    images = resolve_root(params.data.root, dvc_root())
+    prepared = Prepared.read(prepared_folder, images, params.data.workers)
+    return Inputs(cell, params, prepared, Split.read(folder / "split.json", prepared))

@@ -1,0 +1,1 @@
+"""What `prepare` and `split` alone need: from files to a prepared dataset and its split."""

@@ -1,0 +1,109 @@
+"""Which training images keep their labels and which are held out for model selection."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semimae.data.split import Split, without_labels
+from semimae.data.store import Prepared
+from semimae.ingest.label_list import match_names
+from semimae.ingest.stratify import held_out_count, stratified_order
+from semimae.types import UserError
+
+_NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+def make_split(
+    prepared: Prepared,
+    *,
+    seed: int,
+    label_fraction: float | None = None,
+    num_labels: int | None = None,
+    labeled_list: Path | None = None,
+    val_fraction: float,
+    include_labeled: bool,
+) -> Split:
+    """Choose validation and labeled rows; a function of the dataset's content and the seed.
+
+    All training rows are put in one stratified order: the labeled rows are its head, the
+    validation rows its tail. So with one seed a smaller labeled set lies inside each larger one,
+    stays the same when val_fraction changes, and is the same for ``label_fraction`` and
+    ``num_labels`` if their counts agree. Official "val" rows replace the tail if there are any.
+
+    Args:
+        prepared: The dataset.
+        seed: Any integer.
+        label_fraction: Share of all labeled training rows, in (0, 1]; at most those that remain
+            after validation.
+        num_labels: Number of labeled rows, at least one per class.
+        labeled_list: File, plain or .gz, with one image name per line; see `match_names`. Its
+            validation rows come from outside the list if that has enough rows.
+        val_fraction: Share of the training rows to validate on.
+        include_labeled: Whether labeled rows also serve as unlabeled ones.
+
+    Raises:
+        UserError: If not exactly one of the three is given, or if it asks for too few or too many.
+    """
+    if (num_set := 3 - (label_fraction, num_labels, labeled_list).count(None)) != 1:
+        raise UserError(
+            f"{num_set} of label_fraction, num_labels, data.labeled_list are set; set exactly one."
+        )
+    info = prepared.info
+    train = np.flatnonzero(prepared.splits == "train")
+    official_val = np.flatnonzero(prepared.splits == "val")
+    num_val = 0
+    if not len(official_val):
+        num_val = held_out_count(len(train), val_fraction, info.num_classes, "data.val_fraction")
+    rank = _uniform(len(prepared.names), info.fingerprint, seed)
+    listed = source = None
+    if labeled_list is not None:
+        named, listed, source = match_names(labeled_list, prepared, train)
+        others = np.setdiff1d(train, named)
+        pool = others if len(others) >= num_val else train
+        val = pool[stratified_order(prepared.labels[pool], rank[pool])][len(pool) - num_val :]
+        labeled = np.setdiff1d(named, val)
+        if not len(labeled):
+            raise UserError("validation took all listed images; lower data.val_fraction.")
+    else:
+        order = train[stratified_order(prepared.labels[train], rank[train])]
+        rest, val = order[: len(order) - num_val], order[len(order) - num_val :]
+        if label_fraction is not None:
+            num_labeled = round(label_fraction * len(order))
+            asked = f"label_fraction={label_fraction:g} asks for {num_labeled} labels"
+            if label_fraction <= 1:
+                num_labeled = min(num_labeled, len(rest))
+        else:
+            assert num_labels is not None
+            num_labeled, asked = num_labels, f"num_labels={num_labels}"
+        if not info.num_classes <= num_labeled <= len(rest):
+            least = math.ceil(1e6 * info.num_classes / len(order)) / 1e6
+            raise UserError(
+                f"{asked}; allowed: {info.num_classes} (one per class; label_fraction "
+                f"{least:g}) to {len(rest)} (all training images that are not held out)."
+            )
+        labeled = rest[:num_labeled]
+    val = np.sort(val) if num_val else official_val
+    hidden = without_labels(prepared, _NO_ROWS if include_labeled else labeled, val)
+    counts = np.bincount(prepared.labels[labeled], minlength=info.num_classes)
+    return Split(
+        fingerprint=info.fingerprint,
+        seed=seed,
+        label_fraction=label_fraction,
+        num_labels=num_labels,
+        labeled_list=source,
+        listed=listed,
+        include_labeled=include_labeled,
+        labeled=tuple(np.sort(labeled).tolist()),
+        val=tuple(val.tolist()),
+        class_counts=tuple(counts.tolist()),
+        num_unlabeled=len(hidden),
+    )
+
+
+def _uniform(n: int, *key: int | str) -> NDArray[np.float64]:
+    """Return draws ``[n]`` that depend on ``key`` only."""
+    seed = int.from_bytes(hashlib.sha256(repr(("split", *key)).encode()).digest(), "little")
+    return np.random.Generator(np.random.PCG64(seed)).random(n)

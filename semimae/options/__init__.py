@@ -1,0 +1,1 @@
+"""All of params.yaml as frozen models: pydantic alone, no torch, and nothing is built here."""

@@ -1,0 +1,89 @@
+"""Options of the backbones."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from semimae.types import Frozen, PathText
+
+Count = Annotated[int, Field(ge=1, le=4096)]
+PerStage = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]  # YAML has lists
+Pool = Literal["token", "avg"]
+
+
+class BackboneOptions(Frozen):
+    """What all backbones have in common."""
+
+    pool: Pool = Field(description="token: class token; avg: mean of patches.")
+    weights: PathText | None = Field(
+        description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
+        "choice); else a .safetensors or .pth file, relative to the data folder.",
+    )
+
+
+class ViTConfig(BackboneOptions):
+    """A Vision Transformer (arXiv:2010.11929) of any size."""
+
+    name: Literal["vit"] = Field(description="Plain Vision Transformer.")
+    patch_size: int = Field(ge=1, le=64, description="Side of a patch in pixels.")
+    embed_dim: int = Field(ge=8, le=4096, description="Width; num_heads must divide it.")
+    depth: int = Field(ge=1, le=64, description="Number of blocks.")
+    num_heads: int = Field(ge=1, le=64, description="Attention heads.")
+    mlp_ratio: float = Field(gt=0, le=16, description="Width of the MLP over embed_dim.")
+    num_registers: int = Field(ge=0, le=64, description="Register tokens (arXiv:2309.16588).")
+    pos_embed: Literal["learned", "sincos"] = Field(
+        description="learned, or fixed sine-cosine as in arXiv:2111.06377."
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}"
+            )
+        if self.pos_embed == "sincos" and self.embed_dim % 4:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is not a multiple of 4, which pos_embed=sincos needs"
+            )
+        if (self.weights or "").startswith("timm:"):
+            raise ValueError(
+                f"weights={self.weights} needs backbone.name: timm, whose model it belongs to; "
+                "for backbone.name: vit give a file"
+            )
+        return self
+
+    def patches_per_side(self, image_size: int) -> int | None:
+        """Return the patches per side of an image.
+
+        Raises:
+            ValueError: If the patches do not fill it.
+        """
+        if image_size % self.patch_size:
+            raise ValueError(
+                f"data.image_size={image_size} is not a multiple of "
+                f"backbone.patch_size={self.patch_size}; choose sizes that divide"
+            )
+        return image_size // self.patch_size
+
+
+class TimmConfig(BackboneOptions):
+    """A model of timm by its name: ViT, DeiT, DeiT-III, EVA-02, DINOv3's ViT, Swin or SwinV2.
+
+    ``null`` leaves a size as the name says it.
+    """
+
+    name: Literal["timm"] = Field(description="A model of timm.")
+    model: str = Field(min_length=1, description="Its name there, e.g. deit3_small_patch16_224.")
+    patch_size: Count | None = Field(description="Side of a patch in pixels.")
+    embed_dim: Count | None = Field(description="Width; of Swin, that of its first stage.")
+    depth: Count | PerStage | None = Field(description="Blocks; for Swin a list, one per stage.")
+    num_heads: Count | PerStage | None = Field(description="Heads; for Swin a list, one per stage.")
+    window_size: Count | None = Field(description="Swin: side of an attention window in tokens.")
+
+    def patches_per_side(self, image_size: int) -> int | None:
+        """Return ``None``: the patches per side are known when the model is built."""
+        return None
+
+
+# The registry: a new backbone is a file, a class here and a member of this union.
+BackboneConfig = Annotated[ViTConfig | TimmConfig, Field(discriminator="name")]

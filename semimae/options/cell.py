@@ -1,0 +1,155 @@
+"""A cell: one training run, in full. Equal cells are the same run, wherever they were asked for."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from semimae.files import file_hash
+from semimae.options.backbone import BackboneConfig
+from semimae.options.data import CellData, DataConfig
+from semimae.options.method import AnyMethod
+from semimae.options.mim import Masked
+from semimae.options.train import CellTrain, OptimConfig, TrainConfig
+from semimae.types import Frozen, UserError
+
+Dataset = Literal["digits", "cifar10", "cifar100", "stl10", "imagefolder", "csv"]
+# Keys that no cell holds, since they decide no weight: a run continues after they have changed.
+FREE = frozenset(
+    f"{section}.{key}"
+    for section, whole, part in (("data", DataConfig, CellData), ("train", TrainConfig, CellTrain))
+    for key in whole.model_fields.keys() - part.model_fields.keys()
+)
+
+
+class Cell(Frozen):
+    """All that decides the weights that come out of training, and nothing else.
+
+    ``runs/<name>/config.json`` holds one.
+    """
+
+    dataset: Dataset
+    options: AnyMethod  # the method, and what it reads
+    label_fraction: float | None = Field(gt=0, le=1)
+    num_labels: int | None = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**31)
+    data: CellData
+    backbone: BackboneConfig
+    optim: OptimConfig
+    train: CellTrain
+    weights_sha256: str | None = None  # of the file that backbone.weights names
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        given = [
+            f"{name}={value}"
+            for name, value in (
+                ("label_fraction", self.label_fraction),
+                ("num_labels", self.num_labels),
+                ("data.labeled_list", self.data.labeled_list),
+            )
+            if value is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) or 'nothing'} says which images are labeled; "
+                "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
+            )
+        self.optim.check_warmup(self.train.steps, "train.steps")
+        for options, steps in self.options.phases():
+            if steps is not None:
+                self.optim.check_warmup(steps, f"start.{options.name}_steps")
+        side = self.backbone.patches_per_side(self.data.image_size)
+        if self.mim is not None and side is not None:
+            self.mim.check_patches(side, (self.data.image_size // side) ** 2 * self.data.channels)
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a config.json.
+
+        Raises:
+            UserError: If it is missing, cannot be read, or is of another version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; run `dvc repro`, which writes it.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        except ValidationError as error:
+            raise UserError(
+                f"{path} does not fit this version ({error.error_count()} fields); run `dvc repro`."
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write config.json; equal cells give equal bytes."""
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+    def with_weights_hash(self, root: Path) -> Self:
+        """Return the cell with the content of its starting weights as part of its identity.
+
+        Args:
+            root: What a relative ``backbone.weights`` is relative to.
+
+        Raises:
+            UserError: If the file cannot be read.
+        """
+        weights = self.backbone.weights
+        if weights is None or weights.startswith("timm:"):
+            return self
+        try:
+            return self.model_copy(update={"weights_sha256": file_hash(root / weights)})
+        except OSError as error:
+            raise UserError(
+                f"backbone.weights={weights}: {error.strerror}: {root / weights}"
+            ) from None
+
+    @property
+    def as_asked(self) -> Self:
+        """The cell as params.yaml asks for it, whatever its starting weights hold."""
+        return self.model_copy(update={"weights_sha256": None})
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+        return self.options.name
+
+    @property
+    def mim(self) -> Masked | None:
+        """The MIM branch, if its method has one."""
+        return getattr(self.options, "mim", None)
+
+    @property
+    def mask_ratio(self) -> float | None:
+        """Share of the patches that the MIM branch hides, if there is one."""
+        return None if self.mim is None else self.mim.mask_ratio
+
+    @property
+    def num_unlabeled(self) -> int:
+        """Unlabeled images per step; 0 if the method uses none."""
+        return self.train.batch_size * self.train.mu if self.options.uses_unlabeled else 0
+
+    @property
+    def images_per_step(self) -> int:
+        """Labeled and unlabeled images per step."""
+        return self.train.batch_size + self.num_unlabeled
+
+    @property
+    def name(self) -> str:
+        """A name for people: method, mask ratio, labels, seed."""
+        parts = [self.method]
+        if self.mask_ratio is not None:
+            parts.append(f"m{self.mask_ratio:g}")
+        if self.label_fraction is not None:
+            parts.append(f"f{self.label_fraction:g}")
+        elif self.num_labels is not None:
+            parts.append(f"n{self.num_labels}")
+        return " ".join([*parts, f"s{self.seed}"])
+
+
+def cell_id(folder: Path) -> str:
+    """Return the identity of the run in a folder: a hash of its config.json and split.json."""
+    files = (folder / "config.json", folder / "split.json")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

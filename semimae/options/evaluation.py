@@ -1,0 +1,40 @@
+"""Options of the evaluation protocols."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from semimae.options.train import OptimConfig, Steps
+from semimae.types import Frozen
+
+Ridge = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class LinearProbeConfig(Frozen):
+    """A linear classifier and nearest neighbors on frozen features of the EMA weights."""
+
+    l2: Annotated[tuple[Ridge, ...], Field(strict=False, min_length=1)] = Field(
+        description="Ridge strengths to try; the best on the validation split is taken."
+    )
+    max_iter: Steps = Field(description="L-BFGS iterations per strength.")
+    knn_k: Steps = Field(description="Neighbors; fewer where there are fewer labeled images.")
+    knn_temperature: float = Field(
+        ge=1e-3, le=1e3, description="Temperature of the neighbors' votes."
+    )
+
+
+class FineTuneConfig(Frozen):
+    """Supervised training of all weights on the labeled images, from the EMA weights."""
+
+    steps: Steps = Field(description="Optimizer steps.")
+    batch_size: int = Field(ge=1, le=2**20, description="Labeled images per step.")
+    ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average that is scored.")
+    reset_head: bool = Field(
+        description="Start with a fresh classifier instead of the trained one."
+    )
+    optim: OptimConfig
+
+    @model_validator(mode="after")
+    def _warms_up(self) -> Self:
+        self.optim.check_warmup(self.steps, "fine_tune.steps")
+        return self

@@ -1,0 +1,152 @@
+"""The grid: section ``ablation`` of params.yaml, and the points that it spans."""
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import Field, model_validator
+
+from semimae.options.cell import FREE
+from semimae.options.data import READ_BY_PREPARE
+from semimae.options.explain import near
+from semimae.options.method import METHODS
+from semimae.options.mim import MaskRatio
+from semimae.types import Frozen
+
+MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})]
+LabelFraction = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Budget = Literal["images", "time"]
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
+PLAIN = "plain"  # the variant that changes nothing
+_VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # it is part of a folder's name
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_FOLDER = re.compile(
+    rf"([a-z_]+)-({_NUMBER})-({_NUMBER}|None)-(\d+)-({'|'.join(BUDGETS)})-({_VARIANT_NAME.pattern})"
+)
+_VARIED = ("data", "backbone", "mim", "pseudo_label", "ssmae", "start", "optim", "train")
+_SHARED = {  # fields of these sections that a variant must leave alone
+    **dict.fromkeys(FREE, "it decides no weight"),
+    **{f"data.{name}": "`prepare` reads it, once for all settings" for name in READ_BY_PREPARE},
+    "data.val_fraction": "settings are compared on the same validation images",
+    "data.labeled_list": "the grid has a list for labels, label_fraction",
+    "train.steps": "settings are compared at equal steps",
+}
+
+
+class AblationConfig(Frozen):
+    """The grid: every combination is trained and scored."""
+
+    method: list[MethodName] = Field(min_length=1, description="Methods of the grid.")
+    mask_ratio: list[MaskRatio] = Field(min_length=1, description="Mask ratios of the grid.")
+    label_fraction: list[LabelFraction | None] = Field(
+        min_length=1, description="Label fractions; null: the labels of the headline."
+    )
+    seed: list[Seed] = Field(min_length=1, description="Seeds; intervals are over these.")
+    budget: list[Budget] = Field(
+        min_length=1,
+        description="images: all methods train for train.steps; time: also for as long as each "
+        "other, by time_factor. images must be among them.",
+    )
+    time_factor: dict[MethodName, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        description="For budget time: each method's steps, as multiples of train.steps; "
+        "`python -m pipeline time-factors` measures them."
+    )
+    variant: list[str] = Field(
+        min_length=1,
+        description="Variants of the grid, plain first; changes says what the others are.",
+    )
+    changes: dict[str, Any] = Field(
+        description="What a variant sets: NAME: {SECTION: {FIELD: VALUE}}, as in "
+        "heavy: {mim: {lambda_mim: 10}}."
+    )
+
+    @model_validator(mode="after")
+    def _factors_are_there(self) -> Self:
+        if "images" not in self.budget:
+            raise ValueError("budget lacks images; write [images] or [images, time]")
+        for name in self.time_factor:
+            if name not in METHODS:
+                hint = near(name, METHODS)
+                raise ValueError(f"time_factor.{name}: unknown key{hint}; it is no method")
+        lacking = [m for m in self.method if "time" in self.budget and m not in self.time_factor]
+        if lacking:
+            raise ValueError(
+                f"time_factor lacks {', '.join(lacking)}; budget time needs a factor for "
+                "each method: run the grid with budget: [images], then "
+                "`python -m pipeline time-factors`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_are_there(self) -> Self:
+        if self.variant[0] != PLAIN:
+            raise ValueError(f"variant begins with {self.variant[0]}; it must begin with {PLAIN}")
+        if PLAIN in self.changes:
+            raise ValueError(f"changes.{PLAIN} is not allowed: {PLAIN} changes nothing")
+        lacking = [name for name in self.variant if name not in {PLAIN, *self.changes}]
+        if lacking:
+            raise ValueError(f"changes lacks {', '.join(lacking)}, which variant asks for")
+        if len(self.variant) > 1 and "time" in self.budget:
+            raise ValueError(
+                "budget time is not for variants, since time_factor is measured of the plain one; "
+                "write budget: [images] or variant: [plain]"
+            )
+        for name, sections in self.changes.items():
+            _check_change(name, sections)
+        return self
+
+
+def _check_change(name: str, sections: object) -> None:
+    """Check a variant's name and shape, and that it leaves alone what all settings share.
+
+    Raises:
+        ValueError: If not.
+    """
+    key = f"changes.{name[:80]}"
+    if not _VARIANT_NAME.fullmatch(name) or name in BUDGETS:
+        raise ValueError(
+            f"{key}: a variant's name has up to 32 small letters, digits and _, a letter first, "
+            f"and is not {' or '.join(BUDGETS)}"
+        )
+    for section, fields in sections.items() if isinstance(sections, dict) else [("", None)]:
+        if section and section not in _VARIED:
+            hint = near(section, _VARIED)
+            raise ValueError(f"{key}.{section}: allowed sections: {', '.join(_VARIED)}{hint}")
+        if not isinstance(fields, dict):
+            raise ValueError(f"{key} must have the form {{SECTION: {{FIELD: VALUE}}}}")
+        for field in fields:
+            if reason := _SHARED.get(f"{section}.{field}"):
+                raise ValueError(f"{key}.{section}.{field} is not allowed: {reason}")
+
+
+class GridPoint(NamedTuple):
+    """One combination of the grid's lists, in the order of the matrix in dvc.yaml."""
+
+    method: str
+    mask_ratio: float
+    label_fraction: float | None
+    seed: int
+    budget: Budget
+    variant: str
+
+    @property
+    def folder(self) -> str:
+        """Its folder below runs/."""
+        return "-".join(map(str, self))
+
+    @property
+    def note(self) -> str:
+        """What it adds to the name of its cell: an unusual budget or variant, or nothing."""
+        unusual = [part for part in (self.budget, self.variant) if part not in {BUDGETS[0], PLAIN}]
+        return "".join(f" {part}" for part in unusual)
+
+    @classmethod
+    def parse(cls, folder: str) -> "GridPoint | None":
+        """Return the point that DVC writes as the name of a folder; None if it is of none."""
+        found = _FOLDER.fullmatch(folder)
+        if found is None:
+            return None
+        method, ratio, fraction, seed, budget, variant = found.groups()
+        assert budget in BUDGETS
+        labels = None if fraction == "None" else float(fraction)
+        return cls(method, float(ratio), labels, int(seed), budget, variant)

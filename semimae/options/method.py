@@ -1,0 +1,364 @@
+"""Options of the methods: each class states which keys of params.yaml its method reads.
+
+Field names are sections of params.yaml. A cell holds these fields alone, so that a key which a
+method does not read changes no cell of that method. A class also names the code that implements
+it; that file is imported when the method is built, and never for another method.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import Field
+
+from semimae.options.mim import Masked
+from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
+from semimae.types import Frozen
+
+Sections = Mapping[str, Frozen]  # of params.yaml, by name
+
+
+# --- rules for pseudo labels
+
+
+class Threshold(Frozen):
+    """A threshold on confidence, which may move at the start of a run."""
+
+    threshold: float = Field(ge=0, le=1, description="Smallest probability of a pseudo label.")
+    threshold_start: float = Field(ge=0, le=1, description="Threshold at the first step.")
+    threshold_ramp: float = Field(
+        ge=0, le=1, description="Share of the run in which it moves from threshold_start; 0: none."
+    )
+
+
+class Ramp(Frozen):
+    """How the consistency loss is faded in."""
+
+    lambda_ramp: float = Field(
+        ge=0, le=1, description="Share of the run in which the consistency loss is faded in."
+    )
+
+
+class Consistency(Ramp):
+    """The weight of the consistency loss."""
+
+    lambda_u: float = Field(ge=0, le=1000, description="Weight of the consistency loss.")
+
+
+class Fairness(Frozen):
+    """FreeMatch's own term."""
+
+    lambda_fair: float = Field(ge=0, le=1000, description="Weight of freematch's fairness loss.")
+
+
+class SquaredError(Frozen):
+    """Mean Teacher's consistency loss."""
+
+    lambda_mse: float = Field(
+        ge=0, le=1000, description="Weight of mean_teacher's squared error, its consistency loss."
+    )
+
+
+class PseudoLabelOptions(Consistency):
+    """How a teacher's predictions on weak views supervise the strong views, whatever the rule."""
+
+    implementation: ClassVar[str]  # of the rule: "module:class"
+
+    alignment: Literal["none", "uniform", "labeled"] = Field(
+        description="Distribution that predictions are aligned to on average "
+        "(arXiv:1911.09785); mean_teacher and ssmae do not align."
+    )
+    momentum: float = Field(
+        ge=0, lt=1, description="Of running means: alignment, adaptive thresholds."
+    )
+    mixup: bool = Field(
+        description="Probabilistic pseudo mixup of strong views (arXiv:2208.05688); semi_vit "
+        "always mixes, mean_teacher and ssmae never do."
+    )
+    teacher: Literal["ema", "student"] = Field(
+        description="Who labels: the moving average of the weights, or the model itself; always "
+        "the average for mean_teacher, semi_vit and ssmae."
+    )
+    skip_rejected: Literal["never", "cpu", "always"] = Field(
+        description="Where strong views with weight 0 are left out of the forward pass (exact). "
+        "always: on a GPU too, padded to eighths of the batch; the host waits once per step."
+    )
+
+
+class FixedLabels(PseudoLabelOptions, Threshold):
+    """One threshold for all classes."""
+
+    implementation = "semimae.methods.rules:FixedRule"
+    rule: Literal["fixed"]
+
+
+class FlexLabels(PseudoLabelOptions, Threshold):
+    """FlexMatch's thresholds, which follow how much of each class has been learned."""
+
+    implementation = "semimae.methods.flexmatch:FlexRule"
+    rule: Literal["flex"]
+
+
+class FreeLabels(PseudoLabelOptions, Fairness):
+    """FreeMatch's thresholds, which follow the running confidence."""
+
+    implementation = "semimae.methods.freematch:FreeRule"
+    rule: Literal["free"]
+
+
+class SoftLabels(PseudoLabelOptions):
+    """SoftMatch's weights instead of a threshold."""
+
+    implementation = "semimae.methods.softmatch:SoftRule"
+    rule: Literal["soft"]
+
+
+AnyLabels = Annotated[
+    FixedLabels | FlexLabels | FreeLabels | SoftLabels, Field(discriminator="rule")
+]
+
+
+# --- sections of params.yaml
+
+
+class PseudoLabelConfig(PseudoLabelOptions, Threshold, Fairness, SquaredError):
+    """The section ``pseudo_label``: the keys of all methods."""
+
+    rule: Literal["fixed", "flex", "free", "soft"] = Field(
+        description="Which labels count, for semi_mae and semi_vit; other methods have their own."
+    )
+
+
+class SSMAEConfig(Frozen):
+    """The gate of method ssmae (arXiv:2601.20072)."""
+
+    gate_accuracy: float = Field(
+        ge=0, le=1, description="Validation accuracy of confident predictions that opens the gate."
+    )
+    gate_start: float = Field(ge=0, lt=1, description="Share of the run before which it is shut.")
+    memory: bool = Field(description="Keep a pseudo label for the rest of the run once accepted.")
+
+
+class StartConfig(Frozen):
+    """The phases before the last one, of methods that have several; the last has train.steps."""
+
+    mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining; 0: none.")
+    supervised_steps: StepsOrNone = Field(description="Steps of supervised training; 0: none.")
+
+
+# --- methods
+
+
+class MethodOptions(Frozen):
+    """What one method reads of params.yaml, and the code that reads it."""
+
+    implementation: ClassVar[str]  # "module:class"
+    uses_unlabeled: ClassVar[bool] = True
+    reconstructs_alone: ClassVar[bool] = False  # in a phase of its own: its weight means nothing
+    # Values that the method itself sets.
+    settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+
+    name: str
+
+    @classmethod
+    def from_sections(cls, sections: Sections) -> Self:
+        """Take from sections of params.yaml the keys that this method reads.
+
+        Args:
+            sections: By name; ``mim`` is a ``Masked``.
+        """
+        own = dict(sections)
+        if cls.reconstructs_alone:
+            mim = own["mim"]
+            assert isinstance(mim, Masked)
+            branch = mim.branch.model_copy(update={"lambda_mim": 1.0})
+            own["mim"] = mim.model_copy(update={"branch": branch})
+        for section, values in cls.settled.items():
+            own[section] = own[section].model_copy(update=dict(values))
+        (name,) = get_args(cls.model_fields["name"].annotation)
+        return cls.model_validate(SimpleNamespace(name=name, **own), from_attributes=True)
+
+    def code(self) -> list[str]:
+        """Return the "module:class" of the method and of its rule for pseudo labels."""
+        labels = getattr(self, "pseudo_label", None)
+        rule = [labels.implementation] if isinstance(labels, PseudoLabelOptions) else []
+        return [self.implementation, *rule]
+
+    def rhythm(self, rhythm: Rhythm) -> Rhythm:
+        """Return the rhythm of a run of this method."""
+        return rhythm
+
+    def phases(self) -> list[tuple["MethodOptions", int | None]]:
+        """Return the phases, each with its steps; ``None``: those of the section ``train``."""
+        return [(self, None)]
+
+
+class SupervisedOptions(MethodOptions):
+    """Labeled images alone."""
+
+    implementation = "semimae.methods.supervised:Supervised"
+    uses_unlabeled = False
+    name: Literal["supervised"]
+
+
+class FixMatchOptions(MethodOptions):
+    """A fixed threshold."""
+
+    implementation = "semimae.methods.fixmatch:FixMatch"
+    settled = MappingProxyType({"pseudo_label": {"rule": "fixed"}})
+    name: Literal["fixmatch"]
+    pseudo_label: FixedLabels
+
+
+class MeanTeacherLabels(SquaredError, Ramp):
+    """What Mean Teacher reads of the section ``pseudo_label``."""
+
+
+class MeanTeacherOptions(MethodOptions):
+    """Squared error between student and average."""
+
+    implementation = "semimae.methods.mean_teacher:MeanTeacher"
+    name: Literal["mean_teacher"]
+    pseudo_label: MeanTeacherLabels
+
+
+class FlexMatchOptions(MethodOptions):
+    """Thresholds that follow how much of each class has been learned."""
+
+    implementation = "semimae.methods.flexmatch:FlexMatch"
+    settled = MappingProxyType({"pseudo_label": {"rule": "flex"}})
+    name: Literal["flexmatch"]
+    pseudo_label: FlexLabels
+
+
+class FreeMatchOptions(MethodOptions):
+    """Thresholds that follow the running confidence."""
+
+    implementation = "semimae.methods.freematch:FreeMatch"
+    settled = MappingProxyType({"pseudo_label": {"rule": "free"}})
+    name: Literal["freematch"]
+    pseudo_label: FreeLabels
+
+
+class SoftMatchOptions(MethodOptions):
+    """Weights instead of a threshold.
+
+    The paper aligns predictions to the uniform distribution, so ``alignment: none`` means
+    ``uniform`` here.
+    """
+
+    implementation = "semimae.methods.softmatch:SoftMatch"
+    settled = MappingProxyType({"pseudo_label": {"rule": "soft"}})
+    name: Literal["softmatch"]
+    pseudo_label: SoftLabels
+
+    @classmethod
+    def from_sections(cls, sections: Sections) -> Self:
+        """Take the keys, and align in any case."""
+        labels = sections["pseudo_label"]
+        if getattr(labels, "alignment", None) == "none":
+            labels = labels.model_copy(update={"alignment": "uniform"})
+        return super().from_sections({**sections, "pseudo_label": labels})
+
+
+class MAEOptions(MethodOptions):
+    """Masked image modeling alone."""
+
+    implementation = "semimae.methods.mae:MaskedPretraining"
+    name: Literal["mae"]
+    reconstructs_alone = True
+    mim: Masked
+
+
+class StartOptions(MethodOptions):
+    """Methods in phases, of which the first reconstructs."""
+
+    reconstructs_alone = True
+    mim: Masked | None  # None in the last phase, like ``start``
+    start: StartConfig | None
+
+    def pretraining(self) -> list[tuple[MethodOptions, int | None]]:
+        """Return the phase of masked pretraining, if there is one."""
+        if self.mim is None or self.start is None or not self.start.mae_steps:
+            return []
+        return [(MAEOptions(name="mae", mim=self.mim), self.start.mae_steps)]
+
+
+class MAEFinetuneOptions(StartOptions):
+    """Masked pretraining, then supervised training."""
+
+    implementation = SupervisedOptions.implementation
+    name: Literal["mae_finetune"]
+
+    def phases(self) -> list[tuple[MethodOptions, int | None]]:
+        """Return pretraining and fine-tuning."""
+        return [*self.pretraining(), (SupervisedOptions(name="supervised"), None)]
+
+
+class SemiViTOptions(StartOptions):
+    """Masked pretraining, supervised training, then pseudo labels."""
+
+    implementation = "semimae.methods.semi_vit:SemiViT"
+    settled = MappingProxyType({"pseudo_label": {"teacher": "ema", "mixup": True}})
+    name: Literal["semi_vit"]
+    pseudo_label: AnyLabels
+
+    def phases(self) -> list[tuple[MethodOptions, int | None]]:
+        """Return pretraining, fine-tuning and self-training."""
+        made = self.pretraining()
+        if self.start is not None and self.start.supervised_steps:
+            made.append((SupervisedOptions(name="supervised"), self.start.supervised_steps))
+        return [*made, (self.model_copy(update={"mim": None, "start": None}), None)]
+
+
+class SSMAELabels(Consistency, Threshold):
+    """What SSMAE reads of the section ``pseudo_label``."""
+
+
+class SSMAEOptions(MethodOptions):
+    """Two agreeing views behind a gate that validation opens: its rhythm decides weights."""
+
+    implementation = "semimae.methods.ssmae:SSMAE"
+    name: Literal["ssmae"]
+    pseudo_label: SSMAELabels
+    mim: Masked
+    ssmae: SSMAEConfig
+    train: ValidationRhythm
+
+    def rhythm(self, rhythm: Rhythm) -> Rhythm:
+        """Return the rhythm with the validations that this run was asked for."""
+        return rhythm.model_copy(update={"eval_every": self.train.eval_every})
+
+
+class SemiMAEOptions(MethodOptions):
+    """Pseudo labels and, in parallel, the reconstruction of masked weak views."""
+
+    implementation = "semimae.methods.semi_mae:SemiMAE"
+    name: Literal["semi_mae"]
+    pseudo_label: AnyLabels
+    mim: Masked
+
+
+# The registry: a new method is a file in semimae/methods, a class here and a member of this union.
+AnyMethod = Annotated[
+    SupervisedOptions
+    | FixMatchOptions
+    | MeanTeacherOptions
+    | FlexMatchOptions
+    | FreeMatchOptions
+    | SoftMatchOptions
+    | MAEOptions
+    | MAEFinetuneOptions
+    | SemiViTOptions
+    | SSMAEOptions
+    | SemiMAEOptions,
+    Field(discriminator="name"),
+]
+
+
+def _by_name() -> dict[str, type[MethodOptions]]:
+    members = get_args(get_args(AnyMethod)[0])
+    return {get_args(cls.model_fields["name"].annotation)[0]: cls for cls in members}
+
+
+METHODS: Mapping[str, type[MethodOptions]] = _by_name()

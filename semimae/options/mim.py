@@ -1,0 +1,98 @@
+"""Options of the MIM branches."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from semimae.patches import num_hidden
+from semimae.types import Frozen
+
+TargetName = Literal["pixels", "norm_pixels", "hog", "teacher_features"]
+MaskRatio = Annotated[float, Field(gt=0, lt=1)]
+LossName = Literal["mse", "l1", "smooth_l1"]
+SMALLEST_BLOCK_GRID = 6  # below it the noise cannot be smoothed and blocks would be single patches
+
+
+class MIMOptions(Frozen):
+    """What all branches have in common."""
+
+    lambda_mim: float = Field(
+        ge=0, le=1000, description="Weight of the reconstruction loss, for semi_mae and ssmae."
+    )
+    target: TargetName = Field(description="What is predicted at each hidden patch.")
+    loss: LossName = Field(description="Distance to the target: mse (MAE), l1 (SimMIM), smooth_l1.")
+    masking: Literal["random", "block"] = Field(
+        description="Hide patches independently, or in connected blocks (arXiv:2106.08254)."
+    )
+    mask_unit: int = Field(
+        ge=1, le=64, description="Patches per side of a square that is hidden as a whole."
+    )
+
+    def check_patches(self, side: int, num_values: int, mask_ratio: float) -> None:
+        """Check that ``side * side`` patches of ``num_values`` can be hidden and predicted.
+
+        Raises:
+            ValueError: If not.
+        """
+        if self.target == "norm_pixels" and num_values < 2:
+            raise ValueError(
+                "mim.target=norm_pixels needs more than one value in a patch; choose "
+                "mim.target: pixels or larger patches"
+            )
+        if side % self.mask_unit:
+            raise ValueError(
+                f"mim.mask_unit={self.mask_unit} does not divide the {side} patches along a side; "
+                "choose a divisor"
+            )
+        units = side // self.mask_unit
+        num_hidden(units**2, mask_ratio)
+        if self.masking == "block" and units < SMALLEST_BLOCK_GRID:
+            raise ValueError(
+                f"mim.masking=block needs {SMALLEST_BLOCK_GRID} mask units along a side, there are "
+                f"{units}; choose mim.masking: random or smaller patches"
+            )
+
+
+class MAEConfig(MIMOptions):
+    """A masked autoencoder (arXiv:2111.06377) on the shared encoder."""
+
+    name: Literal["mae"] = Field(
+        description="Masked autoencoder: the encoder sees visible patches only."
+    )
+    decoder_dim: int = Field(ge=4, le=4096, description="Decoder width, a multiple of 4.")
+    decoder_depth: int = Field(ge=1, le=32, description="Decoder blocks.")
+    decoder_heads: int = Field(ge=1, le=64, description="Decoder heads; must divide decoder_dim.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.decoder_dim % self.decoder_heads or self.decoder_dim % 4:
+            raise ValueError(
+                f"decoder_dim={self.decoder_dim} must be a multiple of 4 and of "
+                f"decoder_heads={self.decoder_heads}"
+            )
+        return self
+
+
+class SimMIMConfig(MIMOptions):
+    """Mask tokens in the encoder and a linear head (arXiv:2111.09886); for any backbone."""
+
+    name: Literal["simmim"] = Field(description="SimMIM: the encoder sees mask tokens too.")
+
+
+# The registry: a new branch is a file, a class here and a member of this union.
+MIMConfig = Annotated[MAEConfig | SimMIMConfig, Field(discriminator="name")]
+
+
+class Masked(Frozen):
+    """The branch of one run: params.yaml has the mask ratio as a key of its own."""
+
+    mask_ratio: MaskRatio
+    branch: MIMConfig
+
+    def check_patches(self, side: int, num_values: int) -> None:
+        """Check that ``side * side`` patches of ``num_values`` can be hidden and predicted.
+
+        Raises:
+            ValueError: If not.
+        """
+        self.branch.check_patches(side, num_values, self.mask_ratio)

@@ -1,0 +1,210 @@
+"""params.yaml as one frozen tree, and the cells that it asks for."""
+
+import itertools
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+
+from semimae.options.backbone import BackboneConfig
+from semimae.options.cell import Cell, Dataset
+from semimae.options.data import DataConfig
+from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
+from semimae.options.explain import explain, near
+from semimae.options.grid import (
+    PLAIN,
+    AblationConfig,
+    Budget,
+    GridPoint,
+    LabelFraction,
+    MethodName,
+    Seed,
+)
+from semimae.options.method import METHODS, PseudoLabelConfig, SSMAEConfig, StartConfig
+from semimae.options.mim import Masked, MaskRatio, MIMConfig
+from semimae.options.train import OptimConfig, TrainConfig
+from semimae.types import Frozen, UserError
+
+LARGEST_GRID = 10_000  # cells; each is a stage of DVC
+_LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
+
+
+class TrackingConfig(Frozen):
+    """What goes to MLflow, and where."""
+
+    experiment: str = Field(
+        min_length=1,
+        max_length=250,
+        description="Name of the experiment, and of the registered model.",
+    )
+    log_model: bool = Field(description="Whether the headline's model is logged and registered.")
+
+
+class Params(Frozen):
+    """The whole of params.yaml; every field is stated there."""
+
+    dataset: Dataset = Field(description="Which images.")
+    method: MethodName = Field(description="How the model learns.")
+    mask_ratio: MaskRatio = Field(description="Share of the patches that the MIM branch hides.")
+    label_fraction: LabelFraction | None = Field(
+        description="Share of the labeled training images whose label is used."
+    )
+    num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
+    seed: Seed = Field(description="Key of all randomness.")
+    data: DataConfig
+    backbone: BackboneConfig
+    mim: MIMConfig
+    pseudo_label: PseudoLabelConfig
+    ssmae: SSMAEConfig
+    start: StartConfig
+    optim: OptimConfig
+    train: TrainConfig
+    linear_probe: LinearProbeConfig
+    fine_tune: FineTuneConfig
+    ablation: AblationConfig
+    tracking: TrackingConfig
+
+    @classmethod
+    def read(cls, path: Path = Path("params.yaml")) -> Self:
+        """Read and check a params.yaml (YAML 1.2: ``1e-2`` is a number, duplicate keys are errors).
+
+        Raises:
+            UserError: With one line that names the key, what arrived, and what is allowed.
+        """
+        tree = _read_yaml(path)
+        try:
+            params = cls.model_validate(tree)
+            params.cell()
+            params.grid()
+        except ValidationError as error:
+            raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
+        return params
+
+    def cell(
+        self,
+        method: str | None = None,
+        mask_ratio: float | None = None,
+        label_fraction: float | None = None,
+        seed: int | None = None,
+        budget: Budget = "images",
+    ) -> Cell:
+        """Return the headline cell, or the one in which the given values replace its own.
+
+        With budget "time" the steps of all its phases are multiplied by the method's time factor.
+
+        Raises:
+            UserError: If the values do not fit together.
+        """
+        method = self.method if method is None else method
+        if method not in METHODS:
+            raise UserError(f"method={method} is unknown; choose one of {', '.join(METHODS)}")
+        factor = self.ablation.time_factor.get(method) if budget == "time" else 1.0
+        if factor is None:
+            raise UserError(f"ablation.time_factor has no {method}, which budget time needs.")
+        train = self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
+        start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+        by_fraction = label_fraction is not None  # it then takes the place of all other choices
+        data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
+        try:
+            ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+            options = METHODS[method].from_sections(
+                {
+                    "mim": Masked(mask_ratio=ratio, branch=self.mim),
+                    "pseudo_label": self.pseudo_label,
+                    "ssmae": self.ssmae,
+                    "start": self.start.model_copy(update=start),
+                    "train": train,
+                }
+            )
+            asked = SimpleNamespace(
+                dataset=self.dataset,
+                options=options,
+                label_fraction=label_fraction if by_fraction else self.label_fraction,
+                num_labels=None if by_fraction else self.num_labels,
+                seed=self.seed if seed is None else seed,
+                data=data,
+                backbone=self.backbone,
+                optim=self.optim,
+                train=train,
+                weights_sha256=None,
+            )
+            return Cell.model_validate(asked, from_attributes=True)  # of each section its own keys
+        except ValidationError as error:
+            raise UserError(explain(Cell, error.errors()[0])) from None
+
+    def variant(self, name: str) -> Self:
+        """Return the params with the changes of one of the grid's variants.
+
+        A section whose ``name`` changes is replaced as a whole: it then has other fields.
+
+        Raises:
+            UserError: If there is no such variant, or its values are not allowed.
+        """
+        if name == PLAIN:
+            return self
+        if name not in self.ablation.changes:
+            raise UserError(f"ablation.changes has no {name}{near(name, self.ablation.changes)}.")
+        tree = self.model_dump()
+        for section, fields in self.ablation.changes[name].items():
+            before = tree[section]
+            is_other = fields.get("name", before.get("name")) != before.get("name")
+            tree[section] = fields if is_other else before | fields
+        try:
+            return type(self).model_validate(tree)
+        except ValidationError as error:
+            words = explain(type(self), error.errors()[0])
+            raise UserError(f"ablation.changes.{name}: {words}") from None
+
+    def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
+        """Return the cells of the ablation, each with the points of the grid that ask for it.
+
+        Both are in the order of the lists; with a ``budget``, those of that one alone.
+
+        Raises:
+            UserError: If they are too many, or one of them does not fit together.
+        """
+        a = self.ablation
+        budgets = [b for b in a.budget if budget in (None, b)]
+        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets, a.variant)
+        count = math.prod(len(values) for values in lists)
+        if count > LARGEST_GRID:
+            raise UserError(
+                f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
+            )
+        changed = {name: self.variant(name) for name in a.variant}
+        cells: dict[str, tuple[Cell, list[GridPoint]]] = {}
+        for point in itertools.starmap(GridPoint, itertools.product(*lists)):
+            try:
+                cell = changed[point.variant].cell(*point[:-1])
+            except UserError as error:
+                where = "" if point.variant == PLAIN else f"ablation.changes.{point.variant}: "
+                raise UserError(f"{where}{error}") from None
+            cells.setdefault(cell.model_dump_json(), (cell, []))[1].append(point)
+        return dict(cells.values())
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(content) > _LARGEST_FILE:
+        raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
+    try:
+        tree = YAML(typ="safe", pure=True).load(content)  # the same messages everywhere
+    except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    return tree
+
+
+def _times(steps: int, factor: float) -> int:
+    return max(1, round(steps * factor)) if steps else 0
