@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipeline.overlay import read
 from semimae.cell import Cell
 from semimae.data.config import DataConfig
 from semimae.data.prepare import prepare
@@ -46,7 +47,7 @@ SETTINGS = {
 
 def make_cell(setting: Setting, device: str, precision: str, **changes: object) -> Cell:
     """Return the cell of a setting; changes are named ``section__field``."""
-    tree: dict[str, Any] = Params.read(RECIPE).model_dump()
+    tree: dict[str, Any] = read(RECIPE).model_dump()
     width, depth, heads = setting.decoder
     batch, mu = setting.batch[device]
     tree["data"] |= {

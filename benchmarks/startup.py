@@ -57,7 +57,7 @@ def measure_startup(rounds: int, *, grid: bool) -> dict[str, dict[str, float]]:
 
 def first_step(folder: Path) -> dict[str, float]:
     """Train one step of the default recipe: until its row is there, and processor time in all."""
-    cell = Params.read(ROOT / "recipes" / "digits.yaml").cell()
+    cell = Params.read(ROOT / "recipes" / "base" / "defaults.yaml").cell()
     train = cell.train.model_copy(update={"steps": 1, "log_every": 1, "eval_every": 1})
     optim = cell.optim.model_copy(update={"warmup_steps": 0})
     cell = cell.model_copy(update={"train": train, "optim": optim})
