@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipeline.overlay import read
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.ingest.choose import make_split
@@ -46,7 +47,7 @@ SETTINGS = {
 
 def make_params(setting: Setting, device: str, precision: str, **changes: object) -> Params:
     """Return the params of a setting; changes are named ``section__field``."""
-    tree: dict[str, Any] = Params.read(RECIPE).model_dump()
+    tree: dict[str, Any] = read(RECIPE).model_dump()
     width, depth, heads = setting.decoder
     batch, mu = setting.batch[device]
     tree["data"] |= {

@@ -58,7 +58,7 @@ def measure_startup(rounds: int, *, grid: bool) -> dict[str, dict[str, float]]:
 
 def first_step(folder: Path) -> dict[str, float]:
     """Train one step of the default recipe: until its row is there, and processor time in all."""
-    params = Params.read(ROOT / "recipes" / "digits.yaml")
+    params = Params.read(ROOT / "recipes" / "base" / "defaults.yaml")
     train = params.train.model_copy(update={"steps": 1, "log_every": 1, "eval_every": 1})
     optim = params.optim.model_copy(update={"warmup_steps": 0})
     params = params.model_copy(update={"train": train, "optim": optim})

@@ -1,4 +1,4 @@
-"""``recipe``: complete params files of known settings."""
+"""``recipe``: params files of known settings."""
 
 import difflib
 import itertools
@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
+from pipeline.overlay import complete, read
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
 from semimae.options.params import Params
 from semimae.types import UserError
 
 app = typer.Typer(
-    help="""Complete params files of known settings.
+    help="""Params files of known settings.
 
     Example: python -m pipeline recipe use cifar10
     """,
@@ -27,7 +28,7 @@ Name = Annotated[str, typer.Argument(help="As `recipe list` names it.")]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A params file whose header says where its values come from and what they led to."""
+    """A file of settings whose header says where its values come from and what they led to."""
 
     path: Path
     text: str
@@ -65,11 +66,11 @@ def list_recipes() -> None:
 
 @app.command()
 def show(name: Name) -> None:
-    """Print a recipe.
+    """Print the whole params file that a recipe stands for.
 
     Example: python -m pipeline recipe show cifar10
     """
-    typer.echo(find(dvc_root(), name).text, nl=False)
+    typer.echo(complete(find(dvc_root(), name).path), nl=False)
 
 
 @app.command()
@@ -84,12 +85,13 @@ def use(
     Example: python -m pipeline recipe use cifar10
     """
     root = dvc_root()
-    recipe = find(root, name)
-    Params.read(recipe.path)
+    path = find(root, name).path
+    text = complete(path)
+    Params.parse(text, path)
     target = root / "params.yaml"
     if not force and _holds_own_work(target):
         raise UserError(f"{target} has changes that git does not have; commit them or add --force.")
-    write_text(target, recipe.text)
+    write_text(target, text)
     typer.echo(f"{target} is now recipe {name}; `dvc repro` runs it.")
 
 
@@ -120,9 +122,12 @@ def find(root: Path, name: str) -> Recipe:
 
 
 def at_equal_steps(path: Path) -> Params | None:
-    """Return params without what `time-factors` writes; None of a file that holds none."""
+    """Return the params of a file or recipe without what `time-factors` writes.
+
+    None stands for a file whose params are not valid.
+    """
     try:
-        params = Params.read(path)
+        params = read(path)
     except UserError:
         return None
     ablation = params.ablation.model_copy(update={"budget": ["images"], "time_factor": {}})
@@ -136,13 +141,6 @@ def _holds_own_work(path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    recipes = _recipes(path.parent).values()
-    settings = _settings(path.read_text(encoding="utf-8"))
-    if any(settings == _settings(recipe.text) for recipe in recipes):
-        return False
-    own = at_equal_steps(path)
-    if own is not None and any(own == at_equal_steps(recipe.path) for recipe in recipes):
-        return False
     status = subprocess.run(
         ["git", "status", "--porcelain", "--", path.name],
         cwd=path.parent,
@@ -150,9 +148,8 @@ def _holds_own_work(path: Path) -> bool:
         text=True,
         check=False,
     )
-    return status.returncode != 0 or bool(status.stdout)  # without git nothing can be restored
-
-
-def _settings(text: str) -> list[str]:
-    """Return the lines below the header."""
-    return list(itertools.dropwhile(lambda line: line.startswith("#"), text.splitlines()))
+    if status.returncode == 0 and not status.stdout:  # without git nothing can be restored
+        return False
+    own = at_equal_steps(path)
+    recipes = _recipes(path.parent).values()
+    return own is None or all(own != at_equal_steps(recipe.path) for recipe in recipes)

@@ -12,7 +12,7 @@ from semimae.files import write_text
 from semimae.options.params import Params
 
 TARGET = Path("docs/reference/params.md")
-DEFAULTS = Path("recipes/digits.yaml")  # what params.yaml holds in a fresh clone
+DEFAULTS = Path("recipes/base/defaults.yaml")  # what params.yaml holds in a fresh clone
 _HEADER = """\
 # params.yaml
 

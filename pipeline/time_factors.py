@@ -1,11 +1,12 @@
 """``time-factors``: how many steps of each method take as long as the headline's run."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from pipeline.round_trip import dump, load
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
 from semimae.options.grid import BUDGETS, PLAIN
@@ -56,25 +57,9 @@ def time_factors(
 
 def _write(path: Path, factors: dict[str, float]) -> None:
     """Ask for both budgets in a params file; comments and all else stay."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-    from ruamel.yaml.representer import RoundTripRepresenter
-
-    class Representer(RoundTripRepresenter):
-        """Writes null as null, not as nothing."""
-
-    Representer.add_representer(
-        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    yaml = YAML()
-    yaml.Representer = Representer
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    tree = yaml.load(path)
+    tree = load(path)
     asked = {"budget": CommentedSeq(BUDGETS), "time_factor": CommentedMap(factors)}
     for name, value in asked.items():
         value.fa.set_flow_style()
         tree["ablation"][name] = value
-    text = io.StringIO()
-    yaml.dump(tree, text)
-    write_text(path, text.getvalue())
+    write_text(path, dump(tree))

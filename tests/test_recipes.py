@@ -1,10 +1,11 @@
-"""Each recipe is complete, honest about its origin, and trains; and the commands around them."""
+"""Each recipe is honest about its origin and trains; overlays; and the commands around them."""
 
 import copy
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from support import REPO
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app, main
+from pipeline.overlay import FREE_FORM, complete, read
 from pipeline.recipe import Recipe
+from pipeline.round_trip import load
 from pipeline.time_factors import _write as write_factors
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.loop import train
@@ -30,6 +33,8 @@ from semimae.random import uniform
 from semimae.types import Batch, Step, UserError
 
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"))
+BASES = sorted((REPO / "recipes/base").glob("*.yaml"))
+DEFAULTS = REPO / "recipes/base/defaults.yaml"
 EXPECTED = {
     *("digits", "compare_digits", "study_cifar10", "study_cifar10_cpu"),
     "remedies_cifar10",
@@ -54,9 +59,9 @@ HEADER = ["Source", "Steps", "Hardware", "Hours", "Seeds", "Score"]
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 
-def settings(path: Path) -> list[str]:
-    """Return a file's lines without the comment at its top."""
-    lines = path.read_text().splitlines()
+def settings(text: str) -> list[str]:
+    """Return the lines of a params file without the comment at its top."""
+    lines = text.splitlines()
     return lines[next(i for i, line in enumerate(lines) if not line.startswith("#")) :]
 
 
@@ -67,7 +72,7 @@ def keys(tree: Any, prefix: str = "") -> set[str]:
 
 
 def num_classes(path: Path) -> int:
-    return 1000 if path.stem.startswith("imagenet") else NUM_CLASSES[Params.read(path).dataset]
+    return 1000 if path.stem.startswith("imagenet") else NUM_CLASSES[read(path).dataset]
 
 
 def build(cell: Cell, classes: int) -> SemiModel:
@@ -88,12 +93,65 @@ def test_all_are_there() -> None:
 
 
 def test_digits_is_the_default() -> None:
-    assert settings(REPO / "recipes/digits.yaml") == settings(REPO / "params.yaml")
+    digits = complete(REPO / "recipes/digits.yaml")
+    assert settings(digits) == settings((REPO / "params.yaml").read_text())
+
+
+# --- overlays
+
+
+def overlays(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Return a recipe, its base, the base of that, and so on, each with what it states."""
+    tree = load(path)
+    base = tree.pop("base", None)
+    yield path, tree
+    if base is not None:
+        yield from overlays(path.parent / f"{base}.yaml")
+
+
+def test_recipes_are_short() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in RECIPES + BASES) <= 1600
+
+
+def test_one_file_states_every_key_and_all_recipes_build_on_it() -> None:
+    for path in RECIPES:
+        assert [file for file, _ in overlays(path)][-1].samefile(DEFAULTS), path
+    assert keys(load(DEFAULTS)) == keys(Params.read(DEFAULTS).model_dump())
+    assert settings(DEFAULTS.read_text()) == settings((REPO / "params.yaml").read_text())
+
+
+def test_every_base_is_used() -> None:
+    users = [tree["base"] for tree in map(load, RECIPES + BASES) if "base" in tree]
+    assert {path.stem for path in BASES} <= {Path(name).name for name in users}
+
+
+@pytest.mark.parametrize("path", RECIPES + BASES, ids=lambda path: path.stem)
+def test_an_overlay_states_only_what_differs_from_its_base(path: Path) -> None:
+    tree = load(path)
+    if "base" not in tree:
+        return
+    base = load_complete(path.parent / f"{tree.pop('base')}.yaml")
+    assert same(tree, base) == []
+
+
+def load_complete(path: Path) -> Any:
+    return YAML(typ="safe").load(complete(path))
+
+
+def same(overlay: Any, base: Any, prefix: str = "") -> list[str]:
+    """Return the keys of an overlay that change nothing, and the sections that hold nothing."""
+    if not isinstance(overlay, dict) or prefix.rpartition(".")[2] in FREE_FORM:
+        return [prefix] if overlay == base else []
+    found = [same(value, base[key], f"{prefix}.{key}") for key, value in overlay.items()]
+    return sum(found, [] if overlay or not prefix else [prefix])
+
+
+# --- each recipe
 
 
 @each_recipe
 def test_states_every_field(path: Path) -> None:
-    assert keys(YAML(typ="safe").load(path)) == keys(Params.read(path).model_dump())
+    assert keys(YAML(typ="safe").load(complete(path))) == keys(read(path).model_dump())
 
 
 @each_recipe
@@ -109,12 +167,12 @@ def test_header_says_where_it_comes_from_and_what_it_led_to(path: Path) -> None:
     assert score
     assert score[2] is None or (REPO / score[2] / "summary.md").is_file()
     assert recipe.is_measured != header.endswith("Score: unrun")
-    assert max(map(len, path.read_text().splitlines())) <= 100
+    assert max(map(len, complete(path).splitlines())) <= 100
 
 
 @each_recipe
 def test_schedule_fits(path: Path) -> None:
-    params = Params.read(path)
+    params = read(path)
     assert params.optim.warmup_steps < params.train.steps / 5
     assert params.fine_tune.optim.warmup_steps <= params.fine_tune.steps / 10
     assert params.train.eval_every <= params.train.steps
@@ -122,7 +180,7 @@ def test_schedule_fits(path: Path) -> None:
 
 def how_labeled(path: Path) -> set[tuple[float | None, int | None, str | None]]:
     """Return the ways in which headline and grid choose labels: share, number, list."""
-    params = Params.read(path)
+    params = read(path)
     cells = [params.cell(), *params.grid()]
     return {(cell.label_fraction, cell.num_labels, cell.data.labeled_list) for cell in cells}
 
@@ -157,7 +215,7 @@ def test_imagenet_takes_the_customary_list(percent: int, labels: int, model: str
 )
 def test_header_counts_the_labels_that_the_split_takes(name: str, rows: int) -> None:
     path = REPO / f"recipes/{name}.yaml"
-    rest = rows - round(rows * Params.read(path).data.val_fraction)
+    rest = rows - round(rows * read(path).data.val_fraction)
     shares = [share or 0 for share, _, _ in how_labeled(path)]
     named = header_labels(path)
     assert {min(round(share * rows), rest) for share in shares} <= {*named}
@@ -173,14 +231,14 @@ def header_labels(path: Path) -> list[int]:
 
 
 def test_compare_digits_covers_all_methods_that_classify() -> None:
-    methods = set(Params.read(REPO / "recipes/compare_digits.yaml").ablation.method)
+    methods = set(read(REPO / "recipes/compare_digits.yaml").ablation.method)
     assert methods == METHODS.keys() - {"mae"} | {"mae_finetune"}
 
 
 @each_recipe
 def test_model_has_the_size_it_claims(path: Path) -> None:
     """The model in full, on the meta device, where it costs neither memory nor time."""
-    cell = Params.read(path).cell()
+    cell = read(path).cell()
     with torch.device("meta"):
         model = build(cell, num_classes(path))
     blocks = [p for name, p in model.named_parameters() if ".blocks." in name and "mim" not in name]
@@ -194,7 +252,7 @@ def test_every_method_of_it_trains_a_step(path: Path, tmp_path: Path) -> None:
 
     Two of the twelve equal blocks of the larger models are enough: the whole is built above.
     """
-    params, classes = Params.read(path), num_classes(path)
+    params, classes = read(path), num_classes(path)
     cells = {cell.method: cell for cell in [params.cell(), *params.grid()]}
     for cell in cells.values():
         for phase in phases(cell):
@@ -285,15 +343,15 @@ def test_list_names_all_with_their_state(project: Path) -> None:
     assert all(line.endswith((".", "?")) for line in lines)
 
 
-def test_show_prints_the_file(project: Path) -> None:
-    assert recipe("show", "cifar10") == (REPO / "recipes/cifar10.yaml").read_text()
+def test_show_prints_the_params_file(project: Path) -> None:
+    assert recipe("show", "cifar10") == complete(REPO / "recipes/cifar10.yaml")
 
 
 def test_use_replaces_params_and_can_be_followed_by_another(project: Path) -> None:
     for name in ("cifar10", "imagefolder"):
         assert name in recipe("use", name)
         text = (project / "params.yaml").read_text()
-        assert text == (REPO / f"recipes/{name}.yaml").read_text()
+        assert text == complete(REPO / f"recipes/{name}.yaml")
 
 
 def test_use_writes_a_missing_params_file(project: Path) -> None:
@@ -322,7 +380,7 @@ def test_use_follows_a_study_whose_factors_were_measured(project: Path) -> None:
     write_factors(params, {"supervised": 4.0, "fixmatch": 1.5, "semi_mae": 1.0})
     assert "time" in Params.read(params).ablation.budget
     recipe("use", "remedies_cifar10_cpu")
-    assert params.read_text() == (REPO / "recipes/remedies_cifar10_cpu.yaml").read_text()
+    assert params.read_text() == complete(REPO / "recipes/remedies_cifar10_cpu.yaml")
 
 
 def test_use_overwrites_what_git_has(project: Path) -> None:

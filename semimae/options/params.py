@@ -74,7 +74,16 @@ class Params(Frozen):
         Raises:
             UserError: With one line that names the key, what arrived, and what is allowed.
         """
-        tree = _read_yaml(path)
+        return cls.parse(_read(path), path)
+
+    @classmethod
+    def parse(cls, content: bytes | str, path: Path) -> Self:
+        """Check the content of a params file, which messages call ``path``.
+
+        Raises:
+            UserError: With one line that names the key, what arrived, and what is allowed.
+        """
+        tree = _parse_yaml(content, path)
         try:
             params = cls.model_validate(tree)
             params.cell()
@@ -186,14 +195,17 @@ class Params(Frozen):
         return dict(cells.values())
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+            return file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _parse_yaml(content: bytes | str, path: Path) -> dict[str, Any]:
     if len(content) > _LARGEST_FILE:
         raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
     try:

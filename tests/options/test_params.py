@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from support import REPO, changed_params
 
+from pipeline.overlay import complete
 from semimae.engine.phases import phases
 from semimae.methods.registry import METHODS
 from semimae.options.cell import Cell
@@ -158,10 +159,10 @@ def test_values_arrive_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_recipe_is_a_complete_params_file(path: Path) -> None:
-    params = Params.read(path)
-    assert params.cell()
-    compare(Params, YAML(typ="safe").load(path), path.name)
+def test_every_recipe_stands_for_a_complete_params_file(path: Path) -> None:
+    text = complete(path)
+    assert Params.parse(text, path).cell()
+    compare(Params, YAML(typ="safe").load(text), path.name)
 
 
 # --- refusals

@@ -1,0 +1,54 @@
+"""YAML files that are changed and written again: comments and the form of numbers stay."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from semimae.types import UserError
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as null, not as nothing."""
+
+
+_Representer.add_representer(
+    type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
+def load(path: Path) -> CommentedMap:
+    """Return a file's keys and values, with their comments.
+
+    Raises:
+        UserError: If the file cannot be read, or does not hold keys and values.
+    """
+    try:
+        tree = _yaml().load(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
+    if not isinstance(tree, CommentedMap):
+        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    return tree
+
+
+def dump(tree: CommentedMap) -> str:
+    """Return what ``load`` gave as text again."""
+    text = io.StringIO()
+    _yaml().dump(tree, text)
+    return text.getvalue()
+
+
+def _yaml() -> Any:
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
