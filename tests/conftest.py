@@ -6,8 +6,9 @@ import pytest
 import torch
 from support import PROPERTY, REPO, changed_params
 
-from semimae.data.split import Split, make_split
+from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 from semimae.options.cell import Cell
 

@@ -7,12 +7,12 @@ from typing import Any
 from small_models import scramble
 from support import changed_params
 
-from semimae.data.split import make_split
 from semimae.data.store import Prepared
-from semimae.engine.fit import model_of, save_model
 from semimae.evaluation.probe import probe
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
-from semimae.model import SemiModel
+from semimae.model import SemiModel, model_of
+from semimae.model_file import save_model
 from semimae.options.cell import Cell
 from semimae.options.params import Params
 

@@ -13,7 +13,7 @@ from support import REPO
 
 from pipeline.__main__ import app
 from pipeline.reference import DEFAULTS, TARGET, reference
-from semimae.options.method import METHOD_SECTIONS
+from semimae.options.method import METHODS
 from semimae.options.params import Params
 
 PAGES = sorted([*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")])
@@ -121,7 +121,7 @@ def test_a_page_speaks_of_this_repository_alone(page: Path) -> None:
 
 def test_every_method_is_explained() -> None:
     text = (REPO / "docs/method.md").read_text()
-    for name in METHOD_SECTIONS:
+    for name in METHODS:
         assert f"| `{name}` |" in text, name
 
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from runs import drawn_model
 from safetensors.torch import load_file, save_file
-from semimae.inference.trained import Classifier, open_model
 
 from semimae.data.crops import center_crop
 from semimae.data.store import Prepared
-from semimae.engine.fit import infer, save_model
+from semimae.engine.infer import infer
+from semimae.inference.classifier import Classifier
+from semimae.model_file import open_model, save_model
 from semimae.options.cell import Cell
 from semimae.types import UserError
 

@@ -83,7 +83,6 @@ def build(cell: Cell, classes: int) -> SemiModel:
         image_size=cell.data.image_size,
         channels=cell.data.channels,
         num_classes=classes,
-        mask_ratio=cell.mask_ratio,
         seed=cell.seed,
     )
 

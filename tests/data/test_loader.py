@@ -19,8 +19,9 @@ from semimae.data.loader import (
     eval_batches,
     sample_rows,
 )
-from semimae.data.split import Split, make_split
+from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 from semimae.options.data import DataConfig
 from semimae.random import uniform

@@ -10,8 +10,9 @@ from data_helpers import in_memory
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from semimae.data.split import Split, make_split
+from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.ingest.choose import make_split
 from semimae.types import UserError
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from data_helpers import data_config, in_memory
 
-from semimae.data.split import make_split
 from semimae.data.store import Prepared
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 from semimae.types import UserError
 

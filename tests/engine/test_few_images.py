@@ -16,12 +16,12 @@ from semimae.engine.phases import fit_phases
 from semimae.evaluation.probe import probe
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig
-from semimae.options.method import METHOD_SECTIONS
+from semimae.options.method import METHODS
 from semimae.types import UserError
 
 MakeCell = Callable[..., Cell]
 SHORT = {"train__steps": 3, "start__mae_steps": 2, "start__supervised_steps": 2}
-every_method = pytest.mark.parametrize("method", METHOD_SECTIONS)
+every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def subset(digits: Prepared, rows: list[int]) -> Prepared:

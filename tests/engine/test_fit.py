@@ -14,10 +14,12 @@ from semimae.data.store import Prepared
 from semimae.engine import fit as fit_module
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, set_up_device
-from semimae.engine.fit import fit, infer, load_model, model_of, save_model
-from semimae.model_file import ModelInfo
+from semimae.engine.fit import fit
+from semimae.engine.infer import infer
+from semimae.model import model_of
+from semimae.model_file import ModelInfo, load_model, save_model
 from semimae.options.cell import Cell
-from semimae.options.method import METHOD_PHASES, METHOD_SECTIONS
+from semimae.options.method import METHOD_PHASES, METHODS
 from semimae.types import Step, UserError
 
 MakeCell = Callable[..., Cell]
@@ -66,7 +68,7 @@ def test_images_of_another_size_are_refused(small_cell: MakeCell, digits: Prepar
 # --- training
 
 
-@pytest.mark.parametrize("method", sorted(METHOD_SECTIONS.keys() - METHOD_PHASES.keys()))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - METHOD_PHASES.keys()))
 def test_the_host_waits_for_rows_alone_and_not_for_steps(
     method: str, small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
 ) -> None:

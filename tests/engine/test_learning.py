@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from support import REPO
 
-from semimae.data.split import make_split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints
-from semimae.engine.fit import accuracy, fit, infer
+from semimae.engine.fit import fit
+from semimae.engine.infer import accuracy, infer
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 from semimae.options.params import Params
 

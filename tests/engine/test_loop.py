@@ -75,7 +75,6 @@ def small_model() -> SemiModel:
         image_size=8,
         channels=1,
         num_classes=3,
-        mask_ratio=None,
         seed=0,
     )
 

@@ -94,7 +94,6 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
         image_size=cell.data.image_size,
         channels=cell.data.channels,
         num_classes=CLASSES,
-        mask_ratio=cell.mask_ratio,
         seed=0,
     )
     teacher = copy.deepcopy(model).requires_grad_(False)

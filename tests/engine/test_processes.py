@@ -9,9 +9,9 @@ from process_worker import CASES, Result, case, run
 from support import REPO, changed_params
 
 from pipeline.launch import launch
-from semimae.data.split import make_split
 from semimae.data.store import Prepared
 from semimae.distributed import share_of
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 
 WORKER = Path(__file__).with_name("process_worker.py")

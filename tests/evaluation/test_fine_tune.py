@@ -10,10 +10,10 @@ from support import changed_params
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, Row
-from semimae.engine.fit import infer, model_of
+from semimae.engine.infer import infer
 from semimae.evaluation.fine_tune import fine_tune
 from semimae.evaluation.metrics import Scores, score
-from semimae.model import SemiModel
+from semimae.model import SemiModel, model_of
 from semimae.options.cell import Cell
 from semimae.options.evaluation import FineTuneConfig
 from semimae.types import Interrupted

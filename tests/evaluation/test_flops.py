@@ -3,7 +3,7 @@ import torch
 from support import changed_params
 
 from semimae.evaluation.flops import count_flops, step_flops, training_flops
-from semimae.options.method import METHOD_SECTIONS
+from semimae.options.method import METHODS
 
 
 def test_a_matrix_product_counts_two_per_multiplication() -> None:
@@ -34,7 +34,7 @@ def test_a_supervised_step_is_the_textbook_formula(pool: str, trim: list[str]) -
     assert step_flops(cell, classes) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", METHOD_SECTIONS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_counted(method: str) -> None:
     assert training_flops(changed_params(method=method).cell(), 10) > 0
 

@@ -10,7 +10,7 @@ from support import changed_params
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.engine.fit import infer, model_of
+from semimae.engine.infer import infer
 from semimae.evaluation.metrics import Scores
 from semimae.evaluation.probe import (
     fit_linear,
@@ -19,6 +19,7 @@ from semimae.evaluation.probe import (
     probe,
     standardize,
 )
+from semimae.model import model_of
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig
 

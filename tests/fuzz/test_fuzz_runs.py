@@ -12,12 +12,12 @@ from support import changed_params
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.phases import fit_phases
-from semimae.options.method import METHOD_SECTIONS
+from semimae.options.method import METHODS
 from semimae.types import UserError
 
 pytestmark = pytest.mark.slow
 OPTIONS: dict[str, list[Any]] = {
-    "method": sorted(METHOD_SECTIONS),
+    "method": sorted(METHODS),
     "optim__lr": [1e-300, 1e-3, 10.0],
     "optim__weight_decay": [0.0, 10.0],
     "optim__betas": [[0.0, 0.0], [0.9, 0.999], [0.999999999, 0.0]],

@@ -24,9 +24,10 @@ from semimae.backbones.weights import load_weights
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, TrainState, _checksum
-from semimae.engine.fit import load_model, model_of, save_model
 from semimae.engine.optim import build_optimizer
 from semimae.methods.registry import METHODS
+from semimae.model import model_of
+from semimae.model_file import load_model, save_model
 from semimae.options.cell import Cell
 from semimae.types import UserError
 

@@ -8,7 +8,6 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from semimae.inference.trained import Trained
 from small_models import BACKBONES, CHANNELS, CLASSES, IMAGE_SIZE, build, scramble
 from support import changed_params
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from semimae.data.store import DatasetInfo
 from semimae.inference.exports import FORMATS, export
 from semimae.inference.timm_folder import license_of
-from semimae.model_file import ModelInfo
+from semimae.model_file import ModelInfo, Trained
 from semimae.options.backbone import ViTConfig
 from semimae.types import UserError
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from runs import drawn_model
-from semimae.inference.trained import Trained, open_model
 
 from semimae.data.store import Prepared
-from semimae.engine.fit import infer, save_model
-from semimae.engine.infer import Outputs
+from semimae.engine.infer import Outputs, infer
 from semimae.inference.predict import predict_files
+from semimae.model_file import Trained, open_model, save_model
 from semimae.options.cell import Cell
 from semimae.types import UserError
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from data_helpers import in_memory
 
-from semimae.data.split import Split, make_split
+from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.ingest.choose import make_split
 from semimae.types import UserError
 
 NUM_IMAGENET = 1_281_167

@@ -11,10 +11,9 @@ from torch import Tensor
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.engine.fit import model_of
 from semimae.methods.base import Method, predict
 from semimae.methods.registry import METHODS
-from semimae.model import SemiModel
+from semimae.model import SemiModel, model_of
 from semimae.options.cell import Cell
 from semimae.options.method import METHOD_PHASES, METHOD_SECTIONS
 from semimae.types import Batch, StepOutput

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from semimae.data.split import Split, make_split
+from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.distributed import World
 from semimae.engine import phases as engine
 from semimae.engine.checkpoint import TrainState
 from semimae.engine.phases import fit_phases, phase_key, phases
 from semimae.files import held_lock
+from semimae.ingest.choose import make_split
 from semimae.options.cell import Cell
 from semimae.types import Interrupted
 

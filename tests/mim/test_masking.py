@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from semimae.mim.masking import random_masking
-from semimae.options.mim import num_hidden
+from semimae.patches import num_hidden
 
 lengths = st.integers(2, 64)
 ratios = st.floats(0.01, 0.99)

@@ -7,8 +7,8 @@ import pytest
 from small_models import mae, simmim, timm_model, vit
 
 from semimae.data.store import Prepared
-from semimae.engine.fit import model_of
 from semimae.evaluation.reconstruct import reconstruct
+from semimae.model import model_of
 from semimae.options.cell import Cell
 from semimae.options.mim import MIMConfig
 

@@ -8,7 +8,8 @@ import pytest
 from support import REPO, changed_params
 
 from semimae.data.store import Prepared
-from semimae.engine.fit import load_model, model_of, save_model
+from semimae.model import model_of
+from semimae.model_file import load_model, save_model
 from semimae.options.cell import Cell, cell_id
 from semimae.options.params import Params
 from semimae.types import UserError

@@ -18,8 +18,8 @@ from typing import IO, Self
 from ruamel.yaml import YAML
 from support import REPO, changed_params
 
-from semimae.data.split import make_split
 from semimae.data.store import Prepared
+from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 
 SERVER = Path(__file__).with_name("stage_server.py")

@@ -17,7 +17,7 @@ from runs import Project
 from support import REPO
 
 from pipeline.tracking import finish_pipeline, publish
-from semimae.engine.fit import infer
+from semimae.engine.infer import infer
 
 pytestmark = pytest.mark.slow
 

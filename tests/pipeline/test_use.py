@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.tables import table
-from semimae.engine.fit import infer
+from semimae.engine.infer import infer
 from semimae.types import UserError
 
 
