@@ -40,6 +40,7 @@ LAYERS = [
     "semimae.engine",
     "semimae.evaluation",
     "semimae.inference",
+    "semimae.training",
     "pipeline.source_code",
     "pipeline.workspace",
     "pipeline.stage",
