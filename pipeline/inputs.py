@@ -15,6 +15,7 @@ OF_SPLIT = (
     "label_fraction",  # of these two, for null in the grid
     "num_labels",
     "data",
+    "labeled",
     "backbone",
     "mim",
     "pseudo_label",

@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     the unlabeled images: a method cannot see them by construction.
     """
 
-    labeled: Tensor  # [b, C, H, W], weak view
+    labeled: Tensor  # [b, C, H, W], weak or strong view; may be mixed
     labels: Tensor  # [B], class indices
     weak: Tensor  # [u, C, H, W], weak view of the unlabeled images
     strong: Tensor  # [u, C, H, W], strong view of the same images
@@ -65,6 +65,7 @@ class Batch(NamedTuple):
     first_labeled: int = 0  # place of the first of ``labeled`` in the global batch
     first_unlabeled: int = 0  # place of the first of ``weak``
     accumulate: int = 1  # micro-batches that the gradient is added up over
+    targets: Tensor | None = None  # [b, N], of ``labeled``; None: its labels
 
     @property
     def labeled_rows(self) -> slice:
@@ -89,6 +90,7 @@ class Batch(NamedTuple):
         )
         return self._replace(
             labeled=self.labeled[labeled],
+            targets=None if self.targets is None else self.targets[labeled],
             weak=self.weak[unlabeled],
             strong=self.strong[unlabeled],
             mask_noise=self.mask_noise[unlabeled],

@@ -86,6 +86,7 @@ def fit(
         num_patches=model.backbone.num_patches,
         num_steps=cell.train.steps,
         device=device,
+        labeled=cell.labeled,
         accumulate=cell.train.accumulate,
     )
     try:

@@ -23,6 +23,7 @@ from semimae.options.grid import (
     MethodName,
     Seed,
 )
+from semimae.options.labeled import LabeledConfig
 from semimae.options.method import (
     METHODS,
     PseudoLabelConfig,
@@ -61,6 +62,7 @@ class Params(Frozen):
     num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
     seed: Seed = Field(description="Key of all randomness.")
     data: DataConfig
+    labeled: LabeledConfig
     backbone: BackboneConfig
     mim: MIMConfig
     pseudo_label: PseudoLabelConfig
@@ -127,6 +129,7 @@ class Params(Frozen):
             ratio = self.mask_ratio if mask_ratio is None else mask_ratio
             options = METHODS[method].from_sections(
                 {
+                    "labeled": self.labeled,
                     "mim": Masked(mask_ratio=ratio, branch=self.mim),
                     "pseudo_label": self.pseudo_label,
                     "ssmae": self.ssmae,
