@@ -24,7 +24,7 @@ class MeanTeacher(Method):
     options: MeanTeacherOptions
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"supervised": 1.0, "consistency": self.options.pseudo_label.lambda_mse}
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ class PseudoLabelMethod(Method):
         self.align = Alignment(self.config, num_classes)
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"supervised": 1.0, "consistency": self.config.lambda_u, **self.rule.weights}
 
     @torch.no_grad()

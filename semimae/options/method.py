@@ -168,11 +168,10 @@ class MethodOptions(Frozen):
             sections: By name; ``mim`` is a ``Masked``.
         """
         own = dict(sections)
-        if cls.reconstructs_alone:
-            mim = own["mim"]
-            assert isinstance(mim, Masked)
-            branch = mim.branch.model_copy(update={"lambda_mim": 1.0})
-            own["mim"] = mim.model_copy(update={"branch": branch})
+        mim = own["mim"]
+        assert isinstance(mim, Masked)
+        branch = mim.branch.without_unread(alone=cls.reconstructs_alone)
+        own["mim"] = mim.model_copy(update={"branch": branch})
         for section, values in cls.settled.items():
             own[section] = own[section].model_copy(update=dict(values))
         (name,) = get_args(cls.model_fields["name"].annotation)

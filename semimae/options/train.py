@@ -25,8 +25,8 @@ class OptimConfig(Frozen):
         Field(strict=False, description="AdamW's decay rates."),
     ]
     layer_decay: float = Field(gt=0, le=1, description="Learning-rate factor per layer downwards.")
-    grad_clip: float = Field(
-        gt=0, description="Largest gradient norm; larger ones are scaled down."
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(
+        description="Largest gradient norm; larger ones are scaled down. null: none is."
     )
 
     @model_validator(mode="after")
