@@ -18,6 +18,14 @@ from semimae.types import Frozen
 Sections = Mapping[str, Frozen]  # of params.yaml, by name
 
 
+def values_of(section: Frozen) -> SimpleNamespace:
+    """Return a section's values for another class, which takes the keys that it knows.
+
+    Pydantic would let an instance of a subclass pass as it is, with all of its keys.
+    """
+    return SimpleNamespace(**dict(section))
+
+
 # --- rules for pseudo labels
 
 
@@ -139,10 +147,15 @@ class SSMAEConfig(Frozen):
     memory: bool = Field(description="Keep a pseudo label for the rest of the run once accepted.")
 
 
-class StartConfig(Frozen):
-    """The phases before the last one, of methods that have several; the last has train.steps."""
+class PretrainingSteps(Frozen):
+    """The length of a first phase that reconstructs."""
 
     mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining; 0: none.")
+
+
+class StartConfig(PretrainingSteps):
+    """The phases before the last one, of methods that have several; the last has train.steps."""
+
     supervised_steps: StepsOrNone = Field(description="Steps of supervised training; 0: none.")
 
 
@@ -175,7 +188,8 @@ class MethodOptions(Frozen):
         for section, values in cls.settled.items():
             own[section] = own[section].model_copy(update=dict(values))
         (name,) = get_args(cls.model_fields["name"].annotation)
-        return cls.model_validate(SimpleNamespace(name=name, **own), from_attributes=True)
+        values = {section: values_of(found) for section, found in own.items()}
+        return cls.model_validate(SimpleNamespace(name=name, **values), from_attributes=True)
 
     def code(self) -> list[str]:
         """Return the "module:class" of the method and of its rule for pseudo labels."""
@@ -274,7 +288,7 @@ class StartOptions(MethodOptions):
 
     reconstructs_alone = True
     mim: Masked | None  # None in the last phase, like ``start``
-    start: StartConfig | None
+    start: PretrainingSteps | None
 
     def pretraining(self) -> list[tuple[MethodOptions, int | None]]:
         """Return the phase of masked pretraining, if there is one."""
@@ -301,6 +315,7 @@ class SemiViTOptions(StartOptions):
     settled = MappingProxyType({"pseudo_label": {"teacher": "ema", "mixup": True}})
     name: Literal["semi_vit"]
     pseudo_label: AnyLabels
+    start: StartConfig | None
 
     def phases(self) -> list[tuple[MethodOptions, int | None]]:
         """Return pretraining, fine-tuning and self-training."""

@@ -17,10 +17,10 @@ from support import REPO, changed_params
 
 from pipeline.overlay import complete
 from semimae.engine.phases import phases
-from semimae.methods.registry import METHODS
+from semimae.methods.registry import build_method
 from semimae.options.cell import Cell
 from semimae.options.grid import GridPoint
-from semimae.options.method import METHOD_SECTIONS
+from semimae.options.method import METHODS, SemiViTOptions
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -29,8 +29,8 @@ TEXT = PARAMS.read_text()
 TREE: dict[str, Any] = YAML(typ="safe").load(TEXT)
 # Without NEL, which ruamel.yaml writes as a line break.
 NO_NEL = st.characters(codec="utf-8", exclude_characters="\x85")
-WITHOUT_RATIO = [name for name, sections in METHOD_SECTIONS.items() if "mim" not in sections]
-WITH_RATIO = [name for name, sections in METHOD_SECTIONS.items() if "mim" in sections]
+WITHOUT_RATIO = [name for name, cls in METHODS.items() if "mim" not in cls.model_fields]
+WITH_RATIO = [name for name, cls in METHODS.items() if "mim" in cls.model_fields]
 
 
 def leaves(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -253,7 +253,7 @@ def test_an_unknown_method_is_answered_with_the_known_ones(where: str, folder: P
     )
     message = refusal(folder, put(path, value))
     assert "fixmach" in message
-    assert all(name in message for name in METHOD_SECTIONS)
+    assert all(name in message for name in METHODS)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +296,12 @@ def test_an_unknown_member_of_a_union(path: tuple[str, ...], known: str, folder:
         ({"fine_tune.optim.min_lr": 0.1}, "fine_tune.optim.min_lr=0.1 is above lr=0.0005"),
         ({"optim.warmup_steps": 240}, "optim.warmup_steps=240 must be less than train.steps=240"),
         (
-            {"method": "mae_finetune", "optim.warmup_steps": 50},
+            {"method": "semi_vit", "optim.warmup_steps": 50},
             "optim.warmup_steps=50 must be less than start.supervised_steps=50",
+        ),
+        (
+            {"method": "mae_finetune", "optim.warmup_steps": 200},
+            "optim.warmup_steps=200 must be less than start.mae_steps=200",
         ),
         (
             {"fine_tune.steps": 10},
@@ -447,8 +451,10 @@ def test_steps_of_all_phases_are_multiplied_at_equal_time() -> None:
     )
     assert params.cell("supervised", budget="time").train.steps == 20
     cell = params.cell("semi_vit", budget="time")
-    assert cell.start is not None
-    assert (cell.train.steps, cell.start.mae_steps, cell.start.supervised_steps) == (4, 5, 0)
+    assert [(p.method, p.train.steps) for p in phases(cell)] == [("mae", 5), ("semi_vit", 4)]
+    assert isinstance(cell.options, SemiViTOptions)
+    assert cell.options.start is not None
+    assert cell.options.start.supervised_steps == 0
     assert params.cell("semi_vit").train.steps == 8
     with pytest.raises(UserError, match="time_factor has no fixmatch, which budget time needs"):
         params.cell("fixmatch", budget="time")
@@ -505,27 +511,13 @@ def test_methods_with_a_mask_ratio_have_one_cell_per_ratio(method: str) -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("method", METHOD_SECTIONS)
-def test_a_cell_is_blind_to_sections_that_its_method_does_not_read(method: str) -> None:
-    changes = {
-        "mim": {"mim__decoder_depth": 3},
-        "pseudo_label": {"pseudo_label__threshold": 0.321},
-        "ssmae": {"ssmae__gate_accuracy": 0.456},
-        "start": {"start__mae_steps": 77},
-    }
-    cell = changed_params(method=method).cell()
-    for section, change in changes.items():
-        same = changed_params(method=method, **change).cell() == cell
-        assert same == (section not in METHOD_SECTIONS[method]), section
-
-
 @pytest.mark.parametrize("method", WITH_RATIO)
 def test_the_weight_of_the_reconstruction_makes_a_cell_where_it_weighs_something(
     method: str,
 ) -> None:
     cell, heavy = (changed_params(method=method, mim__lambda_mim=w).cell() for w in (2.0, 30.0))
     weights, heavier = (
-        [METHODS[p.method](p.options, 10, 8).weights for p in phases(c)] for c in (cell, heavy)
+        [build_method(p.options, 10, 8).weights for p in phases(c)] for c in (cell, heavy)
     )
     assert (cell == heavy) == (weights == heavier)
     assert (cell != heavy) == (method in {"semi_mae", "ssmae"})
@@ -661,7 +653,7 @@ def test_a_cell_s_file_of_another_version_is_refused(content: str, tmp_path: Pat
         Cell.read(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("method", METHOD_SECTIONS)
+@pytest.mark.parametrize("method", METHODS)
 def test_images_per_step(method: str) -> None:
     cell = changed_params(method=method, train__batch_size=5, train__mu=3).cell()
     unlabeled = 0 if method == "supervised" else 15
@@ -689,10 +681,10 @@ def with_variants(changes: dict[str, Any]) -> Params:
 def test_a_variant_is_the_same_cell_with_other_values() -> None:
     params = with_variants(CHANGES)
     plain, heavy = params.cell(), params.variant("heavy").cell()
-    assert plain.mim is not None
-    assert heavy == plain.model_copy(
-        update={"mim": plain.mim.model_copy(update={"lambda_mim": 10})}
-    )
+    tree = plain.model_dump()
+    tree["options"]["mim"]["branch"]["lambda_mim"] = 10.0
+    assert heavy.model_dump() == tree
+    assert heavy == Cell.model_validate(tree)
     assert params.variant("plain") is params
     with pytest.raises(UserError, match=r"has no hevy \(did you mean 'heavy'\?\)"):
         params.variant("hevy")
@@ -701,7 +693,7 @@ def test_a_variant_is_the_same_cell_with_other_values() -> None:
 def test_a_section_of_another_name_replaces_the_whole() -> None:
     mim = with_variants({"simmim": {"mim": SIMMIM}}).variant("simmim").cell().mim
     assert mim is not None
-    assert mim.model_dump() == SIMMIM
+    assert mim.branch.model_dump() == SIMMIM
 
 
 def test_a_cell_that_a_variant_does_not_change_stays_plain() -> None:
