@@ -89,6 +89,7 @@ class TrainViews:
         num_steps: int,
         device: torch.device,
         accumulate: int = 1,
+        path_rates: Tensor | None = None,
     ) -> None:
         """Set up.
 
@@ -103,12 +104,14 @@ class TrainViews:
             num_steps: Length of the run, for ``Batch.progress``.
             device: Where the views are made.
             accumulate: Micro-batches per step, for ``Batch``.
+            path_rates: Probability that each residual branch is left out; ``None``: none ever is.
         """
         self.config, self.seed, self.device = config, seed, device
         self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
         self.num_patches, self.num_steps, self.accumulate = num_patches, num_steps, accumulate
         # Draws are the global batch's; views are made of this process's share alone.
         self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
+        self.path_rates = path_rates
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
         self.unlabeled = split.unlabeled(prepared)
@@ -142,7 +145,9 @@ class TrainViews:
             nothing = labeled[:0]
             nobody = labels[:0]
             none = (nothing, nothing, nothing, nothing, nobody)
-            empty = Batch(labeled, labels, *none, progress, first, accumulate=parts)
+            empty = Batch(
+                labeled, labels, *none, progress, first, accumulate=parts, paths=self._paths(step)
+            )
             return Step(empty, labels[:0])
         rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
         own = self.own_unlabeled
@@ -160,8 +165,17 @@ class TrainViews:
             first_labeled=first,
             first_unlabeled=own.start,
             accumulate=parts,
+            paths=self._paths(step),
         )
         return Step(batch, self._send(self.labels[rows]))
+
+    def _paths(self, step: int) -> Tensor | None:
+        """Return the factors of residual branches: 0, or what keeps their expectation at 1."""
+        rates = self.path_rates
+        if rates is None:
+            return None
+        shape = (self.batch_size + self.num_unlabeled, len(rates))
+        return self._send((uniform(shape, self.seed, "paths", step) >= rates) / (1 - rates))
 
     def _send(self, tensor: Tensor) -> Tensor:
         return sent(tensor, self.device)

@@ -116,8 +116,10 @@ def train(
         optimizer.step()
         for buffer, kept in zip(method.buffers(), before, strict=True):  # running means, memories
             buffer.copy_(torch.where(finite, buffer, kept))
-        # The average forgets its random start early on, as in TensorFlow's num_updates rule.
-        ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
+        decay = config.ema_decay
+        if config.ema_warmup:  # TensorFlow's num_updates rule
+            decay = min(decay, (1 + state.step) / (10 + state.step))
+        ema_update(state.ema, model, decay)
         state.step += 1
         if config.compile and state.step == 1:
             _log.info("first step, with compiling: %.1f s", clock.now()["seconds"])

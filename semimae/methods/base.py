@@ -68,6 +68,29 @@ class Method(nn.Module):
         """Take note of each unweighted term's gradient in the encoder, of the global batch."""
 
 
+def student_logits(
+    model: SemiModel, batch: Batch, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the labeled and the strong views of a share in one pass, each on its own paths.
+
+    Args:
+        model: The student.
+        batch: The share.
+        rows: The strong views that are run; ``None``: all.
+
+    Returns:
+        Logits of the labeled and of the strong views.
+    """
+    strong, paths = batch.strong, batch.strong_paths
+    if rows is not None:
+        strong, paths = strong[rows], None if paths is None else paths[rows]
+    if paths is not None and batch.labeled_paths is not None:
+        paths = torch.cat([batch.labeled_paths, paths])
+    logits = model(torch.cat([batch.labeled, strong]), paths)
+    ours, theirs = logits.tensor_split([len(batch.labeled)])
+    return ours, theirs
+
+
 def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:
     """Return probabilities ``[U, N]`` of views of the global batch's unlabeled images.
 

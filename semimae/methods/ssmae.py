@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from semimae.losses import consistency_loss, supervised_loss
-from semimae.methods.base import Method, predict, reconstruction_loss
+from semimae.methods.base import Method, predict, reconstruction_loss, student_logits
 from semimae.methods.pseudo import fade_in
 from semimae.methods.rules import base_threshold, write
 from semimae.methods.weighting import ReconstructionWeight
@@ -56,8 +56,7 @@ class SSMAE(Method):
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         config, batch, targets = self.options.pseudo_label, inputs.batch, inputs.targets
         assert targets is not None
-        logits = model(torch.cat([batch.labeled, batch.strong]))
-        ours, strong = logits.tensor_split([len(batch.labeled)])
+        ours, strong = student_logits(model, batch)
         own = targets.take(batch.unlabeled_rows)
         return {
             "supervised": supervised_loss(ours, batch),

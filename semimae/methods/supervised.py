@@ -18,5 +18,5 @@ class Supervised(Method):
         return {"supervised": 1.0}
 
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
-        logits = model(inputs.batch.labeled)
+        logits = model(inputs.batch.labeled, inputs.batch.labeled_paths)
         return {"supervised": supervised_loss(logits, inputs.batch)}

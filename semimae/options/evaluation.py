@@ -32,6 +32,7 @@ class FineTuneConfig(Frozen):
     reset_head: bool = Field(
         description="Start with a fresh classifier instead of the trained one."
     )
+    drop_path: float = Field(ge=0, lt=1, description="Stochastic depth, as train.drop_path.")
     optim: OptimConfig
 
     @model_validator(mode="after")

@@ -167,6 +167,7 @@ class MethodOptions(Frozen):
 
     implementation: ClassVar[str]  # "module:class"
     uses_unlabeled: ClassVar[bool] = True
+    learns_classes: ClassVar[bool] = True  # whether its last phase trains the classifier
     reconstructs_alone: ClassVar[bool] = False  # in a phase of its own: its weight means nothing
     # Values that the method itself sets.
     settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
@@ -278,6 +279,7 @@ class MAEOptions(MethodOptions):
     """Masked image modeling alone."""
 
     implementation = "semimae.methods.mae:MaskedPretraining"
+    learns_classes = False
     name: Literal["mae"]
     reconstructs_alone = True
     mim: Masked

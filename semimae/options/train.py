@@ -54,7 +54,17 @@ class CellTrain(Frozen):
     steps: Steps = Field(description="Optimizer steps.")
     batch_size: int = Field(ge=1, le=2**20, description="Labeled images per step.")
     mu: int = Field(ge=1, le=1000, description="Unlabeled images per labeled one.")
+    drop_path: float = Field(
+        ge=0,
+        lt=1,
+        description="Stochastic depth: probability that a residual branch of the last block is "
+        "left out for an image, linear over the blocks from 0; where the student classifies.",
+    )
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights.")
+    ema_warmup: bool = Field(
+        description="Decay of at most (1 + t) / (10 + t) at step t, which forgets a random start. "
+        "Never in a phase that starts from a trained classifier, whose average is its teacher."
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         description="auto: cuda if there is one, else mps, else cpu."
     )
