@@ -45,25 +45,31 @@ class ViT(TimmBackbone):
         mask = mask_token if position is None else mask_token + position
         return torch.where(hidden.unsqueeze(-1), mask.to(tokens.dtype), tokens)
 
-    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Run the blocks: ``[B, prefix + K, D]``, after the final norm.
 
         ``ids_keep`` is not needed: the tokens hold their positions.
         """
-        x = run_blocks(self.vit.blocks, self._add_prefix(tokens), recompute=self.recompute)
+        x = run_blocks(self.blocks, self._add_prefix(tokens), paths, recompute=self.recompute)
         encoded: Tensor = self.vit.norm(x)
         return encoded
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, D]``, before the classifier.
 
         If the class token is pooled, the other tokens leave the last block as keys and values.
         """
-        *blocks, last = self.vit.blocks
+        *blocks, last = self.blocks
         if not (self.trim and self.vit.global_pool == "token" and can_run_rows(last)):
-            return super().features(images)
-        x = run_blocks(blocks, self._add_prefix(self.tokenize(images)), recompute=self.recompute)
-        feature: Tensor = self.vit.norm(run_rows(last, x, slice(0, 1)))[:, 0]
+            return super().features(images, paths)
+        own, of_last = None, None
+        if paths is not None:
+            own, of_last = paths.tensor_split([2 * len(blocks)], dim=1)
+        x = self._add_prefix(self.tokenize(images))
+        x = run_blocks(blocks, x, own, recompute=self.recompute)
+        feature: Tensor = self.vit.norm(run_rows(last, x, slice(0, 1), of_last))[:, 0]
         return feature
 
     def pool(self, encoded: Tensor) -> Tensor:
