@@ -1,5 +1,6 @@
 """A convolutional stem: overlapping convolutions in the place of the patch embedding."""
 
+import torch
 from timm.layers import StdConv2d
 from torch import Tensor, nn
 
@@ -59,12 +60,12 @@ class ConvStem(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-def blank(images: Tensor, ids: Tensor, patch_size: int) -> Tensor:
-    """Set patches ``ids`` ``[B, K]`` of normalized images to 0, which is the mean of all images.
+def visible(images: Tensor, ids_keep: Tensor, patch_size: int) -> Tensor:
+    """Set all patches of normalized images but ``ids_keep`` ``[B, K]`` to 0, which is the mean.
 
     What an overlapping stem does not see cannot leak into the tokens around it.
     """
     patches = patchify(images, patch_size)
-    hidden = patches.new_zeros(*ids.shape, patches.shape[-1])
-    index = ids.unsqueeze(-1).expand_as(hidden)
-    return unpatchify(patches.scatter(1, index, hidden), patch_size, images.shape[1])
+    index = ids_keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+    kept = torch.zeros_like(patches).scatter(1, index, patches.gather(1, index))
+    return unpatchify(kept, patch_size, images.shape[1])
