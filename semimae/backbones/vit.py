@@ -144,7 +144,9 @@ def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: in
     """Return a Vision Transformer of the given sizes with fresh weights."""
     model = VisionTransformer(**timm_arguments(config, image_size, channels, num_classes))
     if config.stem == "conv":
-        model.patch_embed = ConvStem(image_size, config.patch_size, channels, config.embed_dim)
+        model.patch_embed = ConvStem(
+            image_size, config.patch_size, channels, config.stem_width, config.embed_dim
+        )
     backbone = ViT(model)
     _initialize(backbone.vit)
     if config.pos_embed == "sincos":

@@ -30,6 +30,12 @@ class ViTConfig(BackboneOptions):
         description="patch: a linear map of each patch; conv: overlapping convolutions, for "
         "training from few labels (arXiv:2106.14881)."
     )
+    stem_width: int = Field(
+        ge=8,
+        le=1024,
+        multiple_of=8,
+        description="Channels of the first stage of stem: conv; each further stage has twice as many.",
+    )
     embed_dim: int = Field(ge=8, le=4096, description="Width; num_heads must divide it.")
     depth: int = Field(ge=1, le=64, description="Number of blocks.")
     num_heads: int = Field(ge=1, le=64, description="Attention heads.")

@@ -33,14 +33,14 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("patch_size", [2, 4, 8, 16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_there_is_a_token_per_patch(patch_size: int, channels: int) -> None:
-    stem = ConvStem(32, patch_size, channels, 64)
+    stem = ConvStem(32, patch_size, channels, 8, 64)
     tokens = stem(torch.zeros(2, channels, 32, 32))
     assert tokens.shape == (2, (32 // patch_size) ** 2, 64)
 
 
 def test_a_stage_standardizes_its_weights() -> None:
     """Against the definition: each output channel's weights have mean 0 and variance 1."""
-    stem = ConvStem(8, 2, 3, 16)
+    stem = ConvStem(8, 2, 3, 16, 32)
     convolution, norm = stem.stages[0], stem.stages[1]
     x = uniform((2, 3, 8, 8), 0, "x")
     weight = convolution.weight.flatten(1)
