@@ -34,7 +34,7 @@ class ViTConfig(BackboneOptions):
         ge=8,
         le=1024,
         multiple_of=8,
-        description="Channels of the first stage of stem: conv; each further stage has twice as many.",
+        description="Channels of the first stage of stem: conv; each later stage doubles them.",
     )
     embed_dim: int = Field(ge=8, le=4096, description="Width; num_heads must divide it.")
     depth: int = Field(ge=1, le=64, description="Number of blocks.")
