@@ -30,6 +30,7 @@ class DatasetInfo(Frozen):
     image_size: int  # pixels
     channels: Literal[1, 3]
     packed: bool  # all images are in images.npy; otherwise they stay where they are
+    white_level: int | None  # gray value of more than 8 bits that is white; null: 65535
     cache_size: int | None  # shorter side, in pixels, of the copies in cache.npy, if there are any
     mean: tuple[float, ...]  # per channel in [0, 1], over rows of split train and unlabeled
     std: tuple[float, ...]
@@ -107,7 +108,7 @@ class Prepared:
         assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
-                whole = convert(image, self.info.channels)
+                whole = convert(image, self.info.channels, self.info.white_level)
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "

@@ -77,6 +77,7 @@ def prepare(
             image_size=config.image_size,
             channels=config.channels,
             packed=packed,
+            white_level=config.white_level,
             cache_size=cache_size,
             mean=mean,
             std=std,
