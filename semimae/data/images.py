@@ -171,8 +171,8 @@ def largest_value(image: Image.Image) -> int | None:
         return int(np.asarray(image).max())
     if not deep_color:
         return None
-    extrema = zip(image.getbands(), image.getextrema(), strict=True)
-    return 257 * max(int(high) for band, (_, high) in extrema if band != "A")
+    colors = [band for band in image.getbands() if band != "A"]
+    return 257 * max(int(np.asarray(image.getchannel(band)).max()) for band in colors)
 
 
 def _is_deep_color(image: Image.Image) -> bool:

@@ -1,8 +1,9 @@
-"""The one way to images below a folder, for `prepare` and `predict`: nothing is passed over unsaid."""
+"""The images below a folder, for `prepare` and `predict`: nothing is passed over unsaid."""
 
 import os
 import stat
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from semimae.data.images import SUFFIXES, recognize
@@ -56,7 +57,7 @@ class Walker:
     """Finds the images below folders of one root, and keeps what it passed over.
 
     Linked folders are followed, each folder once: what a link leads to that is read already, or
-    that holds the link itself, is passed over.
+    that holds the link itself, is passed over. So are links to folders that `reserve` was given.
     """
 
     def __init__(self, root: str) -> None:
@@ -64,6 +65,11 @@ class Walker:
         self.root = root
         self.skipped: list[Skipped] = []
         self._seen = {_identity(root)}
+        self._reserved: set[tuple[int, int]] = set()
+
+    def reserve(self, folders: Iterable[str]) -> None:
+        """Keep folders for their own call of `images`: links elsewhere do not take theirs."""
+        self._reserved |= {_identity(os.path.join(self.root, folder)) for folder in folders}
 
     def images(self, folder: str = "") -> list[str]:
         """Return the images below a folder as paths relative to the root, "/" between their parts.
@@ -80,7 +86,7 @@ class Walker:
             place = waiting.pop() if waiting else links.popleft()
             if place:
                 identity = _identity(os.path.join(self.root, place))
-                if identity in self._seen:
+                if identity in self._seen or (place != folder and identity in self._reserved):
                     self.skipped.append(Skipped(f"{place}/", READ_ALREADY))
                     continue
                 self._seen.add(identity)
@@ -101,7 +107,7 @@ class Walker:
         linked: list[str] = []
         for entry in listed(os.path.join(self.root, folder)):
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 reason = _folder_reason(entry.name)
                 if reason is None:
                     (linked if entry.is_symlink() else folders).append(path)
@@ -147,7 +153,8 @@ def file_reason(path: str) -> str | None:
     if form == "TIFF" and suffix:
         return _TIFF
     if form is None:
-        return f"{NO_IMAGE} ({suffix or 'no suffix'})"
+        usual = len(suffix) < 9 and suffix.isascii() and suffix[1:].isalnum()
+        return f"{NO_IMAGE} ({suffix if usual else 'no usual suffix'})"
     return None
 
 
@@ -155,6 +162,13 @@ def _folder_reason(name: str) -> str | None:
     if name.lower() in _SYSTEM_FOLDERS or name.lower().startswith(".trash"):
         return LEFT_BEHIND
     return HIDDEN if name.startswith(".") else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(folder: str) -> tuple[int, int]:
