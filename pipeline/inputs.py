@@ -10,7 +10,7 @@ from semimae.options.params import Params
 
 # Keys of params.yaml that decide config.json and split.json. The headline's split also depends on
 # method, mask_ratio, label_fraction, num_labels and seed.
-_OF_SPLIT = (
+OF_SPLIT = (
     "dataset",
     "label_fraction",  # of these two, for null in the grid
     "num_labels",
@@ -38,7 +38,7 @@ def inputs() -> None:
     params = Params.read()
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
-    settings = {key: _value(values, key) for key in _OF_SPLIT}
+    settings = {key: _value(values, key) for key in OF_SPLIT}
     _write(INPUTS / "split.json", stage_code("split", options=True), settings)
     for name, methods in _as_asked(params).items():
         _write(INPUTS / "train" / f"{name}.json", training_code(methods))

@@ -11,9 +11,35 @@ from semimae.data.split import Split, without_labels
 from semimae.data.store import Prepared
 from semimae.ingest.label_list import match_names
 from semimae.ingest.stratify import held_out_count, stratified_order
+from semimae.options.cell import Cell
 from semimae.types import UserError
 
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+def split_for(cell: Cell, prepared: Prepared, lists: Path = Path()) -> Split:
+    """Choose the rows that a cell asks for.
+
+    Args:
+        cell: How many labels, or which list of them, and the seed.
+        prepared: The dataset.
+        lists: Folder that a relative ``data.labeled_list`` is relative to.
+
+    Raises:
+        UserError: If it asks for too few or too many, or its method lacks unlabeled images.
+    """
+    names = cell.data.labeled_list
+    split = make_split(
+        prepared,
+        seed=cell.seed,
+        label_fraction=cell.label_fraction,
+        num_labels=cell.num_labels,
+        labeled_list=None if names is None else lists / names,
+        val_fraction=cell.data.val_fraction,
+        include_labeled=cell.data.include_labeled,
+    )
+    split.check_unlabeled(cell.method, cell.num_unlabeled)
+    return split
 
 
 def make_split(

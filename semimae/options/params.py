@@ -23,7 +23,13 @@ from semimae.options.grid import (
     MethodName,
     Seed,
 )
-from semimae.options.method import METHODS, PseudoLabelConfig, SSMAEConfig, StartConfig
+from semimae.options.method import (
+    METHODS,
+    PseudoLabelConfig,
+    SSMAEConfig,
+    StartConfig,
+    values_of,
+)
 from semimae.options.mim import Masked, MaskRatio, MIMConfig
 from semimae.options.train import OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
@@ -134,10 +140,10 @@ class Params(Frozen):
                 label_fraction=label_fraction if by_fraction else self.label_fraction,
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
-                data=data,
+                data=values_of(data),
                 backbone=self.backbone,
                 optim=self.optim,
-                train=train,
+                train=values_of(train),
                 weights_sha256=None,
             )
             return Cell.model_validate(asked, from_attributes=True)  # of each section its own keys

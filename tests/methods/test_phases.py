@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -16,6 +17,7 @@ from semimae.engine.phases import fit_phases, phase_key, phases
 from semimae.files import held_lock
 from semimae.ingest.choose import make_split
 from semimae.options.cell import Cell
+from semimae.options.method import SemiViTOptions
 from semimae.types import Interrupted
 
 MakeCell = Callable[..., Cell]
@@ -28,8 +30,9 @@ def run(
         cell,
         prepared,
         split,
+        small_rhythm(train__save_every=2),
         resume=folder / "resume" / cell.name,
-        finished=folder / "phases",
+        finished=lambda phase: folder / "phases",
         on_row=lambda kind, row: None,
         should_stop=stop,
     )
@@ -47,9 +50,11 @@ def test_phases_take_their_steps_and_only_the_sections_they_read(small_cell: Mak
     assert first.mim is not None
     assert first.mask_ratio == cell.mask_ratio
     assert second.mim is None
-    assert second.pseudo_label is None
+    assert second.options.model_dump() == {"name": "supervised"}
     assert last.mim is None
-    assert last.pseudo_label == cell.pseudo_label
+    assert isinstance(cell.options, SemiViTOptions)
+    assert isinstance(last.options, SemiViTOptions)
+    assert last.options.pseudo_label == cell.options.pseudo_label
 
 
 def test_a_phase_of_no_steps_is_left_out(small_cell: MakeCell) -> None:
@@ -83,9 +88,7 @@ def test_a_run_stopped_in_any_phase_ends_with_the_same_weights(
     digits_split: Split,
     tmp_path: Path,
 ) -> None:
-    cell = small_cell(
-        method, start__mae_steps=3, start__supervised_steps=3, train__steps=5, train__save_every=2
-    )
+    cell = small_cell(method, start__mae_steps=3, start__supervised_steps=3, train__steps=5)
     whole, costs = run(cell, digits, digits_split, tmp_path / "whole", never)
     asked = 0
 

@@ -10,7 +10,8 @@ from support import changed_params
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.workspace import code_hash, phases_folder, resume_folder
+from pipeline.source_code import short_hash, training_code
+from pipeline.workspace import phases_folder, resume_folder
 from semimae.ingest.prepare import prepare
 from semimae.options.cell import Cell
 from semimae.options.params import Params
@@ -71,14 +72,16 @@ def test_a_stopped_run_that_is_asked_for_keeps_its_checkpoints(
     project(ablation__label_fraction=[0.5], ablation__method=["fixmatch"], ablation__seed=[0])
     asked = "runs/fixmatch-0.5-0.5-0-images-plain"
     run("split", asked, "--method", "fixmatch", "--label-fraction", "0.5", "--seed", "0")
-    for folder in (resume_folder(Path(), Path(asked), "train"), phases_folder(Path())):
+    code = short_hash(training_code([Cell.read(Path(asked, "config.json")).options]))
+    resume, phases = resume_folder(Path(), Path(asked), "train", code), phases_folder(Path(), code)
+    for folder in (resume, phases):
         for path in (folder, folder.with_name(f"{folder.name[:-1]}_")):  # of this and of other code
             path.mkdir(parents=True)
-    other = Path(".semimae/resume") / f"0123456789ab-train-{code_hash()}"
+    other = Path(".semimae/resume") / f"0123456789ab-train-{code}"
     other.mkdir()
     *said, total = run("prune", "--yes").splitlines()
     assert total == "3 folders removed."
     assert str(other) in said
-    assert resume_folder(Path(), Path(asked), "train").is_dir()
-    assert phases_folder(Path()).is_dir()
+    assert resume.is_dir()
+    assert phases.is_dir()
     assert all(path.endswith("_") for path in said if path != str(other))
