@@ -70,7 +70,8 @@ class Prepared:
             workers: Threads that decode those; 0: one per core.
 
         Raises:
-            UserError: If the folder is missing, damaged or of another version.
+            UserError: If the folder is missing, damaged or of another version, or the images are
+                not where they were.
         """
         again = "run `dvc repro prepare`"
         if not (folder / INFO).is_file():
@@ -85,6 +86,8 @@ class Prepared:
             raise UserError(
                 f"{folder.name}/ is damaged or of another version ({reason}): {again}."
             ) from error
+        if root is not None and not info.packed and cache is None and not root.is_dir():
+            raise UserError(_gone(root))
         counts = dict(zip(*np.unique(splits, return_counts=True), strict=True))
         agree = counts == {split: n for split, n in info.counts.items() if n}
         if images is not None:
@@ -110,11 +113,20 @@ class Prepared:
             with open_file(os.path.join(self.root, self.names[index])) as image:
                 whole = convert(image, self.info.channels, self.info.white_level)
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+            if not self.root.is_dir():
+                raise UserError(_gone(self.root)) from error
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
                 f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
             ) from error
         return np.asarray(whole).reshape(whole.height, whole.width, -1)
+
+
+def _gone(root: Path) -> str:
+    return (
+        f"the data folder {root} is gone; mount the disk that holds it, or set data.root or "
+        "SEMIMAE_DATA to where the images are now."
+    )
 
 
 def _read_manifest(

@@ -13,8 +13,8 @@ from semimae.types import UserError
 # Control characters, line breaks among them, and bytes that are not UTF-8: manifests and label
 # lists are text, a line per image, and NUL is in no file's name.
 UNLISTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_NOT_READ = "folder beside train/, val/, test/ and unlabeled/"
-_LOOSE = "image directly in the data folder; move it into train/CLASS/ or unlabeled/"
+_NOT_READ = "folder that is none of train/, val/, test/, unlabeled/"
+_LOOSE = "image outside of train/, val/, test/, unlabeled/"
 
 
 def imagefolder(root: Path, config: DataConfig) -> Source:

@@ -16,7 +16,7 @@ NO_IMAGE = "no image"
 # Why a file of these suffixes is no image to us, whatever its content looks like.
 _REASONS = {
     "raw photo; export it as JPEG or TIFF": ".dng .nef .cr2 .cr3 .arw .orf .rw2 .raf .pef .srw",
-    "picture of a kind that is not read; save it as PNG or TIFF": ".dcm .dicom .nii .psd .xcf .svg "
+    "picture of a kind that is not read; convert it": ".dcm .dicom .nii .psd .xcf .svg "
     ".pdf .eps .jxl .exr .hdr .ico .tga",
     "video; save its frames as images": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg",
     "archive; unpack it": ".zip .tar .gz .tgz .bz2 .xz .7z .rar",
