@@ -12,6 +12,16 @@ _short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
 _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 120, 120, 60
 
 
+def telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Return the error to speak of: of a key that is missing, the unknown one in its place."""
+    first = errors[0]
+    if first["type"] != "missing":
+        return first
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    beside = [error for error in unknown if error["loc"][:-1] == first["loc"][:-1]]
+    return next(iter(beside or unknown), first)
+
+
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:
     """Say in one line what is wrong: the key, what arrived, what is allowed."""
     keys, section = _follow(model, error["loc"])

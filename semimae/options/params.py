@@ -13,7 +13,7 @@ from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
 from semimae.options.data import DataConfig
 from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
-from semimae.options.explain import explain, near
+from semimae.options.explain import explain, near, telling
 from semimae.options.grid import (
     PLAIN,
     AblationConfig,
@@ -97,7 +97,7 @@ class Params(Frozen):
             params.cell()
             params.grid()
         except ValidationError as error:
-            raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
+            raise UserError(f"{path}: {explain(cls, telling(error.errors()))}") from None
         return params
 
     def cell(
@@ -173,7 +173,7 @@ class Params(Frozen):
         try:
             return type(self).model_validate(tree)
         except ValidationError as error:
-            words = explain(type(self), error.errors()[0])
+            words = explain(type(self), telling(error.errors()))
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
