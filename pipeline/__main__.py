@@ -22,6 +22,7 @@ from pipeline import (
     report,
     results,
     split,
+    start,
     study,
     suggest,
     sync,
@@ -52,6 +53,7 @@ app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(linear_probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(fine_tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
+app.command("start", rich_help_panel=_TOOLS)(start.start)
 app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.command("export", rich_help_panel=_TOOLS)(export.export)
 app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)
