@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.model_card import which_model
 from pipeline.progress import progress
 from pipeline.tables import Row, table
 from semimae.types import UserError
@@ -44,6 +45,10 @@ def predict(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="What the classifier sees of each image.")
     ] = False,
+    abstain: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Leave the class empty below this probability."),
+    ] = 0.0,
     root: Annotated[
         Path | None,
         typer.Option(help="What paths in csv files are relative to, if not to the file's folder."),
@@ -56,6 +61,8 @@ def predict(
     Folders are searched at any depth; of a csv file its column `path` counts. Files that are no
     images are named, one line each; the others are done, and the exit code is 1.
 
+    Which model answers, and how good it is on its test images, stands on standard error.
+
     Example: python -m pipeline predict runs/headline photos/ --out predictions.csv
     """
     from semimae.inference.predict import predict_files
@@ -63,6 +70,7 @@ def predict(
 
     files = _files(paths, root)
     trained = open_model(model)
+    typer.echo(which_model(trained, model), err=True)
     names = trained.info.dataset.class_names
     columns = ["path", "class", "probability"]
     columns += [f"p({name})" for name in names] if all_classes else []
@@ -71,7 +79,7 @@ def predict(
     with progress("images", len(files)) as update, table(out, columns) as write:
 
         def on_batch(batch: list[str], outputs: "Outputs") -> None:
-            write(_rows(batch, outputs, names))
+            write(_rows(batch, outputs, names, abstain))
 
         predict_files(
             trained,
@@ -90,13 +98,16 @@ def predict(
         raise typer.Exit(1)
 
 
-def _rows(paths: list[str], outputs: "Outputs", names: tuple[str, ...]) -> list[Row]:
+def _rows(
+    paths: list[str], outputs: "Outputs", names: tuple[str, ...], abstain: float
+) -> list[Row]:
     """Return a row per image with all columns that may be asked for."""
     rows = []
     columns = (paths, outputs.labels.tolist(), outputs.probabilities.tolist(), outputs.features)
     for path, label, probabilities, feature in zip(*columns, strict=True):
         rounded = [round(value, 6) for value in probabilities]
-        row: Row = {"path": path, "class": names[label], "probability": rounded[label]}
+        name = names[label] if probabilities[label] >= abstain else ""
+        row: Row = {"path": path, "class": name, "probability": rounded[label]}
         row |= {f"p({name})": value for name, value in zip(names, rounded, strict=True)}
         row["embedding"] = [float(f"{value:.6g}") for value in feature.tolist()]
         rows.append(row)

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Backbone(Protocol):
@@ -22,6 +22,11 @@ class Backbone(Protocol):
     can_drop_patches: bool  # whether ``tokenize`` and ``encode`` take ``ids_keep``
     trim: bool  # whether ``features`` may leave out work that does not reach them
     recompute: bool  # whether activations inside blocks are computed again for the gradient
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last layer."""
+        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""

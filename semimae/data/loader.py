@@ -111,6 +111,9 @@ class TrainViews:
         self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
+        # A pseudo label of an image whose own label is trained on says nothing of the others.
+        self.hidden = self.labels.clone()
+        self.hidden[self.labeled] = -1
         self.unlabeled = split.unlabeled(prepared)
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
         self.reader = ImageReader(prepared, config, rows, device)
@@ -161,7 +164,7 @@ class TrainViews:
             first_unlabeled=own.start,
             accumulate=parts,
         )
-        return Step(batch, self._send(self.labels[rows]))
+        return Step(batch, self._send(self.hidden[rows]))
 
     def _send(self, tensor: Tensor) -> Tensor:
         return sent(tensor, self.device)
