@@ -189,10 +189,10 @@ def _method_of_comparison(study: Study) -> str:
     text = (
         "Settings and the preferred method are chosen by validation accuracy, or are those of "
         "`params.yaml` where validation images cannot tell settings apart (exact McNemar test over "
-        f"all seeds, {ALPHA:g}); the test set only judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
-        "randomness of training and of the choice of labels, on one fixed test set. P-values are "
-        f"adjusted by Holm's method for {pairs} between methods; a difference counts as shown "
-        f"below {ALPHA:g}."
+        f"all seeds, {ALPHA:g}); the test set only judges. Differences are paired by seed, with "
+        "95% t intervals over seeds: they cover the randomness of training and of the choice of "
+        "labels, on one fixed test set. P-values are adjusted by Holm's method for "
+        f"{pairs} between methods; a difference counts as shown below {ALPHA:g}."
     )
     if len(set(chances.values())) > 1:
         listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())

@@ -54,9 +54,9 @@ def by_image(
         return None
     right = [(ours[s].right(part), theirs[s].right(part)) for s in seeds]
     difference = [x.astype(np.int64) - y for x, y in right]  # -1, 0, 1
-    # Seeds share their test images, so that images are drawn; of validation images each has its own.
+    # Seeds share their test images; of validation images each has its own.
     images = np.mean(difference, axis=0) if part == "test" else np.concatenate(difference)
-    low, high = _interval(images)
+    low, high = _interval(images.astype(np.float64))
     only_a, only_b = (sum(int((d == side).sum()) for d in difference) for side in (1, -1))
     return ByImage(
         num_seeds=len(seeds),

@@ -36,7 +36,7 @@ _FIGURES = {
         {"pseudo/accuracy": "in use, %", "pseudo/accuracy_all": "of all, %"},
     ),
     "validation_pseudo_labels": (
-        "The same on validation images: accuracy of the labels that would be in use, and their share",
+        "The same on validation images: accuracy and share of the labels that would be in use",
         {"val/pseudo_accuracy": "in use, %", "val/pseudo_coverage": "coverage, %"},
     ),
     "coverage": (
@@ -58,8 +58,8 @@ def training_section(study: Study) -> Section:
             f"Lines: mean over seeds, each method {study.choice}. "
             "Shades: lowest to highest seed. Coverage is the share of unlabeled images whose "
             "pseudo label is used; accuracy is of those whose class is known and never trained on, "
-            "weighted as they count. The cosine is above 0 where reconstruction moves the shared weights to "
-            "where the pseudo labels pull them too. Gradients are those of the encoder. A line has "
+            "weighted as they count. The cosine is above 0 where reconstruction moves the shared "
+            "weights to where the pseudo labels pull them too. Gradients are those of the encoder. A line has "
             "the steps at which every seed has a value."
         )
     ]
