@@ -115,7 +115,8 @@ class Step(NamedTuple):
     """A batch, and what diagnostics alone may know of it."""
 
     batch: Batch
-    hidden_labels: Tensor  # [U], classes of the unlabeled images, -1 where unknown
+    # [U], classes of the unlabeled images; -1 where unknown or where the label is trained on
+    hidden_labels: Tensor
 
 
 class PseudoLabels(NamedTuple):

@@ -7,7 +7,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.model_card import CARD, model_card
+from pipeline.model_card import CARD, model_card, which_model
 from pipeline.tracking.store import Store
 from pipeline.workspace import HEADLINE, RUNS, digest
 
@@ -112,6 +112,8 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         timm_folder = Path(temporary) / "timm"
         timm_folder.mkdir()
+        about = Path(temporary) / "about.txt"  # what the server says when it starts
+        about.write_text(f"{which_model(trained, folder)}\n", encoding="utf-8")
         export(trained, "timm", timm_folder)
         with warnings.catch_warnings():  # MLflow warns of type hints, its own among them
             warnings.simplefilter("ignore", UserWarning)
@@ -120,7 +122,7 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
             mlflow.pyfunc.save_model(
                 out,
                 python_model=str(Path(__file__).with_name("served.py")),
-                artifacts={"timm": str(timm_folder)},
+                artifacts={"timm": str(timm_folder), "about": str(about)},
                 signature=signature,
                 input_example=ramp.astype(np.uint8),
                 pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],

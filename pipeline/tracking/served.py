@@ -1,5 +1,7 @@
 """The model as MLflow runs it. MLflow stores a copy of this file, so it imports nothing of ours."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # of MLflow, which ha
 
     def load_context(self, context: Any) -> None:
         folder = context.artifacts["timm"]
+        sys.stderr.write(Path(context.artifacts["about"]).read_text(encoding="utf-8"))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         self.model.eval().to(self.device)

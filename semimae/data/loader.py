@@ -121,6 +121,9 @@ class TrainViews:
         self.path_rates = path_rates
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
+        # A pseudo label of an image whose own label is trained on says nothing of the others.
+        self.hidden = self.labels.clone()
+        self.hidden[self.labeled] = -1
         self.unlabeled = split.unlabeled(prepared)
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
         self.reader = ImageReader(prepared, config, rows, device)
@@ -182,7 +185,7 @@ class TrainViews:
             targets=targets,
             paths=self._paths(step),
         )
-        return Step(batch, self._send(self.labels[rows]))
+        return Step(batch, self._send(self.hidden[rows]))
 
     def _paths(self, step: int) -> Tensor | None:
         """Return the factors of residual branches: 0, or what keeps their expectation at 1."""
