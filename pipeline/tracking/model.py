@@ -1,11 +1,15 @@
 """The headline's model in MLflow: logged, registered, and behind an alias that can be served."""
 
+import base64
+import io
 import re
 import tempfile
 import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from pipeline.model_card import CARD, model_card
 from pipeline.tracking.store import Store
@@ -97,8 +101,10 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
     from semimae.inference.exports import export
 
     dataset = trained.info.dataset
+    # The one signature through which MLflow passes numbers as they are, and text as well. One of
+    # uint8 would cut 0.5 to 0.
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, dataset.channels))]),
+        Schema([TensorSpec(np.dtype(object), (-1,), "image")]),
         Schema(
             [
                 ColSpec(DataType.string, "class"),
@@ -107,8 +113,6 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
             ]
         ),
     )
-    shape = (2, dataset.image_size, dataset.image_size, dataset.channels)
-    ramp = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % 256
     with tempfile.TemporaryDirectory() as temporary:
         timm_folder = Path(temporary) / "timm"
         timm_folder.mkdir()
@@ -122,12 +126,20 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
                 python_model=str(Path(__file__).with_name("served.py")),
                 artifacts={"timm": str(timm_folder)},
                 signature=signature,
-                input_example=ramp.astype(np.uint8),
+                input_example=np.array([_example(dataset.image_size)], dtype=object),
+                model_config={"cache_size": dataset.cache_size},
                 pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],
                 metadata={"classes": list(dataset.class_names)},
             )
     card = model_card(trained, folder, [])
     (out / CARD).write_text(card, encoding="utf-8")
+
+
+def _example(size: int) -> str:
+    """Return a gray ramp as a PNG file in base64."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((size, size)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _public_version(package: str) -> str:
