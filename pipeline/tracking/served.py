@@ -82,7 +82,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
     @torch.no_grad()
     def _probabilities(self, pixels: list[np.ndarray]) -> torch.Tensor:
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        logits = self.model(((images - self.mean) / self.std).to(self.device))
+        logits: torch.Tensor = self.model(((images - self.mean) / self.std).to(self.device))
         return logits.double().softmax(dim=-1).cpu()
 
     def _prepared(self, image: Any, where: str) -> np.ndarray:
