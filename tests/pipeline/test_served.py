@@ -151,7 +151,7 @@ def made(project: Project) -> Served:
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("odd")
-    paths = {name: folder / f"{place}.img" for place, name in enumerate((ODD | BROKEN))}
+    paths = {name: folder / f"{place}.img" for place, name in enumerate(ODD | BROKEN)}
     for name, path in paths.items():
         path.write_bytes((ODD | BROKEN)[name]())
     return paths
@@ -297,9 +297,7 @@ def test_a_request_without_images_is_refused(digits: Served) -> None:
     assert digits.post(inputs=[]) == (400, "the request holds no image")
 
 
-def test_a_bomb_is_refused_as_predict_does(
-    digits: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bomb_is_refused_as_predict_does(digits: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for width in (40, 90):  # Pillow warns of the first and refuses the second
         status, line = digits.post(inputs=[text(encoded(photo(width, 30), "PNG"))])
