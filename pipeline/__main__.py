@@ -21,6 +21,7 @@ from pipeline import (
     recipe,
     report,
     results,
+    serve,
     split,
     start,
     study,
@@ -61,6 +62,8 @@ app.command("add-labels", rich_help_panel=_TOOLS)(add_labels.add_labels)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
+app.command("ui", rich_help_panel=_TOOLS)(serve.ui)
+app.command("serve", rich_help_panel=_TOOLS)(serve.serve)
 app.command("time-factors", rich_help_panel=_TOOLS)(time_factors.time_factors)
 app.command("study", rich_help_panel=_TOOLS)(study.study)
 app.command("keep-results", rich_help_panel=_TOOLS)(results.keep_results)
