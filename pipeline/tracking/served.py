@@ -161,7 +161,9 @@ def resized(pixels: np.ndarray, size: tuple[int, int], box: Any) -> np.ndarray:
 
 def converted(image: Image.Image, channels: int, white_level: int | None) -> Image.Image:
     """Decode an image in full and return it in mode "L" or "RGB", in its own size."""
-    deep = image.mode[0] != "I" and any(";16" in str(tile.args) for tile in image.tile)
+    deep = image.mode[0] != "I" and any(
+        ";16" in str(tile.args) for tile in getattr(image, "tile", ())
+    )
     if white_level is not None and deep:
         raise ValueError("16 bits per channel of color, which cannot be scaled; save it with 8")
     image.load()
