@@ -83,7 +83,8 @@ def _skipped(found: Findings, out: Path) -> Iterator[str]:
 
 
 def _by_reason(found: Mapping[str, Some]) -> Iterator[str]:
-    for reason, some in found.items():
+    for given, some in found.items():
+        reason = _visible(given)
         line = f"{some.count:>6,}  {reason}: {_first(some)}"
         if len(line) <= _WIDTH or len(reason) < _WIDTH // 2:
             yield _short(line, _WIDTH)
@@ -187,5 +188,9 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
 
 def _short(text: str, width: int) -> str:
     """Return text that fits, of visible characters."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = _visible(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

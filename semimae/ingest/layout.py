@@ -17,6 +17,8 @@ _WANTED = "wanted: train/CLASS/IMAGES and, if there are any, val/CLASS/, test/CL
 _OTHER_WORDS = {
     "training": "train",
     "trainset": "train",
+    "labeled": "train",
+    "labelled": "train",
     "validation": "val",
     "valid": "val",
     "validate": "val",
@@ -98,12 +100,11 @@ def _meant(name: str, there: set[str]) -> str | None:
     if other := word if word in FOLDERS else _OTHER_WORDS.get(word):
         return other
     absent = [folder for folder in FOLDERS if folder not in there]
-    near = difflib.get_close_matches(word, [*absent, *_OTHER_WORDS], n=1, cutoff=_SIMILAR)
-    meant = _OTHER_WORDS.get(near[0], near[0]) if near else None
-    if meant in absent:
-        return meant
+    if word.startswith("label"):  # which is the contrary of what it resembles
+        return None
+    near = difflib.get_close_matches(word, absent, n=1, cutoff=_SIMILAR)
     begun = [folder for folder in absent if word.startswith(folder)]
-    return begun[0] if begun else None
+    return next(iter(near or begun), None)
 
 
 def _without_train(root: Path, folders: list[str], names: list[str]) -> str:

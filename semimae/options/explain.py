@@ -82,5 +82,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def near(word: str, allowed: Iterable[str]) -> str:
     """Return a hint at the nearest allowed word, if one is near."""
-    near = difflib.get_close_matches(word, allowed, n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    by_letters = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(word.lower(), by_letters, n=1)
+    return f" (did you mean '{by_letters[near[0]]}'?)" if near else ""
