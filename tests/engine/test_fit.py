@@ -195,7 +195,7 @@ def test_validation_images_judge_the_pseudo_labels_of_own_images(
     else:
         weights = None
     if weights is not None:
-        assert 0 < sum(weights)
+        assert sum(weights) > 0
         assert row["val/pseudo_coverage"] == pytest.approx(np.mean(weights))
         expected = np.dot(weights, right) / sum(weights)
         assert row["val/pseudo_accuracy"] == pytest.approx(expected)
