@@ -8,7 +8,7 @@ from torch import Tensor
 
 from semimae.model import SemiModel, build_model
 from semimae.options.backbone import TimmConfig, ViTConfig
-from semimae.options.mim import MAEConfig, SimMIMConfig
+from semimae.options.mim import MAEConfig, Masked, SimMIMConfig
 
 _VIT = section("backbone").model_dump() | {"patch_size": 4, "mlp_ratio": 2.0}
 _TIMM = {
@@ -75,11 +75,10 @@ def build(
 ) -> SemiModel:
     return build_model(
         backbone,
-        branch,
+        None if branch is None else Masked(mask_ratio=mask_ratio, branch=branch),
         image_size=image_size,
         channels=channels,
         num_classes=num_classes,
-        mask_ratio=mask_ratio,
         seed=seed,
     )
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semimae.methods.base import Method
 from semimae.model import SemiModel
+from semimae.options.method import METHODS
 from semimae.options.params import Params
 from semimae.options.train import Rhythm
 from semimae.types import Batch, PseudoLabels
@@ -69,6 +70,14 @@ def changed_params(**changes: object) -> Params:
 def small_rhythm(**changes: object) -> Rhythm:
     """Return how often ``small_cell`` made with the same changes logs, saves and is evaluated."""
     return changed_params(**changes).train
+
+
+def _last_phase(method: str) -> str:
+    return changed_params(method=method).cell().options.phases()[-1][0].name
+
+
+# Methods with a last phase of their own: mae_finetune ends with supervised training.
+WITH_OWN_PHASE = [name for name in METHODS if _last_phase(name) == name]
 
 
 def copy_project(folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -66,8 +67,9 @@ def run(cell: Cell, prepared: Prepared, split: Split, folder: Path) -> TrainStat
         cell,
         prepared,
         split,
+        small_rhythm(),
         resume=folder / "resume",
-        finished=folder / "finished",
+        finished=lambda phase: folder / "finished",
         on_row=lambda kind, row: None,
         should_stop=lambda: False,
     )
@@ -210,6 +212,7 @@ def test_a_step_that_runs_out_of_memory_says_what_to_do(
             small_cell("fixmatch"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(tmp_path),
             on_row=lambda kind, row: None,
             should_stop=lambda: False,

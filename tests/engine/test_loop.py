@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import section
+from support import section, step_of
 from torch import Tensor, nn
 
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
@@ -18,7 +18,7 @@ from semimae.engine.optim import build_optimizer
 from semimae.methods.base import Method
 from semimae.model import SemiModel, build_model
 from semimae.options.train import OptimConfig, TrainConfig
-from semimae.types import Batch, Interrupted, Labeled, Step, UserError
+from semimae.types import Batch, Interrupted, LossInputs, Step, UserError
 
 CPU = torch.device("cpu")
 
@@ -35,8 +35,8 @@ class Stub(Method):
     def weights(self) -> Mapping[str, float]:
         return {"fit": 2.0, "size": 0.5}
 
-    def losses(self, model: SemiModel, teacher: SemiModel, labeled: Labeled) -> dict[str, Tensor]:
-        batch = labeled.batch
+    def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
+        batch = inputs.batch
         fit = nn.functional.cross_entropy(model(batch.labeled), batch.labels)
         size = model(batch.labeled).square().mean()
         factor = self.bad.get(round(batch.progress), 1.0)
@@ -45,9 +45,9 @@ class Stub(Method):
         return {"fit": fit * factor, "size": size}
 
     @torch.no_grad()
-    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> Labeled:
+    def label(self, model: SemiModel, teacher: SemiModel, batch: Batch) -> LossInputs:
         self.memory += self.bad.get(round(batch.progress), 1.0)
-        return Labeled(batch, metrics={"zero": torch.zeros(())})
+        return LossInputs(batch, metrics={"zero": torch.zeros(())})
 
 
 def steps(number: int) -> Step:
@@ -116,6 +116,7 @@ class Run:
             self.state,
             steps,
             self.config,
+            self.config,
             self.optim,
             autocast=make_autocast(self.config, CPU),
             evaluate=self.evaluate,
@@ -159,7 +160,7 @@ def plain_loop(bad: dict[int, float]) -> tuple[SemiModel, SemiModel, list[float]
             lr = 1e-4 + (3e-3 - 1e-4) * 0.5 * (1 + math.cos(math.pi * (step - 3) / (12 - 3)))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        out = method(model, ema, steps(step).batch)
+        out = step_of(method, model, ema, steps(step).batch)
         loss = 2.0 * out.losses["fit"] + 0.5 * out.losses["size"]
         optimizer.zero_grad()
         loss.backward()
@@ -293,9 +294,9 @@ def test_more_bad_steps_in_a_row_than_allowed_end_the_run(
 def test_a_gradient_may_be_bad_where_all_terms_are_finite(tmp_path: Path) -> None:
     class Steep(Stub):
         def losses(
-            self, model: SemiModel, teacher: SemiModel, labeled: Labeled
+            self, model: SemiModel, teacher: SemiModel, inputs: LossInputs
         ) -> dict[str, Tensor]:
-            losses = super().losses(model, teacher, labeled)
+            losses = super().losses(model, teacher, inputs)
             zero = losses["fit"] - losses["fit"].detach()
             return losses | {"fit": losses["fit"] + zero.abs().sqrt()}  # a slope of 0 times inf
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import changed_params, section
+from support import WITH_OWN_PHASE, changed_params, section
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -20,14 +20,14 @@ from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast
 from semimae.engine.loop import train
 from semimae.engine.optim import build_optimizer
-from semimae.methods.registry import METHODS
+from semimae.methods.registry import build_method
 from semimae.model import build_model
 from semimae.options.cell import Cell
 from semimae.types import Batch, Interrupted, Step
 
 CPU = torch.device("cpu")
 CLASSES, UNLABELED = 10, 50  # of the dataset
-VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS} | {
+VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in WITH_OWN_PHASE} | {
     "micro-batches": {"method": "freematch", "train__accumulate": 2},
     "mixed": {"method": "semi_mae", "pseudo_label__mixup": True},
     "aligned": {"method": "semi_mae", "pseudo_label__alignment": "labeled"},
@@ -87,7 +87,8 @@ def batch_of(cell: Cell) -> Step:
 def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> None:
     rhythm = dict.fromkeys(("train__log_every", "train__eval_every", "train__save_every"), 99)
     changes = {"pseudo_label__skip_rejected": "never", "train__gradient_every": 1}
-    cell = changed_params(**changes, **rhythm, **VARIANTS[variant]).cell()
+    params = changed_params(**changes, **rhythm, **VARIANTS[variant])
+    cell = params.cell()
     model = build_model(
         cell.backbone,
         cell.mim,
@@ -97,7 +98,7 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
         seed=0,
     )
     teacher = copy.deepcopy(model).requires_grad_(False)
-    method = METHODS[cell.method](cell.options, CLASSES, UNLABELED)
+    method = build_method(cell.options, CLASSES, UNLABELED)
     rows: list[str] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (model, teacher, method):
@@ -117,6 +118,7 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
                 state,
                 lambda step: batch_of(cell),
                 cell.train,
+                params.train,
                 cell.optim,
                 autocast=make_autocast(cell.train, CPU),
                 evaluate=lambda state: {},

@@ -99,15 +99,17 @@ def test_one_process_continues_what_two_began(
 ) -> None:
     folder = two[1] / "resumed"
     assert {path.name for path in folder.glob("*.json")} >= {"step-000000003.json"}
-    assert_close(run(case("semi_mae", train__save_every=1), data, folder), one["semi_mae"])
+    assert_close(run(case("semi_mae"), data, folder, save_every=1), one["semi_mae"])
 
 
 def test_sharded_optimizers_train_as_one_and_continue_in_any_number_of_processes(
     one: Results, two: tuple[Results, Path], data: Path
 ) -> None:
     assert_close(two[0]["zero1"], one["semi_mae"])  # stopped after 4 steps and continued
-    cell = case("semi_mae", train__sharding="zero1", train__save_every=2)
-    assert_close(run(cell, data, two[1] / "zero1-resumed"), one["semi_mae"])
+    resumed = run(
+        case("semi_mae", train__sharding="zero1"), data, two[1] / "zero1-resumed", save_every=2
+    )
+    assert_close(resumed, one["semi_mae"])
 
 
 def test_all_processes_continue_from_the_checkpoint_that_the_first_one_finds(

@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import WITH_OWN_PHASE, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit
-from semimae.methods.registry import METHODS
 from semimae.options.cell import Cell
 from semimae.types import Interrupted
 
@@ -36,6 +36,7 @@ def fit_until(digits: Prepared, digits_split: Split) -> Fit:
             cell,
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: rows.append((kind, row)),
             should_stop=lambda: next(countdown, None) == 0,
@@ -102,7 +103,7 @@ def test_stopped_anywhere(
         assert without_clock(got) == without_clock(expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_OWN_PHASE)
 def test_every_method_continues_with_its_state(
     method: str, small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
 ) -> None:
@@ -214,6 +215,7 @@ def stopped(
             small_cell("semi_mae"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: None,
             should_stop=lambda: next(countdown) == 0,
@@ -282,6 +284,7 @@ def test_a_damaged_checkpoint_does_not_push_out_the_sound_one(
             small_cell("semi_mae"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: None,
             should_stop=StopAfter(1),
@@ -300,13 +303,14 @@ def test_a_stop_interrupts_the_evaluation_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("semimae.engine.fit.EVAL_BATCH", 20)
+    monkeypatch.setattr("semimae.engine.infer.EVAL_BATCH", 20)
     assert len(digits_split.val) > 10 * 20  # asked 3 times by then, and 20 times in it
     with pytest.raises(Interrupted, match="stopped after step 3;"):
         fit(
             small_cell("semi_mae"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(tmp_path),
             on_row=lambda kind, row: None,
             should_stop=StopAfter(asked),

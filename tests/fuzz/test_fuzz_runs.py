@@ -45,13 +45,15 @@ def test_any_extreme_run(fuzz: Fuzz, digits: Prepared, digits_split: Split, tmp_
     def check(options: dict[str, Any]) -> None:
         folder = tmp_path / str(len(ended))
         short = {"train__steps": 4, "start__mae_steps": 2, "start__supervised_steps": 2}
+        params = changed_params(**short, **options)
         try:
             state, _ = fit_phases(
-                changed_params(**short, **options).cell(),
+                params.cell(),
                 digits,
                 digits_split,
+                params.train,
                 resume=folder / "resume",
-                finished=folder / "finished",
+                finished=lambda phase: folder / "finished",
                 on_row=lambda kind, row: None,
                 should_stop=lambda: False,
             )

@@ -15,8 +15,9 @@ from torch import Tensor
 from semimae.data.store import DatasetInfo
 from semimae.inference.exports import FORMATS, export
 from semimae.inference.timm_folder import license_of
+from semimae.model import timm_model
 from semimae.model_file import ModelInfo, Trained
-from semimae.options.backbone import ViTConfig
+from semimae.options.backbone import BackboneConfig
 from semimae.types import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -114,12 +115,11 @@ def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path
 def test_a_copy_that_answers_differently_is_refused_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other_size(self: ViTConfig, *sizes: int) -> tuple[str, dict[str, object]]:
-        architecture, arguments = in_timm(self, *sizes)
+    def other_pool(config: BackboneConfig, *sizes: int) -> tuple[str, dict[str, object]]:
+        architecture, arguments = timm_model(config, *sizes)
         return architecture, arguments | {"global_pool": "token"}  # the model's is avg
 
-    in_timm = ViTConfig.in_timm
-    monkeypatch.setattr(ViTConfig, "in_timm", other_size)
+    monkeypatch.setattr("semimae.inference.timm_folder.timm_model", other_pool)
     (tmp_path / "kept").touch()
     with pytest.raises(UserError, match="timm computes other logits than the model"):
         export(trained("vit_registers"), "timm", tmp_path)

@@ -11,8 +11,8 @@ from data_helpers import SMALL, contents, data_config, manifest_rows, noise
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from semimae.data import scan
 from semimae.data.store import DatasetInfo, Prepared
+from semimae.ingest import scan
 from semimae.ingest.prepare import prepare
 from semimae.types import UserError
 
