@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import WITH_OWN_PHASE, small_rhythm
+from support import REGULARIZED, WITH_OWN_PHASE, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -110,6 +110,16 @@ def test_every_method_continues_with_its_state(
     cell = small_cell(method, ssmae__gate_accuracy=0.0, pseudo_label__threshold=0.11)
     expected, _ = fit_until(cell, tmp_path / "whole")
     state, _ = fit_until(cell, tmp_path / "parts", [4, 5])
+    assert_same(state, expected)
+
+
+@pytest.mark.parametrize("method", ["supervised", "semi_mae"])
+def test_a_run_with_everything_that_regularizes_continues(
+    method: str, small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    cell = small_cell(method, pseudo_label__threshold=0.11, **REGULARIZED)
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [2, 3, 7])
     assert_same(state, expected)
 
 

@@ -16,6 +16,7 @@ from semimae.options.params import Params
 
 RECONSTRUCT = {"mae", "mae_finetune", "semi_vit", "ssmae", "semi_mae"}
 WITH_RULE = {"fixmatch", "flexmatch", "freematch", "softmatch", "semi_vit", "semi_mae"}
+LABELED = METHODS.keys() - {"mae"}
 WITH_THRESHOLD = {"fixmatch", "flexmatch", "semi_vit", "semi_mae", "ssmae"}
 
 # Another value of a key, and the methods that read the key, as docs/method.md has it.
@@ -42,6 +43,12 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "pseudo_label__lambda_ramp": (0.5, WITH_RULE | {"ssmae", "mean_teacher"}),
     "pseudo_label__lambda_mse": (3.0, {"mean_teacher"}),
     "pseudo_label__lambda_fair": (3.0, {"freematch"}),
+    "labeled__view": ("strong", LABELED),
+    "labeled__mixup": (0.8, LABELED),
+    "labeled__cutmix": (1.0, LABELED),
+    "labeled__mix_probability": (0.9, LABELED),
+    "labeled__switch_probability": (0.9, LABELED),
+    "labeled__smoothing": (0.1, LABELED),
     "ssmae__gate_accuracy": (0.456, {"ssmae"}),
     "ssmae__gate_start": (0.456, {"ssmae"}),
     "ssmae__memory": (False, {"ssmae"}),
@@ -73,7 +80,7 @@ def config(method: str, **changes: object) -> str:
 
 def test_every_key_of_the_methods_is_tested_here() -> None:
     tree = changed_params().model_dump()
-    sections = ("mim", "pseudo_label", "ssmae", "start")
+    sections = ("labeled", "mim", "pseudo_label", "ssmae", "start")
     keys = {f"{section}__{key}" for section in sections for key in tree[section]}
     assert READERS.keys() == keys - {"mim__name"} | {"mask_ratio"}
 
