@@ -208,6 +208,11 @@ class TrainViews:
         if mixes:
             own = [(own[0] - 1) % len(rows), *own]
         (images,) = self._views(rows, own, {"labeled": config.view == "strong"}, step)
+        if config.view == "strong" and config.view_probability < 1:
+            (weak,) = self._views(rows, own, {"labeled": False}, step)  # the same crops
+            chosen = uniform((len(rows),), self.seed, "strong", "labeled", step)[own]
+            is_strong = self._send(chosen < config.view_probability)
+            images = torch.where(is_strong.view(-1, 1, 1, 1), images, weak)
         if not (config.mixes or config.smoothing):
             return images, None
         labels = self._send(self.labels[rows[own]])
