@@ -28,9 +28,9 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "mim__weighting_every": (3, set()),
     "mim__weighting_momentum": (0.3, set()),
     "mim__weighting": ("gradient", {"ssmae", "semi_mae"}),
-    "mim__gradient_ratio": (0.5, {"ssmae", "semi_mae"}),
-    "mim__weighting_every": (7, {"ssmae", "semi_mae"}),
-    "mim__weighting_momentum": (0.5, {"ssmae", "semi_mae"}),
+    "mim__gradient_ratio": (0.5, set()),  # of weighting: gradient alone
+    "mim__weighting_every": (7, set()),  # of weighting: gradient alone
+    "mim__weighting_momentum": (0.5, set()),  # of weighting: gradient alone
     "mim__target": ("pixels", RECONSTRUCT),
     "mim__loss": ("l1", RECONSTRUCT),
     "mim__masking": ("block", RECONSTRUCT),
@@ -99,6 +99,14 @@ def test_a_key_changes_the_cells_of_the_methods_that_read_it(key: str) -> None:
     value, readers = READERS[key]
     changed = {name for name in METHODS if config(name) != config(name, **{key: value})}
     assert changed == readers
+
+
+@pytest.mark.parametrize("key", ["gradient_ratio", "weighting_every", "weighting_momentum"])
+def test_keys_of_the_weight_that_follows_gradients(key: str) -> None:
+    balanced = {"mim__weighting": "gradient"}
+    value = {f"mim__{key}": READERS[f"mim__{key}"][0]}
+    changed = {n for n in METHODS if config(n, **balanced) != config(n, **balanced, **value)}
+    assert changed == {"ssmae", "semi_mae"}
 
 
 @pytest.mark.parametrize(
