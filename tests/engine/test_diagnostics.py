@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -34,6 +34,7 @@ def measure(
     return meter.flush()
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(image, min_size=3, max_size=3), min_size=1, max_size=4))
 def test_pseudo_labels_are_counted_as_in_a_plain_loop(
     batches: list[list[tuple[int, int, float, float]]],
