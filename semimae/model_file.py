@@ -61,7 +61,7 @@ class Trained(NamedTuple):
             Exception: Whatever PIL raises on damaged data.
         """
         dataset = self.info.dataset
-        image = convert(image, dataset.channels)
+        image = convert(image, dataset.channels, dataset.white_level)
         if dataset.packed:
             return fit(image, dataset.image_size)
         if dataset.cache_size is not None:  # what was scored had been scaled once before

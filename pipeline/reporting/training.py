@@ -59,8 +59,8 @@ def training_section(study: Study) -> Section:
             "Shades: lowest to highest seed. Coverage is the share of unlabeled images whose "
             "pseudo label is used; accuracy is of those whose class is known and never trained on, "
             "weighted as they count. The cosine is above 0 where reconstruction moves the shared "
-            "weights to where the pseudo labels pull them too. Gradients are those of the encoder. A "
-            "line has the steps at which every seed has a value."
+            "weights to where the pseudo labels pull them too. Gradients are those of the encoder. "
+            "A line has the steps at which every seed has a value."
         )
     ]
     for fraction in sorted(study.fractions, key=lambda f: f != study.main_fraction):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semimae.backbones.blocks import path_rates
 from semimae.calibration import fit_temperature
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
@@ -87,7 +88,9 @@ def fit(
         num_patches=model.backbone.num_patches,
         num_steps=cell.train.steps,
         device=device,
+        labeled=cell.labeled,
         accumulate=cell.train.accumulate,
+        path_rates=_path_rates(cell, model),
     )
     try:
         train(
@@ -108,6 +111,20 @@ def fit(
             "set train.recompute: true, or lower train.batch_size or train.mu."
         ) from error
     return state
+
+
+def _path_rates(cell: Cell, model: SemiModel) -> Tensor | None:
+    """Return the probability that each residual branch is left out, if any ever is."""
+    rate = cell.train.drop_path
+    if not rate:
+        return None
+    if not model.backbone.has_paths:
+        name = getattr(cell.backbone, "model", cell.backbone.name)
+        raise UserError(
+            f"train.drop_path={rate:g}: the blocks of {name} are not of two residual branches "
+            "each, which stochastic depth leaves out; set train.drop_path: 0.0."
+        )
+    return path_rates(rate, model.backbone.num_blocks)
 
 
 def evaluate(

@@ -19,6 +19,8 @@ class Method(nn.Module):
     curves stay comparable across sweeps of the weights.
     """
 
+    gradient_every = 0  # steps between two calls of ``observe_gradients``; 0: never
+
     def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
         """Keep the options.
 
@@ -31,8 +33,8 @@ class Method(nn.Module):
         self.options, self.num_classes, self.num_unlabeled = options, num_classes, num_unlabeled
 
     @property
-    def weights(self) -> Mapping[str, float]:
-        """Weight of every loss term that ``losses`` returns."""
+    def weights(self) -> Mapping[str, float | Tensor]:
+        """Weight of every loss term that ``losses`` returns; one that moves is a scalar tensor."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -78,6 +80,33 @@ class Method(nn.Module):
 
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         """Take note of the teacher's predictions ``[N, classes]`` on the validation split."""
+
+    @torch.no_grad()
+    def observe_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Take note of each unweighted term's gradient in the encoder, of the global batch."""
+
+
+def student_logits(
+    model: SemiModel, batch: Batch, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the labeled and the strong views of a share in one pass, each on its own paths.
+
+    Args:
+        model: The student.
+        batch: The share.
+        rows: The strong views that are run; ``None``: all.
+
+    Returns:
+        Logits of the labeled and of the strong views.
+    """
+    strong, paths = batch.strong, batch.strong_paths
+    if rows is not None:
+        strong, paths = strong[rows], None if paths is None else paths[rows]
+    if paths is not None and batch.labeled_paths is not None:
+        paths = torch.cat([batch.labeled_paths, paths])
+    logits = model(torch.cat([batch.labeled, strong]), paths)
+    ours, theirs = logits.tensor_split([len(batch.labeled)])
+    return ours, theirs
 
 
 def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:

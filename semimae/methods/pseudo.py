@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semimae.distributed import add_up, gather_rows
 from semimae.losses import consistency_loss, supervised_loss
-from semimae.methods.base import Method, predict
+from semimae.methods.base import Method, predict, student_logits
 from semimae.methods.mixup import pseudo_mixup
 from semimae.methods.rules import Alignment, Rule
 from semimae.model import SemiModel
@@ -32,7 +32,7 @@ class PseudoLabelMethod(Method):
         self.align = Alignment(self.config, num_classes)
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"supervised": 1.0, "consistency": self.config.lambda_u, **self.rule.weights}
 
     @torch.no_grad()
@@ -67,7 +67,8 @@ class PseudoLabelMethod(Method):
         batch, targets = inputs.batch, inputs.targets
         assert targets is not None
         own, num_images = targets.take(batch.unlabeled_rows), len(targets.weight)
-        ours, logits, rows = self.student_logits(model, batch.labeled, batch.strong, own.weight)
+        rows = self.rows_to_run(own.weight)
+        ours, logits = student_logits(model, batch, rows)
         ramp = fade_in(batch.progress, self.config.lambda_ramp)
         losses = {
             "supervised": supervised_loss(ours, batch),
@@ -89,32 +90,23 @@ class PseudoLabelMethod(Method):
         """Return the rule's statistics of a micro-batch's strong views."""
         assert inputs.targets is not None
         weight = inputs.targets.weight[inputs.batch.unlabeled_rows]
-        strong = inputs.batch.strong
-        _, logits, rows = self.student_logits(model, strong[:0], strong, weight)
+        rows = self.rows_to_run(weight)
+        unlabeled = inputs.batch._replace(labeled=inputs.batch.labeled[:0])
+        _, logits = student_logits(model, unlabeled, rows)
         return self.rule.statistics(logits, weight if rows is None else weight[rows])
 
-    def student_logits(
-        self, model: SemiModel, labeled: Tensor, strong: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run labeled and strong views in one pass.
+    def rows_to_run(self, weight: Tensor) -> Tensor | None:
+        """Return the rows of the strong views that the student sees; ``None``: all.
 
         A view with weight 0 has no gradient, so leaving it out changes nothing. How many there are
         must be known to the host, which on a GPU stalls the queue.
-
-        Returns:
-            Logits of the labeled views, of the strong views, and the rows of the strong views
-            that were run (``None``: all).
         """
-        rows = None
-        skip, device = self.config.skip_rejected, strong.device.type
+        skip, device = self.config.skip_rejected, weight.device.type
         if device == "cpu" and skip != "never":
-            rows = weight.nonzero().squeeze(1)
-        elif device in ("cuda", "mps") and skip == "always":
-            rows = rows_that_count(weight)
-        if rows is not None:
-            strong = strong[rows]
-        first, second = model(torch.cat([labeled, strong])).tensor_split([len(labeled)])
-        return first, second, rows
+            return weight.nonzero().squeeze(1)
+        if device in ("cuda", "mps") and skip == "always":
+            return rows_that_count(weight)
+        return None
 
 
 def rows_that_count(weight: Tensor, buckets: int = 8) -> Tensor:

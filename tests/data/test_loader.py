@@ -246,6 +246,7 @@ def test_a_batch_carries_no_label_of_an_unlabeled_image() -> None:
         "first_labeled",
         "first_unlabeled",
         "accumulate",
+        "targets",
     }
 
 

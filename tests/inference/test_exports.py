@@ -34,6 +34,7 @@ def trained(name: str) -> Trained:
         image_size=IMAGE_SIZE,
         channels=CHANNELS,
         packed=True,
+        white_level=None,
         cache_size=None,
         mean=MEAN,
         std=STD,
