@@ -111,7 +111,7 @@ def test_full_grid(workspace: Workspace) -> None:
     assert int(row["images_seen"]) == cell.train.steps * cell.images_per_step
     baseline = rows[0]
     assert (baseline["mask_ratio"], baseline["pseudo_accuracy_final"]) == ("", "")
-    assert summary["best"]["setting"] == "FixMatch"  # equal to mask 0.75, and first in the grid
+    assert summary["best"]["setting"] == "Semi-MAE, mask 0.75"  # of params.yaml; FixMatch is equal
     assert summary["best"]["over_supervised"] == pytest.approx(0.11, abs=0.006)
     assert (summary["best"]["label_fraction"], summary["best"]["num_labeled"]) == (0.1, 100)
     assert summary["runs_missing"] == 0
