@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.outside import check_weights, hash_labeled_list
 from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS, MethodOptions
@@ -15,6 +16,7 @@ OF_SPLIT = (
     "label_fraction",  # of these two, for null in the grid
     "num_labels",
     "data",
+    "labeled",
     "backbone",
     "mim",
     "pseudo_label",
@@ -35,10 +37,15 @@ def inputs() -> None:
 
     Example: python -m pipeline inputs
     """
+    from semimae.data.store import resolve_root
+
     params = Params.read()
+    root = Path()  # as for what is written
+    check_weights(params, resolve_root(params.data.root, root))
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
     settings = {key: _value(values, key) for key in OF_SPLIT}
+    settings["sha256 of data.labeled_list"] = hash_labeled_list(params, root)
     _write(INPUTS / "split.json", stage_code("split", options=True), settings)
     for name, methods in _as_asked(params).items():
         _write(INPUTS / "train" / f"{name}.json", training_code(methods))

@@ -50,6 +50,13 @@ class Backbone(Protocol):
         """
         ...
 
+    def visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Return the images with all patches but ``ids_keep`` ``[B, K]`` blank.
+
+        Where a token sees its own patch alone, the images may be returned as they are.
+        """
+        ...
+
     def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
         """Put a mask token ``[1, 1, token_dim]``, with its position, at patches ``[B, K]``."""
         ...

@@ -25,7 +25,7 @@ class TimmBackbone(nn.Module):
         embed = self.vit.patch_embed
         self.image_size: int = embed.img_size[0]
         self.patch_size: int = embed.patch_size[0]
-        self.channels: int = embed.proj.in_channels
+        self.channels: int = getattr(embed, "channels", embed.proj.in_channels)
         self.token_dim: int = embed.proj.out_channels
         self.embed_dim: int = self.classifier.in_features
         self.num_patches = (self.image_size // self.patch_size) ** 2
@@ -47,6 +47,10 @@ class TimmBackbone(nn.Module):
     def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Embed patches and their positions."""
         raise NotImplementedError
+
+    def visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Blank all patches but ``ids_keep``, where tokens would see beyond their own patch."""
+        return images
 
     def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
         """Put a mask token, with its position, at some patches."""

@@ -28,7 +28,7 @@ def measure_pseudo_labels(
     Args:
         meter: Takes the values.
         pseudo: The labels of ``U`` images.
-        hidden_labels: ``[U]``, their true classes, -1 where unknown.
+        hidden_labels: ``[U]``, their true classes; -1 where unknown or trained on.
         num_classes: Number of classes.
         counts: Whether the step counts, a scalar; by default it does.
     """

@@ -9,7 +9,7 @@ from semimae.distributed import gather_rows
 from semimae.losses import part_of_mean
 from semimae.model import SemiModel
 from semimae.options.method import MethodOptions
-from semimae.types import Batch, LossInputs
+from semimae.types import Batch, LossInputs, PseudoLabels
 
 
 class Method(nn.Module):
@@ -59,6 +59,24 @@ class Method(nn.Module):
             inputs: What ``label`` made of the batch, or one of its micro-batches.
         """
         raise NotImplementedError
+
+    def label_validation(
+        self, student: Tensor, teacher: Tensor, progress: float
+    ) -> PseudoLabels | None:
+        """Return the pseudo labels that validation images would have, by predictions on them.
+
+        Their classes are known and never trained on, so they tell how right pseudo labels are.
+        Nothing that outlives the call may change.
+
+        Args:
+            student: Probabilities ``[N, classes]`` on whole images.
+            teacher: The same of the moving average.
+            progress: Share of the run that is done.
+
+        Returns:
+            ``None`` if the method makes no pseudo labels.
+        """
+        return None
 
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         """Take note of the teacher's predictions ``[N, classes]`` on the validation split."""

@@ -34,6 +34,11 @@ class MeanTeacher(Method):
         pseudo = PseudoLabels(labels, confidence, torch.ones_like(confidence))
         return LossInputs(batch, pseudo, probs=probs)
 
+    def label_validation(self, student: Tensor, teacher: Tensor, progress: float) -> PseudoLabels:
+        """Label all images by the average; there is no threshold."""
+        confidence, labels = teacher.max(dim=-1)
+        return PseudoLabels(labels, confidence, torch.ones_like(confidence))
+
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         batch, probs = inputs.batch, inputs.probs
         assert probs is not None

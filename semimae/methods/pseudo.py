@@ -40,8 +40,7 @@ class PseudoLabelMethod(Method):
         probs = predict(teacher if self.config.teacher == "ema" else model, batch, "weak")
         aligned = self.align(probs, batch.labels)
         weight, threshold = self.rule(aligned, batch)
-        confidence, labels = (aligned if self.rule.labels_by_aligned else probs).max(dim=-1)
-        pseudo = targets = PseudoLabels(labels, confidence, weight)
+        pseudo = targets = self._pseudo_labels(probs, aligned, weight)
         if self.config.mixup:  # partners come from the global batch
             strong = gather_rows(batch.strong, batch.first_unlabeled, len(weight))
             mixed, targets = pseudo_mixup(strong, pseudo, batch.mix_noise, batch.unlabeled_rows)
@@ -52,6 +51,17 @@ class PseudoLabelMethod(Method):
             sums = torch.stack([self.statistics(model, micro) for micro in made.micro_batches()])
             made = made._replace(statistics=add_up(sums.sum(dim=0)))
         return made
+
+    def label_validation(self, student: Tensor, teacher: Tensor, progress: float) -> PseudoLabels:
+        """Label by the rule and the alignment as they stand."""
+        probs = (teacher if self.config.teacher == "ema" else student).to(self.align.mean_probs)
+        aligned = self.align.aligned(probs)
+        weight, _ = self.rule.weigh(aligned, progress)
+        return self._pseudo_labels(probs, aligned, weight)
+
+    def _pseudo_labels(self, probs: Tensor, aligned: Tensor, weight: Tensor) -> PseudoLabels:
+        confidence, labels = (aligned if self.rule.labels_by_aligned else probs).max(dim=-1)
+        return PseudoLabels(labels, confidence, weight)
 
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         batch, targets = inputs.batch, inputs.targets

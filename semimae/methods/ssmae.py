@@ -82,6 +82,12 @@ class SSMAE(Method):
             accepted = accepted | known
         return PseudoLabels(labels, confidence, accepted.float())
 
+    def label_validation(self, student: Tensor, teacher: Tensor, progress: float) -> PseudoLabels:
+        """Label as the gate does: by confidence on one view, whether or not it is open."""
+        confidence, labels = teacher.max(dim=-1)
+        threshold = base_threshold(self.options.pseudo_label, progress)
+        return PseudoLabels(labels, confidence, (confidence >= threshold).to(confidence))
+
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         config, options = self.options.pseudo_label, self.options.ssmae
         confidence, predicted = probabilities.max(dim=-1)

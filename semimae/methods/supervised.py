@@ -11,7 +11,7 @@ from semimae.types import LossInputs
 
 
 class Supervised(Method):
-    """Cross-entropy of the weak views of the labeled images."""
+    """Cross-entropy of the views of the labeled images."""
 
     @property
     def weights(self) -> Mapping[str, float | Tensor]:

@@ -13,7 +13,7 @@ from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
 from semimae.options.data import DataConfig
 from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
-from semimae.options.explain import explain, near
+from semimae.options.explain import explain, near, telling
 from semimae.options.grid import (
     PLAIN,
     AblationConfig,
@@ -23,6 +23,7 @@ from semimae.options.grid import (
     MethodName,
     Seed,
 )
+from semimae.options.labeled import LabeledConfig
 from semimae.options.method import (
     METHODS,
     PseudoLabelConfig,
@@ -61,6 +62,7 @@ class Params(Frozen):
     num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
     seed: Seed = Field(description="Key of all randomness.")
     data: DataConfig
+    labeled: LabeledConfig
     backbone: BackboneConfig
     mim: MIMConfig
     pseudo_label: PseudoLabelConfig
@@ -95,7 +97,7 @@ class Params(Frozen):
             params.cell()
             params.grid()
         except ValidationError as error:
-            raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
+            raise UserError(f"{path}: {explain(cls, telling(error.errors()))}") from None
         return params
 
     def cell(
@@ -127,6 +129,7 @@ class Params(Frozen):
             ratio = self.mask_ratio if mask_ratio is None else mask_ratio
             options = METHODS[method].from_sections(
                 {
+                    "labeled": self.labeled,
                     "mim": Masked(mask_ratio=ratio, branch=self.mim),
                     "pseudo_label": self.pseudo_label,
                     "ssmae": self.ssmae,
@@ -170,7 +173,7 @@ class Params(Frozen):
         try:
             return type(self).model_validate(tree)
         except ValidationError as error:
-            words = explain(type(self), error.errors()[0])
+            words = explain(type(self), telling(error.errors()))
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
