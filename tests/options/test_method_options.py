@@ -27,10 +27,6 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "mim__gradient_ratio": (3.0, set()),  # these are read where gradients weigh: see below
     "mim__weighting_every": (3, set()),
     "mim__weighting_momentum": (0.3, set()),
-    "mim__weighting": ("gradient", {"ssmae", "semi_mae"}),
-    "mim__gradient_ratio": (0.5, set()),  # of weighting: gradient alone
-    "mim__weighting_every": (7, set()),  # of weighting: gradient alone
-    "mim__weighting_momentum": (0.5, set()),  # of weighting: gradient alone
     "mim__target": ("pixels", RECONSTRUCT),
     "mim__loss": ("l1", RECONSTRUCT),
     "mim__masking": ("block", RECONSTRUCT),

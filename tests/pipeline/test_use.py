@@ -330,6 +330,7 @@ def test_labeled_files_move_to_their_class(labelling: Labelling) -> None:
     ("path", "label", "said"),
     [
         ("unlabeled/deep/2.png", "dgo", "no class; did you mean 'dog'"),
+        ("unlabeled/deep/2.png", "DOG", "no class; did you mean 'dog'"),
         ("unlabeled/deep/2.png", "zebra", "for a new class make its folder"),
         ("unlabeled/gone.png", "dog", "is no file in"),
         ("unlabeled/../train/cat/0.png", "dog", "is no file in"),
@@ -344,6 +345,22 @@ def test_with_one_wrong_row_nothing_moves(
     with pytest.raises(UserError, match=said):
         labelling.add(("unlabeled/1.png", "dog"), (path, label))
     assert labelling.files() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path;label\nunlabeled/1.png;dog\n", "separated by semicolons: save it with commas"),
+        ("Path,Label\nunlabeled/1.png,dog\n", "write 'path' instead of 'Path'"),
+        ("path,class\nunlabeled/1.png,dog\n", "no column label; write 'label' instead of 'class'"),
+    ],
+)
+def test_a_header_that_is_nearly_right_gets_a_hint(
+    text: str, said: str, labelling: Labelling
+) -> None:
+    labelling.todo.write_text(text)
+    with pytest.raises(UserError, match=said):
+        run("add-labels", labelling.todo)
 
 
 def test_moves_are_undone_if_one_fails(
