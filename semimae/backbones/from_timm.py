@@ -95,8 +95,8 @@ def timm_arguments(
 def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) -> TimmBackbone:
     """Return a backbone with fresh weights.
 
-    Stochastic depth and dropout are off: timm draws them from the global generator, and everything
-    random in a run depends on its seed and step alone.
+    timm's stochastic depth and dropout are off: they draw from the global generator, and everything
+    random in a run depends on its seed and step alone. ``paths`` takes the place of the former.
 
     Raises:
         UserError: If timm has no such model, or not in these sizes.

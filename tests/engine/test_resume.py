@@ -138,6 +138,7 @@ def test_what_regularizes_and_weighs_continues_too(
         train__accumulate=2,
         train__recompute=True,
         optim__grad_clip=None,
+        **REGULARIZED,
     )
     expected, _ = fit_until(cell, tmp_path / "whole")
     state, _ = fit_until(cell, tmp_path / "parts", [4, 6])
