@@ -69,9 +69,9 @@ _REMEDIES = (
 # What heals: a network, a server or another writer that will be there, or be gone, later.
 _HEALS = re.compile(
     r"timed? ?out|no answer in|could not be acquired|refused|reset by peer|aborted"
-    r"|unreachable|resolve|name resolution|Max retries exceeded|closed the connection|terminating connection|starting up"
-    r"|too many (connections|clients)|is locked|is full|No space left|quota"
-    r"|error code (429|5\d\d)|TEMPORARILY_UNAVAILABLE",
+    r"|unreachable|resolve|name resolution|Max retries exceeded|closed the connection"
+    r"|terminating connection|starting up|too many (connections|clients)|is locked"
+    r"|is full|No space left|quota|error code (429|5\d\d)|TEMPORARILY_UNAVAILABLE",
     re.IGNORECASE,
 )
 
