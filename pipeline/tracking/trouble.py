@@ -76,17 +76,20 @@ _HEALS = re.compile(
 )
 
 
-def explain(error: BaseException) -> str:
-    """Return one line: what failed, and what will happen or has to be done."""
+def explain(error: BaseException, later: str = AWAY) -> str:
+    """Return one line: what failed, and what has to be done; ``later`` if that is nothing."""
     texts = [str(each) or type(each).__name__ for each in _chain(error)]
-    reason = without_password(texts[0].splitlines()[0][:_LONGEST]).rstrip(" .")
+    said = without_password(texts[0].splitlines()[0])
+    if found := re.match(r"API request to (https?://[^/\s]+)\S* failed with .*exception", said):
+        said = f"{found[1]}: {texts[-1].splitlines()[0]}"  # instead of all that was on the way
+    reason = said[:_LONGEST].rstrip(" .")
     if isinstance(error, UserError):  # says itself what to do
         return f"{without_password(str(error)).rstrip('.')}; then {SYNC} logs what is missing"
     whole = "\n".join(texts)
     remedy = _remedy(whole)
     if remedy is None:
         if _HEALS.search(whole) or _is_of_the_server(error):
-            return f"{reason}; {AWAY}"
+            return f"{reason}; {later}"
         remedy = "mend what it says"
     return (
         f"{reason}; this does not pass by itself: {remedy}; then {SYNC} logs what is missing, "
