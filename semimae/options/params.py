@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from semimae.options.backbone import BackboneConfig
@@ -49,6 +49,18 @@ class TrackingConfig(Frozen):
         description="Name of the experiment, and of the registered model.",
     )
     log_model: bool = Field(description="Whether the headline's model is logged and registered.")
+
+    @model_validator(mode="after")
+    def _has_a_usable_name(self) -> Self:
+        name = self.experiment
+        if name == "Default":  # is in every store, with a folder for files of its own
+            raise ValueError("experiment=Default is MLflow's own; choose another name")
+        if not name.isprintable() or name != name.strip() or not any(map(str.isalnum, name)):
+            raise ValueError(
+                f"experiment={name!r} is no name; it needs a letter or a digit, and must not have "
+                "control characters, or spaces at its ends"
+            )
+        return self
 
 
 class Params(Frozen):
