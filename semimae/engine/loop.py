@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from semimae.backbones.batch_norm import running_statistics
 from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
@@ -56,6 +57,7 @@ def train(
     gradients = Gradients(model, method)
     most_bad = min(rhythm.max_bad_steps, config.steps - 1)  # a run of bad steps alone is no result
     clock = Clock(state)
+    statistics = running_statistics(model)
 
     def add_row(kind: str, rows: list[Row], values: Row) -> None:
         rows.append({"step": state.step, **clock.now(), **values})
@@ -92,7 +94,7 @@ def train(
             batch, hidden_labels = steps(state.step)
         measuring = rhythm.gradient_every and state.step % rhythm.gradient_every == 0
         measured: dict[str, Tensor] | None = {} if measuring else None
-        before = [buffer.clone() for buffer in method.buffers()]
+        before = [buffer.clone() for buffer in (*method.buffers(), *statistics)]
         losses, inputs = gradients.compute(state.ema, batch, autocast, measured)
         if measured is not None:
             measure_gradients(meter, measured)
@@ -100,7 +102,8 @@ def train(
         finite = state.bad_steps.note(state.step + 1, losses, grad_norm, most_bad)
         skip_if(optimizer, (~finite).float())
         optimizer.step()
-        for buffer, kept in zip(method.buffers(), before, strict=True):  # running means, memories
+        moved = (*method.buffers(), *statistics)  # running means, memories
+        for buffer, kept in zip(moved, before, strict=True):
             buffer.copy_(torch.where(finite, buffer, kept))
         # The average forgets its random start early on, as in TensorFlow's num_updates rule.
         ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))

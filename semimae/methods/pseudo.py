@@ -88,8 +88,9 @@ class PseudoLabelMethod(Method):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run labeled and strong views in one pass.
 
-        A view with weight 0 has no gradient, so leaving it out changes nothing. How many there are
-        must be known to the host, which on a GPU stalls the queue.
+        A view with weight 0 has no gradient, so leaving it out changes nothing, unless it counts in
+        BatchNorm's statistics. How many there are must be known to the host, which on a GPU stalls
+        the queue.
 
         Returns:
             Logits of the labeled views, of the strong views, and the rows of the strong views
@@ -97,6 +98,8 @@ class PseudoLabelMethod(Method):
         """
         rows = None
         skip, device = self.config.skip_rejected, strong.device.type
+        if model.backbone.mixes_images:
+            skip = "never"
         if device == "cpu" and skip != "never":
             rows = weight.nonzero().squeeze(1)
         elif device in ("cuda", "mps") and skip == "always":
