@@ -77,10 +77,11 @@ def show(name: Name) -> None:
 def use(
     name: Name,
     force: Annotated[
-        bool, typer.Option("--force", help="Also over changes that git does not have.")
+        bool,
+        typer.Option("--force", help="Overwrite params.yaml even if it has uncommitted changes."),
     ] = False,
 ) -> None:
-    """Make a recipe the project's params.yaml, after checking it.
+    """Write a recipe to params.yaml, after checking it.
 
     Example: python -m pipeline recipe use cifar10
     """
@@ -90,7 +91,7 @@ def use(
     Params.parse(text, path)
     target = root / "params.yaml"
     if not force and _holds_own_work(target):
-        raise UserError(f"{target} has changes that git does not have; commit them or add --force.")
+        raise UserError(f"{target} has uncommitted changes; commit them or add --force.")
     write_text(target, text)
     typer.echo(f"{target} is now recipe {name}; `dvc repro` runs it.")
 

@@ -369,7 +369,7 @@ def test_use_keeps_own_work_unless_forced(project: Path, without_git: bool) -> N
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
     mine = params.read_text()
-    with pytest.raises(UserError, match=r"changes that git does not have; .*--force"):
+    with pytest.raises(UserError, match=r"uncommitted changes; .*--force"):
         recipe("use", "cifar10")
     assert params.read_text() == mine
     recipe("use", "cifar10", "--force")

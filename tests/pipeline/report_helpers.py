@@ -49,7 +49,7 @@ def accuracy_of(cell: Cell) -> float:
     """Semi-MAE gains ten points or more, differently on each seed; its weight helps a little."""
     gain = 0.0 if cell.method == "supervised" else 0.1 + 0.01 * (cell.seed % 3)
     ratio = 0.0 if cell.mask_ratio != 0.5 else -0.05
-    gain += 0.001 * (cell.mim.lambda_mim - 1) * (1 + cell.seed % 2) if cell.mim else 0.0
+    gain += 0.001 * (cell.mim.branch.lambda_mim - 1) * (1 + cell.seed % 2) if cell.mim else 0.0
     return 0.6 + gain + ratio + 0.02 * cell.seed + 0.2 * num_labeled(cell) / 1000
 
 
@@ -126,7 +126,7 @@ def write_run(folder: Path, cell: Cell, classes: int = len(CLASSES)) -> None:
         path.write_text(json.dumps(value))
     if cell.mask_ratio:
         image = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
-        np.savez(train / "reconstructions.npz", original=image, masked=image, reconstructed=image)
+        np.savez(folder / "reconstructions.npz", original=image, masked=image, reconstructed=image)
 
 
 def build_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:

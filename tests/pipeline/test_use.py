@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from pipeline.__main__ import app
 from pipeline.tables import table
 from semimae.engine.infer import infer
+from semimae.options.backbone import BackboneConfig
 from semimae.types import UserError
 
 
@@ -175,12 +176,10 @@ def test_a_copied_file_is_exported_without_scores(project: Project, tmp_path: Pa
 def test_a_refused_format_leaves_the_others(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from semimae.options.backbone import ViTConfig
-
-    def refuse(self: ViTConfig, *sizes: int) -> None:
+    def refuse(config: BackboneConfig, *sizes: int) -> None:
         raise UserError("timm has no such model.")
 
-    monkeypatch.setattr(ViTConfig, "in_timm", refuse)
+    monkeypatch.setattr("semimae.inference.timm_folder.timm_model", refuse)
     out = tmp_path / "out"
     result = run("export", project.run, out, "--format", "timm", "--format", "torch", code=1)
     assert result.stderr == "timm: timm has no such model.\n"
