@@ -1,5 +1,6 @@
 """Stage ``inputs``: what of the code and of params.yaml each stage of a cell depends on."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS, MethodOptions
 from semimae.options.params import Params
+from semimae.types import UserError
 
 # Keys of params.yaml that decide config.json and split.json. The headline's split also depends on
 # method, mask_ratio, label_fraction, num_labels and seed.
@@ -51,10 +53,17 @@ def inputs() -> None:
 def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
     """Return each method as the headline, the grid and its variants may ask for it.
 
-    Variants may take another rule for pseudo labels, which is another file.
+    Variants may take another rule for pseudo labels, which is another file. A method that these
+    settings cannot train, such as one with a MIM branch on a convolutional network, has none.
     """
-    variants = [params.variant(name) for name in params.ablation.variant]
-    return {name: [each.cell(name).options for each in variants] for name in METHODS}
+    a = params.ablation
+    variants = [params.variant(name) for name in (*a.variant, *a.baseline.variant)]
+    found: dict[str, list[MethodOptions]] = {name: [] for name in METHODS}
+    for name, options in found.items():
+        for variant in variants:
+            with contextlib.suppress(UserError):
+                options.append(variant.cell(name).options)
+    return found
 
 
 def _write(
