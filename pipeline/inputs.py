@@ -1,14 +1,13 @@
 """Stage ``inputs``: what of the code and of params.yaml each stage of a cell depends on."""
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.outside import check_weights, hash_labeled_list
 from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS, MethodOptions
 from semimae.options.params import Params
-from semimae.types import UserError
 
 # Keys of params.yaml that decide config.json and split.json. The headline's split also depends on
 # method, mask_ratio, label_fraction, num_labels and seed.
@@ -17,6 +16,7 @@ OF_SPLIT = (
     "label_fraction",  # of these two, for null in the grid
     "num_labels",
     "data",
+    "labeled",
     "backbone",
     "mim",
     "pseudo_label",
@@ -37,10 +37,15 @@ def inputs() -> None:
 
     Example: python -m pipeline inputs
     """
+    from semimae.data.store import resolve_root
+
     params = Params.read()
+    root = Path()  # as for what is written
+    check_weights(params, resolve_root(params.data.root, root))
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
     settings = {key: _value(values, key) for key in OF_SPLIT}
+    settings["sha256 of data.labeled_list"] = hash_labeled_list(params, root)
     _write(INPUTS / "split.json", stage_code("split", options=True), settings)
     for name, methods in _as_asked(params).items():
         _write(INPUTS / "train" / f"{name}.json", training_code(methods))
@@ -53,17 +58,11 @@ def inputs() -> None:
 def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
     """Return each method as the headline, the grid and its variants may ask for it.
 
-    Variants may take another rule for pseudo labels, which is another file. A method that these
-    settings cannot train, such as one with a MIM branch on a convolutional network, has none.
+    Variants may take another rule for pseudo labels, which is another file.
     """
     a = params.ablation
     variants = [params.variant(name) for name in (*a.variant, *a.baseline.variant)]
-    found: dict[str, list[MethodOptions]] = {name: [] for name in METHODS}
-    for name, options in found.items():
-        for variant in variants:
-            with contextlib.suppress(UserError):
-                options.append(variant.cell(name).options)
-    return found
+    return {name: [each.options(name) for each in variants] for name in METHODS}
 
 
 def _write(

@@ -14,7 +14,7 @@ class ConvNet(FeatureExtractor):
 
     vit: Any  # the network; files of weights hold this name, whatever the architecture
     has_patches = can_drop_patches = False
-    num_patches = num_prefix_tokens = 0
+    num_patches = num_prefix_tokens = num_blocks = 0
 
     def __init__(self, network: nn.Module, image_size: int, channels: int) -> None:
         super().__init__()
@@ -34,8 +34,9 @@ class ConvNet(FeatureExtractor):
         head: nn.Linear = self.vit.get_classifier()
         return head
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return features ``[B, embed_dim]``, averaged over the image, before the classifier."""
+        assert paths is None, "it has none"
         self.vit.set_grad_checkpointing(self.recompute)
         features: Tensor = self.vit.forward_head(self.vit.forward_features(images), pre_logits=True)
         return features

@@ -11,6 +11,7 @@ class FeatureExtractor(nn.Module):
     has_patches = True
     can_drop_patches = True
     mixes_images = False
+    has_paths = False
     num_layers: int
 
     @property
@@ -18,7 +19,7 @@ class FeatureExtractor(nn.Module):
         """The last layer."""
         raise NotImplementedError
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, embed_dim]``, before the classifier."""
         raise NotImplementedError
 
@@ -31,9 +32,9 @@ class FeatureExtractor(nn.Module):
         logits: Tensor = self.classifier(features)
         return logits
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        return self.classify(self.features(images))
+        return self.classify(self.features(images, paths))
 
     def reset_head(self) -> None:
         """Give the classifier fresh weights."""

@@ -176,7 +176,8 @@ def _resize(name: str, theirs: Tensor, ours: Tensor, model: nn.Module) -> Tensor
         if fitted is not None and fitted.shape[2:] != ours.shape[2:]:
             fitted = resample_patch_embed(fitted.float(), list(ours.shape[2:]))
         return fitted
-    if name == f"{_first_convolution(model)}weight":
+    is_convolutional = not model.backbone.has_patches  # type: ignore[union-attr]
+    if is_convolutional and name == f"{_first_convolution(model)}weight":
         return _of_channels(theirs, ours.shape[1])
     if name.endswith("relative_position_bias_table") and theirs.shape[1] == ours.shape[1]:
         if math.isqrt(len(theirs)) ** 2 != len(theirs) or not len(theirs):

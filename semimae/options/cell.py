@@ -14,6 +14,7 @@ from semimae.options.backbone import (
     no_patches,
 )
 from semimae.options.data import CellData, DataConfig
+from semimae.options.labeled import LabeledConfig
 from semimae.options.method import AnyMethod
 from semimae.options.mim import Masked
 from semimae.options.train import CellTrain, OptimConfig, TrainConfig
@@ -129,6 +130,11 @@ class Cell(Frozen):
     def mim(self) -> Masked | None:
         """The MIM branch, if its method has one."""
         return getattr(self.options, "mim", None)
+
+    @property
+    def labeled(self) -> LabeledConfig | None:
+        """How labeled images are regularized, if its method learns from them."""
+        return getattr(self.options, "labeled", None)
 
     @property
     def mask_ratio(self) -> float | None:
