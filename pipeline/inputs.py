@@ -16,6 +16,7 @@ OF_SPLIT = (
     "label_fraction",  # of these two, for null in the grid
     "num_labels",
     "data",
+    "labeled",
     "backbone",
     "mim",
     "pseudo_label",
@@ -60,7 +61,7 @@ def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
     Variants may take another rule for pseudo labels, which is another file.
     """
     variants = [params.variant(name) for name in params.ablation.variant]
-    return {name: [each.cell(name).options for each in variants] for name in METHODS}
+    return {name: [each.options(name) for each in variants] for name in METHODS}
 
 
 def _write(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.model_card import which_model
 from pipeline.progress import progress
 from pipeline.tables import Row, table
 from semimae.ingest.table_header import header_hint
@@ -45,6 +46,10 @@ def predict(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="What the classifier sees of each image.")
     ] = False,
+    abstain: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Leave the class empty below this probability."),
+    ] = 0.0,
     root: Annotated[
         Path | None,
         typer.Option(help="What paths in csv files are relative to, if not to the file's folder."),
@@ -58,6 +63,8 @@ def predict(
     line: on standard error, with the reason, if it is no image or cannot be read. Where an image
     cannot be read, the others are done, and the exit code is 1.
 
+    Which model answers, and how good it is on its test images, stands on standard error.
+
     Example: python -m pipeline predict runs/headline photos/ --out predictions.csv
     """
     from semimae.inference.predict import predict_files
@@ -65,6 +72,7 @@ def predict(
 
     files, skipped = _files(paths, root)
     trained = open_model(model)
+    typer.echo(which_model(trained, model), err=True)
     names = trained.info.dataset.class_names
     columns = ["path", "class", "probability"]
     columns += [f"p({name})" for name in names] if all_classes else []
@@ -73,7 +81,7 @@ def predict(
     with progress("images", len(files)) as update, table(out, columns) as write:
 
         def on_batch(batch: list[str], outputs: "Outputs") -> None:
-            write(_rows(batch, outputs, names))
+            write(_rows(batch, outputs, names, abstain))
 
         predict_files(
             trained,
@@ -92,13 +100,16 @@ def predict(
         raise typer.Exit(1)
 
 
-def _rows(paths: list[str], outputs: "Outputs", names: tuple[str, ...]) -> list[Row]:
+def _rows(
+    paths: list[str], outputs: "Outputs", names: tuple[str, ...], abstain: float
+) -> list[Row]:
     """Return a row per image with all columns that may be asked for."""
     rows = []
     columns = (paths, outputs.labels.tolist(), outputs.probabilities.tolist(), outputs.features)
     for path, label, probabilities, feature in zip(*columns, strict=True):
         rounded = [round(value, 6) for value in probabilities]
-        row: Row = {"path": path, "class": names[label], "probability": rounded[label]}
+        name = names[label] if probabilities[label] >= abstain else ""
+        row: Row = {"path": path, "class": name, "probability": rounded[label]}
         row |= {f"p({name})": value for name, value in zip(names, rounded, strict=True)}
         row["embedding"] = [float(f"{value:.6g}") for value in feature.tolist()]
         rows.append(row)

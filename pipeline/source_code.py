@@ -52,7 +52,8 @@ def training_code(methods: Iterable[MethodOptions]) -> dict[str, str]:
 
 def fine_tuning_code() -> dict[str, str]:
     """Return the files that decide what fine-tuning leads to."""
-    return stage_code("fine_tune") | training_code([SupervisedOptions(name="supervised")])
+    supervised, _, _ = SupervisedOptions.implementation.partition(":")
+    return stage_code("fine_tune") | code_of([_TRAINING, supervised])
 
 
 def stage_code(stage: str, *, options: bool = False) -> dict[str, str]:

@@ -32,9 +32,14 @@ DEFAULTS = {
     "crop_padding": 1,
     "crop_min_scale": 0.2,
     "hflip": False,
+    "color_jitter": 0.0,
     "randaugment_ops": 2,
     "randaugment_magnitude": 5,
+    "randaugment_magnitude_std": 0.0,
+    "randaugment_probability": 1.0,
     "cutout": 0.25,
+    "erasing": 0.0,
+    "erasing_fill": "mean",
     "workers": 2,
 }
 

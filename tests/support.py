@@ -47,6 +47,21 @@ SMALL = {
     "train__precision": "fp32",
     "train__threads": 1,
 }
+# Everything that regularizes, at once.
+REGULARIZED = {
+    "data__crop": "resized",
+    "data__hflip": True,
+    "data__color_jitter": 0.4,
+    "data__randaugment_magnitude": 27,
+    "data__randaugment_magnitude_std": 1.5,
+    "data__randaugment_probability": 0.5,
+    "data__erasing": 0.25,
+    "data__erasing_fill": "noise",
+    "labeled__view": "strong",
+    "labeled__mixup": 0.8,
+    "labeled__cutmix": 1.0,
+    "labeled__smoothing": 0.1,
+}
 
 
 @cache

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from semimae.files import file_hash
 from semimae.options.backbone import BackboneConfig
 from semimae.options.data import CellData, DataConfig
+from semimae.options.labeled import LabeledConfig
 from semimae.options.method import AnyMethod
 from semimae.options.mim import Masked
 from semimae.options.train import CellTrain, OptimConfig, TrainConfig
@@ -120,6 +121,11 @@ class Cell(Frozen):
     def mim(self) -> Masked | None:
         """The MIM branch, if its method has one."""
         return getattr(self.options, "mim", None)
+
+    @property
+    def labeled(self) -> LabeledConfig | None:
+        """How labeled images are regularized, if its method learns from them."""
+        return getattr(self.options, "labeled", None)
 
     @property
     def mask_ratio(self) -> float | None:

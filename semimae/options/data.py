@@ -75,10 +75,39 @@ class CellData(Frozen):
         gt=0, le=1, description="Smallest share of the area, for crop=resized."
     )
     hflip: bool = Field(description="Mirror half of the views left to right.")
+    color_jitter: float = Field(
+        ge=0,
+        le=1,
+        description="Largest change of brightness, contrast and saturation, as a factor, in views "
+        "without RandAugment: the weak ones. 0: none.",
+    )
     randaugment_ops: int = Field(ge=0, le=8, description="Operations per strong view.")
-    randaugment_magnitude: int = Field(ge=0, le=30, description="Strength of each, 0 to 30.")
+    randaugment_magnitude: int = Field(
+        ge=0,
+        le=30,
+        description="Strength of each, 0 to 30; timm counts to 10, so m9 there is 27 here.",
+    )
+    randaugment_magnitude_std: Annotated[float, Field(ge=0, le=30)] | Literal["uniform"] = Field(
+        description="Standard deviation of the magnitude, drawn per operation and image; timm's "
+        "mstd0.5 is 1.5 here. 0: always the same; uniform: evenly from 0 to "
+        "randaugment_magnitude, as FixMatch draws."
+    )
+    randaugment_probability: float = Field(
+        ge=0, le=1, description="With which each operation is applied; timm: 0.5."
+    )
     cutout: float = Field(
-        ge=0, le=1, description="Largest side of the erased square, share of the image."
+        ge=0,
+        le=1,
+        description="Largest side of the square erased in each strong view, share of the image.",
+    )
+    erasing: float = Field(
+        ge=0,
+        le=1,
+        description="Probability with which a rectangle of a strong view is erased "
+        "(arXiv:1708.04896). 0: never.",
+    )
+    erasing_fill: Literal["mean", "noise"] = Field(
+        description="What an erased rectangle holds: the mean color, or normal noise per pixel."
     )
 
     @model_validator(mode="after")

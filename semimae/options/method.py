@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field
 
+from semimae.options.labeled import LabeledConfig
 from semimae.options.mim import Masked
 from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
 from semimae.types import Frozen
@@ -167,6 +168,7 @@ class MethodOptions(Frozen):
 
     implementation: ClassVar[str]  # "module:class"
     uses_unlabeled: ClassVar[bool] = True
+    learns_classes: ClassVar[bool] = True  # whether its last phase trains the classifier
     reconstructs_alone: ClassVar[bool] = False  # in a phase of its own: its weight means nothing
     # Values that the method itself sets.
     settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
@@ -181,11 +183,10 @@ class MethodOptions(Frozen):
             sections: By name; ``mim`` is a ``Masked``.
         """
         own = dict(sections)
-        if cls.reconstructs_alone:
-            mim = own["mim"]
-            assert isinstance(mim, Masked)
-            branch = mim.branch.model_copy(update={"lambda_mim": 1.0})
-            own["mim"] = mim.model_copy(update={"branch": branch})
+        mim = own["mim"]
+        assert isinstance(mim, Masked)
+        branch = mim.branch.without_unread(alone=cls.reconstructs_alone)
+        own["mim"] = mim.model_copy(update={"branch": branch})
         for section, values in cls.settled.items():
             own[section] = own[section].model_copy(update=dict(values))
         (name,) = get_args(cls.model_fields["name"].annotation)
@@ -207,7 +208,13 @@ class MethodOptions(Frozen):
         return [(self, None)]
 
 
-class SupervisedOptions(MethodOptions):
+class LabeledOptions(MethodOptions):
+    """Methods that learn from labeled images."""
+
+    labeled: LabeledConfig
+
+
+class SupervisedOptions(LabeledOptions):
     """Labeled images alone."""
 
     implementation = "semimae.methods.supervised:Supervised"
@@ -215,7 +222,7 @@ class SupervisedOptions(MethodOptions):
     name: Literal["supervised"]
 
 
-class FixMatchOptions(MethodOptions):
+class FixMatchOptions(LabeledOptions):
     """A fixed threshold."""
 
     implementation = "semimae.methods.fixmatch:FixMatch"
@@ -228,7 +235,7 @@ class MeanTeacherLabels(SquaredError, Ramp):
     """What Mean Teacher reads of the section ``pseudo_label``."""
 
 
-class MeanTeacherOptions(MethodOptions):
+class MeanTeacherOptions(LabeledOptions):
     """Squared error between student and average."""
 
     implementation = "semimae.methods.mean_teacher:MeanTeacher"
@@ -236,7 +243,7 @@ class MeanTeacherOptions(MethodOptions):
     pseudo_label: MeanTeacherLabels
 
 
-class FlexMatchOptions(MethodOptions):
+class FlexMatchOptions(LabeledOptions):
     """Thresholds that follow how much of each class has been learned."""
 
     implementation = "semimae.methods.flexmatch:FlexMatch"
@@ -245,7 +252,7 @@ class FlexMatchOptions(MethodOptions):
     pseudo_label: FlexLabels
 
 
-class FreeMatchOptions(MethodOptions):
+class FreeMatchOptions(LabeledOptions):
     """Thresholds that follow the running confidence."""
 
     implementation = "semimae.methods.freematch:FreeMatch"
@@ -254,7 +261,7 @@ class FreeMatchOptions(MethodOptions):
     pseudo_label: FreeLabels
 
 
-class SoftMatchOptions(MethodOptions):
+class SoftMatchOptions(LabeledOptions):
     """Weights instead of a threshold.
 
     The paper aligns predictions to the uniform distribution, so ``alignment: none`` means
@@ -279,12 +286,13 @@ class MAEOptions(MethodOptions):
     """Masked image modeling alone."""
 
     implementation = "semimae.methods.mae:MaskedPretraining"
+    learns_classes = False
     name: Literal["mae"]
     reconstructs_alone = True
     mim: Masked
 
 
-class StartOptions(MethodOptions):
+class StartOptions(LabeledOptions):
     """Methods in phases, of which the first reconstructs."""
 
     reconstructs_alone = True
@@ -306,7 +314,10 @@ class MAEFinetuneOptions(StartOptions):
 
     def phases(self) -> list[tuple[MethodOptions, int | None]]:
         """Return pretraining and fine-tuning."""
-        return [*self.pretraining(), (SupervisedOptions(name="supervised"), None)]
+        return [
+            *self.pretraining(),
+            (SupervisedOptions(name="supervised", labeled=self.labeled), None),
+        ]
 
 
 class SemiViTOptions(StartOptions):
@@ -322,7 +333,12 @@ class SemiViTOptions(StartOptions):
         """Return pretraining, fine-tuning and self-training."""
         made = self.pretraining()
         if self.start is not None and self.start.supervised_steps:
-            made.append((SupervisedOptions(name="supervised"), self.start.supervised_steps))
+            made.append(
+                (
+                    SupervisedOptions(name="supervised", labeled=self.labeled),
+                    self.start.supervised_steps,
+                )
+            )
         return [*made, (self.model_copy(update={"mim": None, "start": None}), None)]
 
 
@@ -330,7 +346,7 @@ class SSMAELabels(Consistency, Threshold):
     """What SSMAE reads of the section ``pseudo_label``."""
 
 
-class SSMAEOptions(MethodOptions):
+class SSMAEOptions(LabeledOptions):
     """Two agreeing views behind a gate that validation opens: its rhythm decides weights."""
 
     implementation = "semimae.methods.ssmae:SSMAE"
@@ -345,7 +361,7 @@ class SSMAEOptions(MethodOptions):
         return rhythm.model_copy(update={"eval_every": self.train.eval_every})
 
 
-class SemiMAEOptions(MethodOptions):
+class SemiMAEOptions(LabeledOptions):
     """Pseudo labels and, in parallel, the reconstruction of masked weak views."""
 
     implementation = "semimae.methods.semi_mae:SemiMAE"

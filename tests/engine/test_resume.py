@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import WITH_OWN_PHASE, small_rhythm
+from support import REGULARIZED, WITH_OWN_PHASE, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -111,6 +111,38 @@ def test_every_method_continues_with_its_state(
     expected, _ = fit_until(cell, tmp_path / "whole")
     state, _ = fit_until(cell, tmp_path / "parts", [4, 5])
     assert_same(state, expected)
+
+
+@pytest.mark.parametrize("method", ["supervised", "semi_mae"])
+def test_a_run_with_everything_that_regularizes_continues(
+    method: str, small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    cell = small_cell(method, pseudo_label__threshold=0.11, **REGULARIZED)
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [2, 3, 7])
+    assert_same(state, expected)
+
+
+def test_what_regularizes_and_weighs_continues_too(
+    small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    """Stopped right behind a measurement of gradients, and between two."""
+    cell = small_cell(
+        "semi_mae",
+        pseudo_label__threshold=0.11,
+        pseudo_label__mixup=True,
+        mim__weighting="gradient",
+        mim__weighting_every=3,
+        train__drop_path=0.4,
+        train__ema_warmup=False,
+        train__accumulate=2,
+        train__recompute=True,
+        optim__grad_clip=None,
+    )
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [4, 6])
+    assert_same(state, expected)
+    assert "clipped" not in state.history[-1]
 
 
 def test_a_run_depends_on_its_seed(

@@ -107,6 +107,26 @@ def test_images_of_12_bits_are_scaled_as_they_were_for_training(
     assert (brightest > 128) == (white is not None)
 
 
+def test_probabilities_are_calibrated(trained: Trained, files: list[str]) -> None:
+    def said(model: Trained) -> torch.Tensor:
+        found: list[Outputs] = []
+        predict_files(
+            model,
+            files[:2],
+            on_batch=lambda paths, outputs: found.append(outputs),
+            on_bad=lambda path, reason: None,
+            progress=lambda done, total: None,
+            batch_size=4,
+            device="cpu",
+        )
+        return found[0].probabilities
+
+    plain = said(trained)
+    warm = said(trained._replace(info=trained.info.model_copy(update={"temperature": 3.0})))
+    root = plain ** (1 / 3)
+    torch.testing.assert_close(warm, root / root.sum(dim=1, keepdim=True))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it is there")
 def test_a_device_that_is_not_there_is_refused(trained: Trained, files: list[str]) -> None:
     with pytest.raises(UserError, match="cuda is not available here"):

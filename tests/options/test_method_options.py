@@ -16,12 +16,17 @@ from semimae.options.params import Params
 
 RECONSTRUCT = {"mae", "mae_finetune", "semi_vit", "ssmae", "semi_mae"}
 WITH_RULE = {"fixmatch", "flexmatch", "freematch", "softmatch", "semi_vit", "semi_mae"}
+LABELED = METHODS.keys() - {"mae"}
 WITH_THRESHOLD = {"fixmatch", "flexmatch", "semi_vit", "semi_mae", "ssmae"}
 
 # Another value of a key, and the methods that read the key, as docs/method.md has it.
 READERS: dict[str, tuple[object, set[str]]] = {
     "mask_ratio": (0.5, RECONSTRUCT),
     "mim__lambda_mim": (30.0, {"ssmae", "semi_mae"}),
+    "mim__weighting": ("gradient", {"ssmae", "semi_mae"}),
+    "mim__gradient_ratio": (3.0, set()),  # these are read where gradients weigh: see below
+    "mim__weighting_every": (3, set()),
+    "mim__weighting_momentum": (0.3, set()),
     "mim__target": ("pixels", RECONSTRUCT),
     "mim__loss": ("l1", RECONSTRUCT),
     "mim__masking": ("block", RECONSTRUCT),
@@ -42,6 +47,13 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "pseudo_label__lambda_ramp": (0.5, WITH_RULE | {"ssmae", "mean_teacher"}),
     "pseudo_label__lambda_mse": (3.0, {"mean_teacher"}),
     "pseudo_label__lambda_fair": (3.0, {"freematch"}),
+    "labeled__view": ("strong", LABELED),
+    "labeled__view_probability": (0.5, LABELED),
+    "labeled__mixup": (0.8, LABELED),
+    "labeled__cutmix": (1.0, LABELED),
+    "labeled__mix_probability": (0.9, LABELED),
+    "labeled__switch_probability": (0.9, LABELED),
+    "labeled__smoothing": (0.1, LABELED),
     "ssmae__gate_accuracy": (0.456, {"ssmae"}),
     "ssmae__gate_start": (0.456, {"ssmae"}),
     "ssmae__memory": (False, {"ssmae"}),
@@ -73,7 +85,7 @@ def config(method: str, **changes: object) -> str:
 
 def test_every_key_of_the_methods_is_tested_here() -> None:
     tree = changed_params().model_dump()
-    sections = ("mim", "pseudo_label", "ssmae", "start")
+    sections = ("labeled", "mim", "pseudo_label", "ssmae", "start")
     keys = {f"{section}__{key}" for section in sections for key in tree[section]}
     assert READERS.keys() == keys - {"mim__name"} | {"mask_ratio"}
 
@@ -83,6 +95,14 @@ def test_a_key_changes_the_cells_of_the_methods_that_read_it(key: str) -> None:
     value, readers = READERS[key]
     changed = {name for name in METHODS if config(name) != config(name, **{key: value})}
     assert changed == readers
+
+
+@pytest.mark.parametrize("key", ["gradient_ratio", "weighting_every", "weighting_momentum"])
+def test_keys_of_the_weight_that_follows_gradients(key: str) -> None:
+    balanced = {"mim__weighting": "gradient"}
+    value = {f"mim__{key}": READERS[f"mim__{key}"][0]}
+    changed = {n for n in METHODS if config(n, **balanced) != config(n, **balanced, **value)}
+    assert changed == {"ssmae", "semi_mae"}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +124,15 @@ def test_the_rule_says_which_keys_are_read(method: str, rule: str, read: set[str
         if config(method, **{"pseudo_label__rule": rule, f"pseudo_label__{key}": 0.123}) != base
     }
     assert changed == read
+
+
+@pytest.mark.parametrize("key", ["gradient_ratio", "weighting_every", "weighting_momentum"])
+def test_the_weighting_says_which_keys_are_read(key: str) -> None:
+    value, _ = READERS[f"mim__{key}"]
+    changes: dict[str, object] = {"mim__weighting": "gradient"}
+    other = changes | {f"mim__{key}": value}
+    changed = {name for name in METHODS if config(name, **changes) != config(name, **other)}
+    assert changed == {"ssmae", "semi_mae"}
 
 
 def test_the_kind_of_branch_changes_the_cells_that_have_one() -> None:

@@ -700,6 +700,10 @@ CHANGES = {"heavy": {"mim": {"lambda_mim": 10.0}}, "strong": {"data": {"cutout":
 SIMMIM = {
     "name": "simmim",
     "lambda_mim": 1.0,
+    "weighting": "fixed",
+    "gradient_ratio": 1.0,
+    "weighting_every": 1,
+    "weighting_momentum": 0.0,
     "target": "pixels",
     "loss": "l1",
     "masking": "random",

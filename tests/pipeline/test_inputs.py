@@ -183,6 +183,12 @@ def test_the_files_say_which_value_and_which_module(before: dict[str, str]) -> N
     assert {"semimae/ingest/choose.py", "semimae/data/split.py"} <= split["code"].keys()
 
 
+def test_a_method_that_nobody_asks_for_need_not_fit(project: Path) -> None:
+    set_params(project, "optim", warmup_steps=60)
+    set_params(project, "start", supervised_steps=50)  # of semi_vit, which has a warm-up too
+    assert "train/semi_vit" in written(project)
+
+
 def test_params_with_an_error_leave_the_files_alone(project: Path) -> None:
     before = written(project)
     set_params(project, "optim", lr="fast")

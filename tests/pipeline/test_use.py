@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def test_a_folder_is_searched_and_what_is_no_image_is_named(project: Project, ph
     result = run("predict", project.run, photos, code=1)
     said = rows(result.stdout)
     assert [os.path.relpath(row["path"], photos) for row in said] == ["a.PNG", "b/1.png", "b/2.png"]
-    assert result.stderr.splitlines() == [
+    _, *named = result.stderr.splitlines()
+    assert named == [
         f"{photos}/.y.png: hidden",
         f"{photos}/notes.txt: no image (.txt)",
         f"{photos}/b/.hidden/: hidden",
@@ -101,11 +103,35 @@ def test_a_csv_file_lists_images_beside_it_or_in_a_root(
     (photos / "list.csv").write_text("rank,path\n1,b/1.png\n2,b/1.png\n3,missing.png\n")
     result = run("predict", project.run, photos / "list.csv", photos / "b/1.png", code=1)
     assert [row["path"] for row in rows(result.stdout)] == [f"{photos}/b/1.png"]
-    assert result.stderr == f"{photos}/missing.png: No such file or directory\n"
+    assert result.stderr.endswith(f"\n{photos}/missing.png: No such file or directory\n")
     moved = tmp_path / "moved.csv"
     (photos / "list.csv").rename(moved)
     result = run("predict", project.run, moved, "--root", photos, code=1)
     assert [row["path"] for row in rows(result.stdout)] == [f"{photos}/b/1.png"]
+
+
+def test_it_says_which_model_answers(project: Project, photos: Path, tmp_path: Path) -> None:
+    scores = json.loads((project.run / "linear_probe.json").read_text())["protocols"]["classifier"]
+    tested = f"test top-1 {100 * scores['top1']['value']:.1f}% on {scores['num_images']} images"
+    photo = photos / "a.PNG"
+    said = run("predict", project.run, photo).stderr
+    assert said.startswith(f"{project.run}: {project.cell.name} on digits; {tested}; ")
+    assert "probabilities are not calibrated, since there were fewer than 30 validation" in said
+    assert tested in run("export", project.run, tmp_path / "out", "--format", "timm").stdout
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(project.run / "train" / "model.safetensors", copy)
+    assert "test score unknown" in run("predict", copy, photo).stderr
+
+
+def test_it_abstains_below_a_probability(project: Project, photos: Path) -> None:
+    plain = rows(run("predict", project.run, photos, code=1).stdout)
+    values = sorted(float(row["probability"]) for row in plain)
+    threshold = (values[0] + values[1]) / 2
+    said = rows(run("predict", project.run, photos, "--abstain", threshold, code=1).stdout)
+    for before, after in zip(plain, said, strict=True):
+        sure = float(before["probability"]) >= threshold
+        assert after == before | {"class": before["class"] if sure else ""}
+    assert [row["class"] for row in said].count("") == 1
 
 
 @pytest.mark.parametrize(
