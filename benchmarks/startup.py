@@ -18,6 +18,7 @@ from semimae.data.store import Prepared
 from semimae.files import write_text
 from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
+from semimae.options.method import METHODS
 from semimae.options.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +106,7 @@ def finished_grid(folder: Path, grid: dict[str, list[Any]]) -> Path:
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml"):
         shutil.copy(ROOT / name, folder)
-    for name in ("semimae", "pipeline", ".dvc"):
+    for name in ("semimae", "pipeline", "lists", ".dvc"):
         ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp")
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     yaml = YAML()
@@ -123,10 +124,12 @@ def _write_lock(folder: Path) -> None:
 
     inside = {"prepared": ["dataset.json"], "plots": ["a.svg"]}
     inside["train"] = ["model.safetensors", "history.json", "validation.json"]
+    inside["inputs/train"] = [f"{method}.json" for method in METHODS]
     with contextlib.chdir(folder), Repo() as repo, repo.lock:
         stages = repo.index.stages
         for path in (Path(out.fs_path) for stage in stages for out in stage.outs):
-            for file in [path / name for name in inside.get(path.name, [])] or [path]:
+            inner = inside.get(f"{path.parent.name}/{path.name}", inside.get(path.name, []))
+            for file in [path / name for name in inner] or [path]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text("{}" if path.name == "summary.json" else f"{file}")
         lock = {}

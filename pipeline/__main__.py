@@ -23,6 +23,7 @@ from pipeline import (
     results,
     serve,
     split,
+    start,
     study,
     suggest,
     sync,
@@ -36,7 +37,7 @@ app = typer.Typer(
     name="semimae",
     help="""Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.
 
-    `COMMAND --help` says more, each with an example. To begin: python -m pipeline recipe list
+    `COMMAND --help` shows an example. To begin: `python -m pipeline start FOLDER`
     """,
     no_args_is_help=True,
     add_completion=False,
@@ -53,6 +54,7 @@ app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(linear_probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(fine_tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
+app.command("start", rich_help_panel=_TOOLS)(start.start)
 app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.command("export", rich_help_panel=_TOOLS)(export.export)
 app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)

@@ -1,12 +1,9 @@
 """``add-labels``: what was labeled goes back to the images."""
 
 import csv
-import difflib
 import filecmp
 import os
 import posixpath
-import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +12,12 @@ import typer
 from pipeline.moves import move_all
 from pipeline.workspace import dvc_root
 from semimae.files import write_csv
+from semimae.ingest.table_header import header_hint
 from semimae.options.params import Params
 from semimae.types import UserError
 
 _UNLABELED = "unlabeled"
 _COLUMNS = ("path", "label")
-_OTHERS = (";", "\t", "|")  # what else programs write between columns
 Labels = dict[str, str]  # of paths below the folder of the images
 
 
@@ -73,7 +70,9 @@ def _rows(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
             columns, rows = list(reader.fieldnames or ()), []
-            _check_columns(columns, file)
+            if missing := [name for name in _COLUMNS if name not in columns]:
+                hint = header_hint(columns, _COLUMNS)
+                raise UserError(f"{file} has no column {' and no '.join(missing)}{hint}.")
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(
@@ -84,19 +83,6 @@ def _rows(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}); {remedy}.") from None
     return columns, rows
-
-
-def _check_columns(columns: list[str], file: Path) -> None:
-    missing = [name for name in _COLUMNS if name not in columns]
-    if not missing:
-        return
-    said = f"{file} has no column {' and no '.join(missing)}"
-    for other in _OTHERS:
-        if len(columns) == 1 and other in columns[0]:
-            raise UserError(f"{said}: {other!r} is between its columns; save it with commas.")
-    hints = [(name, found) for name in missing if (found := nearest(name, columns))]
-    hint = " and ".join(f"{found!r} as {name}" for name, found in hints)
-    raise UserError(f"{said}{f'; write {hint}' if hint else ''}: its first line names the columns.")
 
 
 def _name_of(path: str, images: Path) -> str:
@@ -120,22 +106,13 @@ def _name_of(path: str, images: Path) -> str:
 
 
 def _check_classes(labels: Labels, classes: set[str], file: Path, remedy: str) -> None:
+    from semimae.ingest.layout import near_name
+
     for path, label in labels.items():
         if label not in classes:
-            near = nearest(label, classes)
+            near = near_name(label, classes)
             hint = f"did you mean {near!r}?" if near else remedy
             raise UserError(f"{file}: {path} has the label {label!r}, which is no class; {hint}")
-
-
-def nearest(text: str, known: Iterable[str]) -> str | None:
-    """Return the known text that was probably meant, if there is one."""
-    by_plain = {_plain(each): each for each in known}
-    near = difflib.get_close_matches(_plain(text), by_plain, n=1)
-    return by_plain[near[0]] if near else None
-
-
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().strip(" \t;,.:'\"")
 
 
 def _move(images: Path, labels: Labels, file: Path) -> None:

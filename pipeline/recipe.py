@@ -77,10 +77,11 @@ def show(name: Name) -> None:
 def use(
     name: Name,
     force: Annotated[
-        bool, typer.Option("--force", help="Also over changes that git does not have.")
+        bool,
+        typer.Option("--force", help="Overwrite params.yaml even if it has uncommitted changes."),
     ] = False,
 ) -> None:
-    """Make a recipe the project's params.yaml, after checking it.
+    """Write a recipe to params.yaml, after checking it.
 
     Example: python -m pipeline recipe use cifar10
     """
@@ -89,8 +90,8 @@ def use(
     text = complete(path)
     Params.parse(text, path)
     target = root / "params.yaml"
-    if not force and _holds_own_work(target):
-        raise UserError(f"{target} has changes that git does not have; commit them or add --force.")
+    if not force:
+        refuse_to_lose(target)
     write_text(target, text)
     typer.echo(f"{target} is now recipe {name}; `dvc repro` runs it.")
 
@@ -132,6 +133,16 @@ def at_equal_steps(path: Path) -> Params | None:
         return None
     ablation = params.ablation.model_copy(update={"budget": ["images"], "time_factor": {}})
     return params.model_copy(update={"ablation": ablation})
+
+
+def refuse_to_lose(path: Path) -> None:
+    """Refuse to overwrite a params file that would be lost.
+
+    Raises:
+        UserError: If so.
+    """
+    if _holds_own_work(path):
+        raise UserError(f"{path} has uncommitted changes; commit them or add --force.")
 
 
 def _holds_own_work(path: Path) -> bool:

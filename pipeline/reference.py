@@ -9,6 +9,8 @@ from ruamel.yaml import YAML
 
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
+from semimae.options.cell import FREE
+from semimae.options.method import METHODS
 from semimae.options.params import Params
 
 TARGET = Path("docs/reference/params.md")
@@ -20,6 +22,10 @@ Written by `python -m pipeline.reference` from the option classes; do not edit i
 Every key must be stated. The default is that of recipe digits, which a fresh clone has as its
 `params.yaml`. A wrong key, type or range ends any command with exit code 2 and one line that
 says what arrived and what is allowed.
+
+Keys marked *free* decide no weight. After you change one, a stopped run continues at its next step,
+and no finished run is trained again. The sections `linear_probe`, `fine_tune`, `ablation` and
+`tracking` are free as a whole: at most, runs are scored or logged again.
 """
 _TYPES = {
     "number": "number",
@@ -78,7 +84,22 @@ def _rows(
             yield from _rows(inner, values.get(name, {}), f"{prefix}{name}.", definitions)
             continue
         default = f"`{json.dumps(values[name])}`" if name in values else ""
-        yield f"| `{prefix}{name}`", _type(field), _allowed(field), default, f"{_text(field)} |"
+        meaning = f"{_text(field)}{_mark(f'{prefix}{name}')} |"
+        yield f"| `{prefix}{name}`", _type(field), _allowed(field), default, meaning
+
+
+def _mark(key: str) -> str:
+    """Return the mark of a key that decides no weight, and for which methods it does."""
+    if key not in FREE:
+        return ""
+    section, _, name = key.partition(".")
+    readers = [
+        method
+        for method, options in METHODS.items()
+        if (field := options.model_fields.get(section)) is not None
+        and name in getattr(field.annotation, "model_fields", {})
+    ]
+    return f" *Free, except for {', '.join(readers)}.*" if readers else " *Free.*"
 
 
 def _text(described: Schema) -> str:

@@ -1,4 +1,4 @@
-"""``keep-results``: a finished study as small files in results/, and README's tables of it."""
+"""``keep-results``: a finished study as small files in results/, and the page that shows them."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.reporting.compare import Comparison, Grid
     from pipeline.reporting.study import Study
 
-RESULTS, README = Path("results"), Path("README.md")
+RESULTS, PAGE = Path("results"), Path("docs/results.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml")
@@ -27,9 +27,11 @@ _COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml")
 
 def keep_results(
     name: Annotated[str, typer.Argument(help="Folder below results/.")],
-    title: Annotated[str, typer.Option(help="What was run, for README.")],
+    title: Annotated[str, typer.Option(help="What was run: the heading on the page.")],
 ) -> None:
-    """Keep a finished grid's report, numbers and origin in results/NAME, and show it in README.
+    """Keep a finished grid's report, numbers and origin in results/NAME.
+
+    docs/results.md shows the tables of all results that are kept.
 
     Example: python -m pipeline keep-results digits --title "Digits, all methods"
     """
@@ -62,12 +64,12 @@ def keep_results(
             shutil.copyfile(root / path, folder / Path(path).name)
         write_json(folder / "about.json", about)
         write_text(folder / "summary.md", f"### {title}\n\n{_sentence(name, about)}\n{text}")
-    write_text(root / README, shown_in(root, (root / README).read_text(encoding="utf-8")))
-    typer.echo(f"{RESULTS / name} holds the results; README.md shows them.")
+    write_text(root / PAGE, shown_in(root, (root / PAGE).read_text(encoding="utf-8")))
+    typer.echo(f"{RESULTS / name} holds the results; {PAGE} shows them.")
 
 
 def shown_in(root: Path, page: str) -> str:
-    """Return README's text with the summaries of all results between its two marks."""
+    """Return the page's text with the summaries of all results between its two marks."""
     parts = [path.read_text(encoding="utf-8").strip() for path in _summaries(root)]
     block = "\n\n".join([BEGIN, *parts, END])
     pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
@@ -100,8 +102,7 @@ def _sentence(name: str, about: dict[str, Any]) -> str:
         f"{about['runs']} runs, seeds {min(about['seeds'])} to {max(about['seeds'])}, "
         f"{about['device_hours']} of training on {' and '.join(about['devices'])}, torch "
         f"{' and '.join(about['torch'])}, commit {str(about['commit'])[:7]}. "
-        f"[Report]({RESULTS}/{name}/index.html), "
-        f"[every run]({RESULTS}/{name}/ablation.csv), [parameters]({RESULTS}/{name}/params.yaml).\n"
+        f"The report, every run and the parameters are in `{RESULTS}/{name}/`.\n"
     )
 
 
@@ -143,7 +144,7 @@ def _rows(
     from pipeline.reporting.blocks import NONE, accuracy, count, p_value, percent
     from pipeline.reporting.compare import mean_of_last, over_seeds, ranked, top1
 
-    settings = ranked(grid, fraction)
+    settings = ranked(grid, fraction, study.asked)
     own = next((s for s in settings if s.method == study.evidence.params.method), None)
     leads = {c.b: c for c in (*comparisons, *(c.reversed() for c in comparisons)) if c.a == own}
     rows: list[list[Entry]] = []

@@ -52,13 +52,19 @@ def training_code(methods: Iterable[MethodOptions]) -> dict[str, str]:
 
 def fine_tuning_code() -> dict[str, str]:
     """Return the files that decide what fine-tuning leads to."""
-    return stage_code("fine_tune") | training_code([SupervisedOptions(name="supervised")])
+    supervised, _, _ = SupervisedOptions.implementation.partition(":")
+    return stage_code("fine_tune") | code_of([_TRAINING, supervised])
 
 
 def stage_code(stage: str, *, options: bool = False) -> dict[str, str]:
-    """Return the files of the library that a command of ``pipeline`` runs."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in (stage, "stage")]
-    return code_of([module for file in files for module in imports(file)], options=options)
+    """Return the files of the library that a command of ``pipeline`` runs.
+
+    Of other files of ``pipeline``, `pipeline.stage` counts alone: the rest changes no output.
+    """
+    found = imports(Path(__file__).with_name(f"{stage}.py"))
+    if "pipeline.stage" in found:
+        found = found + imports(Path(__file__).with_name("stage.py"))
+    return code_of(found, options=options)
 
 
 def short_hash(code: dict[str, str]) -> str:
@@ -68,7 +74,7 @@ def short_hash(code: dict[str, str]) -> str:
 
 @cache
 def imports(path: Path) -> list[str]:
-    """Return the modules of ``semimae`` that a file imports."""
+    """Return the names that a file imports, and the modules that they are from."""
     return sorted(set(_imports(ast.parse(path.read_bytes()))))
 
 

@@ -35,24 +35,15 @@ def split(
     Example: python -m pipeline split runs/headline
     """
     from semimae.data.store import Prepared, resolve_root
-    from semimae.ingest.choose import make_split
+    from semimae.ingest.choose import split_for
 
     params = Params.read().variant(variant)
     cell = params.cell(method, mask_ratio, label_fraction, seed, budget)
     root = dvc_root()
-    cell = cell.with_weights_hash(resolve_root(params.data.root, root))
-    prepared = Prepared.read(PREPARED)
-    names = cell.data.labeled_list
-    made = make_split(
-        prepared,
-        seed=cell.seed,
-        label_fraction=cell.label_fraction,
-        num_labels=cell.num_labels,
-        labeled_list=None if names is None else root / names,
-        val_fraction=cell.data.val_fraction,
-        include_labeled=cell.data.include_labeled,
-    )
-    made.check_unlabeled(cell.method, cell.num_unlabeled)
+    images = resolve_root(params.data.root, root)
+    cell = cell.with_weights_hash(images)
+    prepared = Prepared.read(PREPARED, images)
+    made = split_for(cell, prepared, root)
     folder.mkdir(parents=True, exist_ok=True)
     cell.write(folder / "config.json")
     made.write(folder / "split.json")

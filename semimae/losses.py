@@ -14,7 +14,8 @@ def part_of_mean(mean: Tensor, part: int, whole: int) -> Tensor:
 
 def supervised_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy of logits ``[b, N]`` of labeled views; shares add up to the batch's mean."""
-    loss = functional.cross_entropy(logits.float(), batch.labels[batch.labeled_rows])
+    targets = batch.labels[batch.labeled_rows] if batch.targets is None else batch.targets
+    loss = functional.cross_entropy(logits.float(), targets)
     return part_of_mean(loss, len(batch.labeled), len(batch.labels))
 
 

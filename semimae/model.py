@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semimae.backbones import from_timm, vit
+from semimae.backbones import cnn, from_timm, vit
 from semimae.backbones.base import Backbone
 from semimae.backbones.weights import WeightReport, load_weights
 from semimae.data.store import Prepared
 from semimae.mim.branch import MIMBranch
 from semimae.mim.mae import MAE
 from semimae.mim.simmim import SimMIM
-from semimae.options.backbone import BackboneConfig, TimmConfig
+from semimae.options.backbone import BackboneConfig, CNNConfig, TimmConfig, no_patches
 from semimae.options.cell import Cell
 from semimae.options.mim import MAEConfig, Masked
 from semimae.random import generator
@@ -39,9 +39,13 @@ class SemiModel(nn.Module):
         self.backbone = backbone  # type: ignore[assignment]
         self.mim = mim
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalized images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        return self.backbone(images)
+    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
+        """Map normalized images ``[B, C, H, W]`` to logits ``[B, num_classes]``.
+
+        ``paths`` ``[B, 2 * blocks]`` are factors of the residual branches, for stochastic depth;
+        ``None``: ones.
+        """
+        return self.backbone(images, paths)
 
     def mim_loss(self, images: Tensor, noise: Tensor, teacher: "SemiModel | None" = None) -> Tensor:
         """Return the reconstruction loss of images, masked by noise ``[B, L]``.
@@ -65,6 +69,8 @@ def build_backbone(
     """
     if isinstance(config, TimmConfig):
         return from_timm.build(config, image_size, channels, num_classes)
+    if isinstance(config, CNNConfig):
+        return cnn.plain_cnn(config, image_size, channels, num_classes)
     try:
         config.patches_per_side(image_size)
     except ValueError as error:
@@ -76,9 +82,11 @@ def build_branch(masked: Masked, backbone: Backbone) -> MIMBranch:
     """Return a MIM branch with fresh weights.
 
     Raises:
-        UserError: If sizes do not fit together, or the branch leaves patches out and the backbone
-            needs all of them.
+        UserError: If sizes do not fit together, the backbone has no patches, or the branch leaves
+            patches out and the backbone needs all of them.
     """
+    if not backbone.has_patches:
+        raise UserError(f"{no_patches('the backbone')}.")
     size = backbone.patch_size
     try:
         masked.check_patches(backbone.image_size // size, size**2 * backbone.channels)
@@ -160,9 +168,19 @@ def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
 def timm_model(
     config: BackboneConfig, image_size: int, channels: int, num_classes: int
 ) -> tuple[str, dict[str, Any]]:
-    """Return a backbone's name in timm and what else ``timm.create_model`` takes, plain JSON."""
+    """Return a backbone's name in timm and what else ``timm.create_model`` takes, plain JSON.
+
+    Raises:
+        UserError: If timm has no such model.
+    """
+    if isinstance(config, CNNConfig):
+        raise UserError("timm has no model like backbone.name=cnn; choose format onnx or torch.")
     sizes = (image_size, channels, num_classes)
     if isinstance(config, TimmConfig):
         return config.model, from_timm.timm_arguments(config, *sizes)
+    if config.stem == "conv":
+        raise UserError(
+            "backbone.stem=conv has no counterpart in timm; export the model as onnx or torch."
+        )
     # Any plain Vision Transformer: the arguments take the place of all that its name says.
     return "vit_tiny_patch16_224", vit.timm_arguments(config, *sizes)

@@ -26,6 +26,11 @@ def uniform(shape: tuple[int, ...], *key: int | str) -> Tensor:
     return torch.rand(shape, generator=generator(*key))
 
 
+def normal(shape: tuple[int, ...], *key: int | str) -> Tensor:
+    """Return float32 draws of the standard normal distribution that depend on ``key`` only."""
+    return torch.randn(shape, generator=generator(*key))
+
+
 def permutation(n: int, *key: int | str) -> Tensor:
     """Return a permutation of ``0..n-1``, int64 ``[n]``, that depends on ``key`` only."""
     return torch.randperm(n, generator=generator(*key))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from data_helpers import write_images
 from support import PROPERTY, REPO, changed_params
 
 from semimae.data.split import Split
@@ -58,3 +59,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def digits_split(digits: Prepared) -> Split:
     """40 labeled digits."""
     return make_split(digits, seed=0, num_labels=40, val_fraction=0.15, include_labeled=True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    """Write images into a fresh root; return it."""
+
+    def write(*names: str) -> Path:
+        root = tmp_path / "root"
+        root.mkdir(exist_ok=True)
+        write_images(root, list(names))
+        return root
+
+    return write

@@ -2,13 +2,21 @@
 
 import shutil
 import subprocess
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from semimae.methods.base import Method
+from semimae.model import SemiModel
+from semimae.options.method import METHODS
 from semimae.options.params import Params
+from semimae.options.train import Rhythm
+from semimae.types import Batch, PseudoLabels
 
 REPO = Path(__file__).parents[1]
 PROPERTY = "generated cases"  # under which a test says how many it ran
@@ -39,11 +47,31 @@ SMALL = {
     "train__precision": "fp32",
     "train__threads": 1,
 }
+# Everything that regularizes, at once.
+REGULARIZED = {
+    "data__crop": "resized",
+    "data__hflip": True,
+    "data__color_jitter": 0.4,
+    "data__randaugment_magnitude": 27,
+    "data__randaugment_magnitude_std": 1.5,
+    "data__randaugment_probability": 0.5,
+    "data__erasing": 0.25,
+    "data__erasing_fill": "noise",
+    "labeled__view": "strong",
+    "labeled__mixup": 0.8,
+    "labeled__cutmix": 1.0,
+    "labeled__smoothing": 0.1,
+}
+
+
+@cache
+def _params_yaml() -> Params:
+    return Params.read(REPO / "params.yaml")
 
 
 def changed_params(**changes: object) -> Params:
     """Return params.yaml with ``SMALL`` and the changes applied; keys are ``section__field``."""
-    tree: dict[str, Any] = Params.read(REPO / "params.yaml").model_dump()
+    tree: dict[str, Any] = _params_yaml().model_dump()
     for key, value in (SMALL | changes).items():
         *sections, name = key.split("__")
         node = tree
@@ -52,6 +80,19 @@ def changed_params(**changes: object) -> Params:
         assert name in node, key
         node[name] = value
     return Params.model_validate(tree)
+
+
+def small_rhythm(**changes: object) -> Rhythm:
+    """Return how often ``small_cell`` made with the same changes logs, saves and is evaluated."""
+    return changed_params(**changes).train
+
+
+def _last_phase(method: str) -> str:
+    return changed_params(method=method).cell().options.phases()[-1][0].name
+
+
+# Methods with a last phase of their own: mae_finetune ends with supervised training.
+WITH_OWN_PHASE = [name for name in METHODS if _last_phase(name) == name]
 
 
 def copy_project(folder: Path) -> None:
@@ -70,6 +111,20 @@ def section(name: str, /, **changes: object) -> Any:
     """Return one section of ``changed_params`` with its own fields changed."""
     changed = {f"{name}__{field}": value for field, value in changes.items()}
     return getattr(changed_params(**changed), name)
+
+
+class StepOutput(NamedTuple):
+    """What a method makes of a whole batch."""
+
+    losses: dict[str, Tensor]
+    metrics: Mapping[str, Tensor]
+    pseudo: PseudoLabels | None
+
+
+def step_of(method: Method, model: SemiModel, teacher: SemiModel, batch: Batch) -> StepOutput:
+    """Label a whole batch and return its loss terms, as the training loop does."""
+    inputs = method.label(model, teacher, batch)
+    return StepOutput(method.losses(model, teacher, inputs), inputs.metrics, inputs.pseudo)
 
 
 class Waits(TorchDispatchMode):

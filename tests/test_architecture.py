@@ -13,34 +13,38 @@ from hazards import hazards
 from ruamel.yaml import YAML
 from support import REPO
 
-from pipeline.inputs import STAGES as INPUTS
+from pipeline.inputs import OF_SPLIT
 from semimae.options.cell import Cell
 from semimae.options.data import READ_BY_PREPARE, DataConfig
+from semimae.options.grid import GridPoint
+from semimae.options.method import METHODS
 
 # From the bottom to the top; a module imports from its own layer and from those above it in this
-# list. "*.config" are the modules of that name in all packages: free of torch, so that the commands
-# that only read options start fast. They name their owners in `build`, see `may_build`.
+# list.
 LAYERS = [
     "semimae.types",
-    "semimae.random",
-    "semimae.distributed",
+    "semimae.files",
     "semimae.patches",
+    "semimae.options",  # free of torch, so that the commands that only read options start fast
+    "semimae.random",
     "semimae.positions",
-    "*.config",
-    "semimae.options.cell",
+    "semimae.tensors",
+    "semimae.distributed",
     "semimae.data",
+    "semimae.ingest",
     "semimae.backbones",
     "semimae.losses",
     "semimae.mim",
     "semimae.model",
+    "semimae.model_file",
     "semimae.methods",
     "semimae.engine",
     "semimae.evaluation",
     "semimae.inference",
-    "semimae.options.explain",
-    "semimae.options.grid",
-    "semimae.options.params",
+    "semimae.training",
+    "pipeline.source_code",
     "pipeline.workspace",
+    "pipeline.stage",
     "pipeline.progress",
     "pipeline.model_card",
     "pipeline.tracking",
@@ -117,8 +121,6 @@ def ours(path: Path) -> Iterator[tuple[str, Import]]:
 def layer(name: str) -> int:
     if name == "semimae":
         return 0  # it imports nothing
-    if name.startswith("semimae.") and name.endswith(".config"):
-        return LAYERS.index("*.config")
     holders = [entry for entry in LAYERS if name == entry or name.startswith(f"{entry}.")]
     assert holders, f"{name} is in no layer"
     return LAYERS.index(max(holders, key=len))
@@ -126,10 +128,6 @@ def layer(name: str) -> int:
 
 def package(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def is_config(name: str) -> bool:
-    return layer(name) == LAYERS.index("*.config")
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -153,22 +151,11 @@ def test_imports_point_one_way(path: Path) -> None:
     for target, found in ours(path):
         where = f"{path.relative_to(REPO)}:{found.line} imports {target}"
         assert target in PATHS, f"{where}, which is not there"
-        if is_config(name):
-            # An options class builds its owner, and says so in the type of `build`.
-            if found.lazy and package(target) == package(name):
-                continue
-            if found.typing_only:
-                continue
         assert layer(target) <= layer(name), where
 
 
 def test_no_modules_import_each_other() -> None:
-    graph = {
-        name: {
-            t for t, found in ours(path) if not found.lazy and not found.typing_only and t != name
-        }
-        for name, path in PATHS.items()
-    }
+    graph = {name: {t for t, _ in ours(path) if t != name} for name, path in PATHS.items()}
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -184,7 +171,7 @@ def test_no_modules_import_each_other() -> None:
 
 def test_every_layer_is_there() -> None:
     for name in LAYERS:
-        assert name == "*.config" or name in PATHS, name
+        assert name in PATHS, name
 
 
 # --- what is kept out of where
@@ -322,133 +309,57 @@ def test_reading_options_loads_nothing_heavy(name: str) -> None:
     assert run.stdout.strip() == ""
 
 
+@pytest.mark.parametrize("path", sorted(REPO.glob("semimae/options/*.py")), ids=lambda p: p.stem)
+def test_options_need_nothing_but_pydantic(path: Path) -> None:
+    ground = {"semimae.types", "semimae.files", "semimae.patches"}
+    for found in imports(path):
+        name = module(found.target) if found.target.startswith("semimae") else found.target
+        if name.startswith("semimae"):
+            assert name in ground or name.startswith("semimae.options"), found
+        else:
+            top = name.split(".")[0]
+            assert top in {"pydantic", "pydantic_core", "ruamel", *sys.stdlib_module_names}, found
+    functions = {n.name for n in ast.walk(ast.parse(path.read_text())) if hasattr(n, "name")}
+    assert "build" not in functions
+
+
+def test_packages_hold_no_code_of_their_own() -> None:
+    """Which code a stage runs is computed from its modules, see `pipeline.source_code`."""
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent.name not in ("semimae", "tracking"):
+            assert all(isinstance(n, ast.Expr) for n in ast.parse(path.read_text()).body), path
+
+
 # --- DVC's stages
 
 STAGES: dict[str, Any] = YAML(typ="safe").load(REPO / "dvc.yaml")["stages"]
 PARAMS: dict[str, Any] = YAML(typ="safe").load(REPO / "params.yaml")
-# `prepare` reads every image, so it must not run again for an edit of, say, a method's options.
-# Of params.yaml it uses the keys that are among its `params`.
-UNTRACKED = {
-    "prepare": {
-        "semimae.options.params",
-        "semimae.options.grid",
-        "semimae.options.explain",
-        "semimae.options.cell",
-        "semimae.types",
-    }
-    | {name for name in PATHS if is_config(name) and name != "semimae.options.data"},
-}
+CELL = (
+    *("train", "grid_train", "baseline_train"),
+    *("linear_probe", "grid_linear_probe", "baseline_linear_probe", "fine_tune"),
+)
 
 
-def commands() -> dict[str, str]:
-    """Command -> module, as pipeline/__main__.py registers them."""
-    found = {}
-    for _, call in calls(PATHS["pipeline.__main__"]):
-        if isinstance(call.func, ast.Call) and ast.unparse(call.func.func) == "app.command":
-            (name,) = call.func.args
-            (function,) = call.args
-            assert isinstance(name, ast.Constant)
-            found[name.value] = f"pipeline.{ast.unparse(function).split('.')[0]}"
-    return found
+def own_params(stage: dict[str, Any]) -> set[str]:
+    return {key for key in stage.get("params", []) if isinstance(key, str)}
 
 
-def stage_module(stage: dict[str, Any]) -> str:
-    words = stage["cmd"].split()
-    return commands()[words[words.index("pipeline") + 1]]
+@pytest.mark.parametrize("name", ["prepare", "split", "grid_split", "baseline_split", *CELL])
+def test_code_is_a_dependency_through_the_file_that_is_computed(name: str) -> None:
+    deps = [Path(dep) for dep in STAGES[name]["deps"]]
+    assert sum("inputs" in dep.parts for dep in deps) == 1
+    assert not any({"semimae", "pipeline"} & set(dep.parts) for dep in deps)
 
 
-def tracked(stage: dict[str, Any]) -> list[Path]:
-    """What a stage depends on; a file of stage `inputs` stands for the code that it notes."""
-    folder = REPO / stage.get("wdir", ".").replace("${key}", "x")
-    paths = [(folder / dep).resolve() for dep in stage["deps"]]
-    noted = [INPUTS[path.stem].code for path in paths if path.parent == REPO / "inputs"]
-    return [*paths, *(REPO / entry for code in noted for entry in code)]
-
-
-def settings_of(stage: dict[str, Any]) -> set[str]:
-    """The keys of params.yaml that a stage depends on, by itself or through stage `inputs`."""
-    paths = [Path(dep) for dep in stage["deps"]]
-    noted = [INPUTS[path.stem].settings for path in paths if path.parent.name == "inputs"]
-    own = [key for key in stage.get("params", []) if isinstance(key, str)]
-    return {*own, *(key for settings in noted for key in settings)}
-
-
-def covers(deps: list[Path], path: Path) -> bool:
-    return any(path == dep or dep in path.parents for dep in deps)
-
-
-def has_code(path: Path) -> bool:
-    return any(not isinstance(n, ast.Expr) for n in ast.parse(path.read_text()).body)
-
-
-def reached(start: str, deps: list[Path]) -> set[str]:
-    """All modules of ours that a command may load, from its own file on.
-
-    Other files of pipeline/ are followed where the stage depends on them: the rest (progress,
-    tracking) changes no output. What an options class builds is only loaded when a model is built.
-    """
-    found: set[str] = set()
-    built = False
-
-    def visit(name: str) -> None:
-        nonlocal built
-        if name in found or name not in PATHS:
-            return
-        if name.startswith("pipeline") and name != start and not covers(deps, PATHS[name]):
-            return
-        found.add(name)
-        visit(package(name))
-        for target, entry in ours(PATHS[name]):
-            if not entry.typing_only and not (is_config(name) and entry.lazy):
-                visit(target)
-
-    visit(start)
-    if "semimae.model" in found:
-        for config in [name for name in found if is_config(name)]:
-            for target, entry in ours(PATHS[config]):
-                if entry.lazy:
-                    visit(target)
-    return found
+@pytest.mark.parametrize("name", CELL)
+def test_a_cell_depends_on_its_own_files_and_not_on_params(name: str) -> None:
+    assert "params" not in STAGES[name]
+    assert {"config.json", "split.json", "../../prepared"} <= set(STAGES[name]["deps"])
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_all_code_that_it_runs(name: str) -> None:
-    stage = STAGES[name]
-    deps, start = tracked(stage), stage_module(stage)
-    missing = {
-        module
-        for module in reached(start, deps) - UNTRACKED.get(name, set())
-        if module.startswith("semimae") and has_code(PATHS[module])
-        if module != "semimae" and not covers(deps, PATHS[module])  # that one has the version only
-    }
-    files = sorted(str(PATHS[module].relative_to(REPO)) for module in missing)
-    assert not files, f"stage {name} does not notice edits of {', '.join(files)}"
-
-
-@pytest.mark.parametrize("name", ["prepare", "inputs", "split", "grid_split", "report"])
-def test_a_cheap_stage_depends_on_its_own_file(name: str) -> None:
-    assert covers(tracked(STAGES[name]), PATHS[stage_module(STAGES[name])])
-
-
-@pytest.mark.parametrize("name", [n for n in STAGES if "wdir" in STAGES[n]])
-def test_training_and_scoring_depend_on_the_library_alone(name: str) -> None:
-    """An edit of a progress bar must not train for days again."""
-    assert not any(REPO / "pipeline" in [dep, *dep.parents] for dep in tracked(STAGES[name]))
-
-
-@pytest.mark.parametrize("name", [n for n in STAGES if n.endswith("train")])
-def test_training_does_not_depend_on_scoring(name: str) -> None:
-    deps = tracked(STAGES[name])
-    assert not covers(deps, REPO / "semimae" / "evaluation" / "metrics.py")
-    assert not covers(deps, REPO / "params.yaml")
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_what_a_stage_names_is_there(name: str) -> None:
-    for dep in tracked(STAGES[name]):
-        if REPO / "semimae" in [dep, *dep.parents] or REPO / "pipeline" in [dep, *dep.parents]:
-            assert dep.exists(), dep
-    for key in settings_of(STAGES[name]):
+def test_keys_that_a_stage_names_are_there(name: str) -> None:
+    for key in own_params(STAGES[name]):
         node = PARAMS
         for part in key.split("."):
             assert part in node, f"{key} is not in params.yaml"
@@ -456,31 +367,32 @@ def test_what_a_stage_names_is_there(name: str) -> None:
 
 
 def test_splitting_notices_all_of_params_yaml_that_is_in_a_cell() -> None:
-    fields = set(Cell.model_fields) & PARAMS.keys()
-    assert {"data", "backbone", "optim", "train", "seed", "mask_ratio"} <= fields
+    sections = {f for options in METHODS.values() for f in options.model_fields}
+    fields = (set(Cell.model_fields) | sections) & PARAMS.keys() | {"method", "mask_ratio"}
+    assert {"data", "backbone", "mim", "pseudo_label", "ssmae", "start", "seed"} <= fields
     by_name = {"ablation.time_factor", "ablation.changes"}  # what budget and variant mean
-    assert settings_of(STAGES["split"]) == fields | by_name
+    assert own_params(STAGES["split"]) | set(OF_SPLIT) == fields | by_name
     named = {k.replace("_", "-") for k in STAGES["grid_split"]["matrix"]}
     assert all(f"--{option} " in STAGES["grid_split"]["cmd"] + " " for option in named)
     by_option = {option.replace("-", "_") for option in named} - {"label_fraction"}  # null: theirs
-    assert settings_of(STAGES["grid_split"]) == (fields - by_option) | by_name
+    assert set(OF_SPLIT) == (fields - by_option) | by_name
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "grid_linear_probe", "fine_tune"])
-def test_scoring_notices_its_own_section_alone(name: str) -> None:
-    assert settings_of(STAGES[name]) == {name.removeprefix("grid_")}
+@pytest.mark.parametrize("step", ["split", "train", "linear_probe"])
+def test_baselines_are_made_as_the_grid_is(step: str) -> None:
+    ours, grid = (dict(STAGES[f"{kind}_{step}"]) for kind in ("baseline", "grid"))
+    for stage in (ours, grid):  # folders are named by them, in this order
+        assert tuple(stage.pop("matrix")) == GridPoint._fields
+    assert ours == grid
 
 
 def test_whatever_is_in_params_yaml_or_the_code_is_noted_anew() -> None:
     assert STAGES["inputs"]["params"] == [{"params.yaml": None}]
-    assert set(STAGES["inputs"]["deps"]) == {"pipeline", "semimae"}
-    assert [f"inputs/{name}.json" for name in INPUTS] == [
-        next(iter(out)) for out in STAGES["inputs"]["outs"]
-    ]
+    assert set(STAGES["inputs"]["deps"]) == {"pipeline", "semimae", "lists"}
 
 
 def test_preparing_notices_all_of_params_yaml_that_it_reads() -> None:
-    assert set(STAGES["prepare"]["params"]) == {"dataset"} | {f"data.{k}" for k in READ_BY_PREPARE}
+    assert own_params(STAGES["prepare"]) == {"dataset"} | {f"data.{k}" for k in READ_BY_PREPARE}
     assert DataConfig.model_fields.keys() > READ_BY_PREPARE
 
 
@@ -488,6 +400,6 @@ def test_equal_cells_share_one_command() -> None:
     """DVC's run cache knows a run by its command, its dependencies and its outputs."""
     for plain in ("train", "linear_probe"):
         one, other = STAGES[plain], STAGES[f"grid_{plain}"]
-        assert one["cmd"] == other["cmd"]
-        assert one["deps"] == other["deps"]
-        assert "params" not in one | other
+        assert (one["cmd"], one["outs"]) == (other["cmd"], other["outs"])
+        same = [dep.replace("${item.method}", "${method}") for dep in other["deps"]]
+        assert one["deps"] == same

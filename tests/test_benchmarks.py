@@ -12,7 +12,7 @@ from benchmarks.choices import measure_choices, product_error
 from benchmarks.decoding import OURS, measure_decoding
 from benchmarks.measure import interleaved
 from benchmarks.ours import Ours
-from benchmarks.settings import SETTINGS, make_cell, make_data
+from benchmarks.settings import SETTINGS, make_cell, make_data, make_params
 from benchmarks.startup import GRID, dvc_overhead, finished_grid, first_step
 from benchmarks.table import table
 
@@ -48,7 +48,7 @@ def test_choices_are_compared_with_each_other() -> None:
 
 
 def test_decoding_is_measured_with_what_is_installed() -> None:
-    config = make_cell(SETTINGS["tiny"], "cpu", "fp32").data
+    config = make_params(SETTINGS["tiny"], "cpu", "fp32").data
     milliseconds = measure_decoding(config, 1)
     assert {f"{OURS}: decode, two crops", "Pillow: decode, two crops"} <= milliseconds.keys()
     assert all(value > 0 for value in milliseconds.values())
@@ -78,12 +78,13 @@ def test_a_median_is_over_the_rounds_after_the_first() -> None:
 def test_the_baseline_computes_the_same_losses(concatenate: bool, tmp_path: Path) -> None:
     """Otherwise a ratio of times would say nothing."""
     cell = make_cell(SETTINGS["tiny"], "cpu", "fp32", train__threads=1)
-    ours = Ours(cell, *make_data(SETTINGS["tiny"], cell.data, tmp_path), rejected=0.5)
+    ours = Ours(cell, *make_data(SETTINGS["tiny"], tmp_path), rejected=0.5)
     ours.ema.load_state_dict(ours.model.state_dict())  # the baseline labels with the model
     baseline = Baseline(ours, concatenate=concatenate, rejected=0.5)
-    out = ours.method(ours.model, ours.ema, ours.batch)
-    torch.stack([ours.method.weights[k] * v for k, v in out.losses.items()]).sum().backward()
-    torch.testing.assert_close(baseline.reconstruction(), out.losses["reconstruction"])
+    inputs = ours.method.label(ours.model, ours.ema, ours.batch)
+    losses = ours.method.losses(ours.model, ours.ema, inputs)
+    torch.stack([ours.method.weights[k] * v for k, v in losses.items()]).sum().backward()
+    torch.testing.assert_close(baseline.reconstruction(), losses["reconstruction"])
     clipped = cell.optim.grad_clip
     wanted = torch.nn.utils.clip_grad_norm_(ours.parameters, clipped)
     baseline.step()

@@ -25,10 +25,12 @@ from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.loop import train
 from semimae.engine.optim import build_optimizer
 from semimae.engine.phases import phases
-from semimae.methods.registry import METHODS
+from semimae.methods.registry import build_method
 from semimae.model import SemiModel, build_model
 from semimae.options.cell import Cell
+from semimae.options.method import METHODS
 from semimae.options.params import Params
+from semimae.options.train import Rhythm
 from semimae.random import uniform
 from semimae.types import Batch, Step, UserError
 
@@ -197,9 +199,9 @@ def test_usb_grid_has_as_many_labels_as_the_headline(name: str, labels: int) -> 
 @pytest.mark.parametrize(("percent", "labels"), [(1, 12_811), (10, 128_116)])
 def test_imagenet_takes_the_customary_list(percent: int, labels: int, model: str) -> None:
     path = REPO / f"recipes/imagenet_{percent}pct_{model}.yaml"
-    assert how_labeled(path) == {(None, None, f"data/imagenet_{percent}percent.txt")}
+    assert how_labeled(path) == {(None, None, f"lists/imagenet_{percent}percent.txt")}
     header = "\n".join(Recipe(path, path.read_text()).header)
-    assert f"data/imagenet_{percent}percent.txt below this project: " in " ".join(header.split())
+    assert f"lists/imagenet_{percent}percent.txt below this project: " in " ".join(header.split())
     assert header_labels(path)[0] == labels
 
 
@@ -231,7 +233,7 @@ def header_labels(path: Path) -> list[int]:
 
 def test_compare_digits_covers_all_methods_that_classify() -> None:
     methods = set(read(REPO / "recipes/compare_digits.yaml").ablation.method)
-    assert methods == METHODS.keys() - {"mae"} | {"mae_finetune"}
+    assert methods == METHODS.keys() - {"mae"}
 
 
 @each_recipe
@@ -255,7 +257,7 @@ def test_every_method_of_it_trains_a_step(path: Path, tmp_path: Path) -> None:
     cells = {cell.method: cell for cell in [params.cell(), *params.grid()]}
     for cell in cells.values():
         for phase in phases(cell):
-            one_step(small(phase), classes, Checkpoints(tmp_path))
+            one_step(small(phase), params.train, classes, Checkpoints(tmp_path))
 
 
 def small(cell: Cell) -> Cell:
@@ -273,10 +275,10 @@ def small(cell: Cell) -> Cell:
     )
 
 
-def one_step(cell: Cell, classes: int, checkpoints: Checkpoints) -> None:
+def one_step(cell: Cell, rhythm: Rhythm, classes: int, checkpoints: Checkpoints) -> None:
     model = build(cell, classes)
     before = copy.deepcopy(model.state_dict())
-    method = METHODS[cell.method](cell.options, classes, num_unlabeled=10)
+    method = build_method(cell.options, classes, num_unlabeled=10)
     optimizer = build_optimizer(model, model.backbone, cell.optim)  # type: ignore[arg-type]
     ema = copy.deepcopy(model).requires_grad_(False)
     state = TrainState(model=model, ema=ema, method=method, optimizer=optimizer)
@@ -284,6 +286,7 @@ def one_step(cell: Cell, classes: int, checkpoints: Checkpoints) -> None:
         state,
         lambda step: random_step(cell, classes, model.backbone.num_patches),
         cell.train,
+        rhythm,
         cell.optim,
         autocast=nullcontext,  # type: ignore[arg-type]
         evaluate=lambda state: {},
@@ -366,7 +369,7 @@ def test_use_keeps_own_work_unless_forced(project: Path, without_git: bool) -> N
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
     mine = params.read_text()
-    with pytest.raises(UserError, match=r"changes that git does not have; .*--force"):
+    with pytest.raises(UserError, match=r"uncommitted changes; .*--force"):
         recipe("use", "cifar10")
     assert params.read_text() == mine
     recipe("use", "cifar10", "--force")

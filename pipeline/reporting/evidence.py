@@ -5,12 +5,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.reporting.blocks import count
 from pipeline.reporting.origin import MLflowRun, Origin, read_mlflow_run, read_origin
 from pipeline.workspace import (
     HEADLINE,
+    PREDICTIONS,
     PREPARED,
     RECONSTRUCTIONS,
     RUNS,
@@ -40,6 +43,7 @@ class Result:
     num_val: int
     scores: dict[str, Scores]  # by protocol
     pool: str  # of the features that the linear probe and k-NN see
+    temperature: float | None  # that calibrates the probabilities
     history: list[Row]
     validation: list[Row]
     seconds: float  # of training, over all phases
@@ -90,9 +94,23 @@ class Result:
         """Labeled and unlabeled images of all steps, repetitions included."""
         return self.earlier_images + self.cell.train.steps * self.cell.images_per_step
 
+    @cached_property
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What the classifier says of each validation and test image; see ``evaluation.probe``."""
+        with np.load(self.folders[0] / PREDICTIONS) as file:
+            return dict(file)
+
+    def right(self, part: str) -> NDArray[np.bool_]:
+        """Return which images of ``val`` or ``test`` the classifier gets right, ``[N]``."""
+        right: NDArray[np.bool_] = (
+            self.predictions[f"{part}_predicted"] == self.predictions[f"{part}_label"]
+        )
+        return right
+
     def last(self, key: str) -> float | None:
         """Return the last logged value of a metric, if the method logs it."""
-        return next((row[key] for row in reversed(self.history) if key in row), None)
+        rows = self.validation if key.startswith("val/") else self.history
+        return next((row[key] for row in reversed(rows) if key in row), None)
 
     @property
     def pictures(self) -> Path | None:
@@ -118,16 +136,18 @@ class Evidence:
     params: Params
     dataset: DatasetInfo | None
     grid: list[Result]  # all methods with the same steps
+    baselines: list[Result]  # beside the grid: what it is held against
     timed: list[Result]  # all methods for the same time; empty unless ablation.budget asks for it
     headline: Result | None
     missing: list[Missing]
 
     @cached_property
     def results(self) -> list[Result]:
-        """All cells, each once: the grid's and the headline."""
+        """All cells, each once: the grid's, the baselines and the headline."""
         extra = [self.headline] if self.headline else []
-        by_identity = {result.identity: result for result in (*extra, *self.timed, *self.grid)}
-        return sorted(by_identity.values(), key=[*self.grid, *self.timed, *extra].index)
+        asked = [*self.grid, *self.baselines, *self.timed, *extra]
+        by_identity = {result.identity: result for result in reversed(asked)}
+        return sorted(by_identity.values(), key=asked.index)
 
 
 def read_evidence(root: Path, params: Params) -> Evidence:
@@ -153,7 +173,7 @@ def read_evidence(root: Path, params: Params) -> Evidence:
         for cell, (first, *_) in asked.items()
         if isinstance(reason := found[cell], str)
     ]
-    grid, timed = (
+    equal_steps, timed = (
         [
             replace(result, point=first)
             for cell, (first, *_) in params.grid(budget).items()
@@ -161,14 +181,17 @@ def read_evidence(root: Path, params: Params) -> Evidence:
         ]
         for budget in BUDGETS
     )
+    names = params.ablation.baseline.variant
+    grid = [result for result in equal_steps if result.variant not in names]
+    baselines = [result for result in equal_steps if result.variant in names]
     cell = params.cell()
     headline = first_finished(cell, [])
     if not isinstance(headline, Result):
         missing.insert(0, Missing(cell, f"headline: {cell.name}", HEADLINE, headline))
-    if not grid and not timed and not isinstance(headline, Result):
+    if not equal_steps and not timed and not isinstance(headline, Result):
         raise UserError("runs/ holds no finished run that params.yaml asks for; run `dvc repro`.")
     finished = headline if isinstance(headline, Result) else None
-    return Evidence(params, dataset, grid, timed, finished, missing)
+    return Evidence(params, dataset, grid, baselines, timed, finished, missing)
 
 
 def _cell_in(folder: Path) -> Cell | None:
@@ -197,7 +220,7 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
             same = [f for f in folders if (f / "split.json").is_file() and cell_id(f) == identity]
             try:
                 return _read(cell, identity, (folder, *(f for f in same if f != folder)), split)
-            except (KeyError, ValidationError):
+            except (KeyError, ValidationError, FileNotFoundError):
                 reason = "scored by another version of the code"
     return reason
 
@@ -210,6 +233,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
     if (tuned := folder / "fine_tune.json").is_file():
         protocols |= read_json(tuned)["protocols"]
     timing = read_json(train / "timing.json")
+    (folder / PREDICTIONS).stat()  # is read when it is needed
 
     def spent(clock: str) -> float:
         return float(sum(phase[clock] for phase in phases) + max(row[clock] for row in timing))
@@ -223,6 +247,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         num_val=len(split["val"]),
         scores={name: Scores.model_validate(value) for name, value in protocols.items()},
         pool=probed["pool"],
+        temperature=probed["temperature"],
         history=read_json(train / "history.json"),
         validation=read_json(train / "validation.json"),
         seconds=spent("seconds"),

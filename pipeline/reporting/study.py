@@ -34,6 +34,7 @@ class Study:
 
     evidence: Evidence
     grid: Grid
+    baselines: Grid
     methods: list[str]  # in the order of params.yaml, which colors follow
     fractions: list[Labels]
     between_methods: list[Comparison]
@@ -41,15 +42,21 @@ class Study:
     verdicts: dict[Labels, Verdict]
     timed: Grid  # all methods for the same time
     between_timed: list[Comparison]
+    asked: Setting  # that of params.yaml
+
+    @property
+    def with_baselines(self) -> Grid:
+        """All settings of equal budget, those last that the grid is held against."""
+        return self.grid | self.baselines
 
     def best_settings(self, label_fraction: Labels) -> list[Setting]:
         """Return each method's best setting by validation, in the order of the methods."""
-        best = ranked(self.grid, label_fraction)
+        best = ranked(self.grid, label_fraction, self.asked)
         return sorted(best, key=lambda setting: self.methods.index(setting.method))
 
     def named(self, setting: Setting, *, timed: bool = False) -> Value:
         """Return a setting's name with a link to its runs, for equal steps or for equal time."""
-        results = (self.timed if timed else self.grid)[setting]
+        results = (self.timed if timed else self.with_baselines)[setting]
         return Value(setting.name, link=f"#{results[0].anchor}")
 
     def result_of(self, label_fraction: Labels) -> Result:
@@ -84,7 +91,8 @@ class Study:
     def choice(self) -> str:
         """Say which of a method's settings stands for it."""
         varied = "mask ratio" if self.evidence.params.ablation.variant == [PLAIN] else "setting"
-        return f"at the {varied} that validation prefers"
+        images = count(self.evidence.results[0].num_val)
+        return f"at the {varied} that {images} validation images prefer"
 
     @property
     def main_fraction(self) -> Labels:
@@ -108,7 +116,9 @@ class Study:
         params = self.evidence.params
         ablation = params.ablation.model_dump()
         unused = {"time_factor"} if "time" not in params.ablation.budget else set()
-        unused |= {"changes"} if params.ablation.variant == [PLAIN] else set()
+        unused |= set() if params.ablation.baseline.variant else {"baseline"}
+        if params.ablation.variant == [PLAIN] and "baseline" in unused:
+            unused |= {"changes"}
         values = [
             # Without ++ Hydra refuses names that the file does not have yet.
             f"{'++' if isinstance(value, dict) else ''}ablation.{name}={_given(value)}"
@@ -123,18 +133,22 @@ class Study:
 def make_study(evidence: Evidence) -> Study:
     """Compare the grid's settings."""
     grid = by_setting(evidence.grid)
-    between_methods = method_comparisons(grid)
+    cell = evidence.params.cell()
+    asked = Setting(cell.method, cell.mask_ratio, cell.label_fraction)
+    between_methods = method_comparisons(grid, asked)
     cells = [evidence.params.ablation.method, [r.cell.method for r in evidence.results]]
     return Study(
         evidence=evidence,
         grid=grid,
+        baselines=by_setting(evidence.baselines),
         methods=list(dict.fromkeys(method for group in cells for method in group)),
         fractions=fractions(grid),
         between_methods=between_methods,
-        within_methods=setting_comparisons(grid),
-        verdicts={f: verdict(grid, f, between_methods) for f in fractions(grid)},
+        within_methods=setting_comparisons(grid, asked),
+        verdicts={f: verdict(grid, f, between_methods, asked) for f in fractions(grid)},
         timed=(timed := by_setting(evidence.timed)),
-        between_timed=method_comparisons(timed),
+        between_timed=method_comparisons(timed, asked),
+        asked=asked,
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.store import (
     NOTE,
@@ -130,13 +130,25 @@ def origin_of(root: Path, folder: Path) -> dict[str, str]:
     return dict(read_json(path)) if path.is_file() else provenance_of(root)
 
 
+def parameters(cell: Cell) -> dict[str, Any]:
+    """Return a cell's values under the keys of params.yaml."""
+    tree = cell.model_dump()
+    options = tree.pop("options")
+    tree["method"] = options.pop("name")
+    if mim := options.pop("mim", None):
+        tree |= {"mask_ratio": mim["mask_ratio"], "mim": mim["branch"]}
+    for section, values in options.items():
+        tree[section] = tree.get(section, {}) | values
+    return flat(tree)
+
+
 def _describe(store: Store, identity: str, folder: Path) -> None:
     """Log a cell's parameters and its dataset. Safe to repeat, after a failure half-way."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     cell = Cell.read(folder / "config.json")
     split = read_json(folder / "split.json")
-    values = flat(cell.model_dump()) | {"num_labeled": len(split["labeled"])}
+    values = parameters(cell) | {"num_labeled": len(split["labeled"])}
     params = [Param(name, str(value)) for name, value in values.items() if value is not None]
     for start in range(0, len(params), 100):  # MLflow's limit per request
         store.client.log_batch(identity, params=params[start : start + 100])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from pipeline.model_card import CARD, model_card
+from pipeline.model_card import CARD, model_card, which_model
 from pipeline.tracking.address import Address, address_of
 from pipeline.tracking.store import Store, open_store, require_files
 from pipeline.workspace import HEADLINE, RUNS, digest
@@ -29,7 +29,7 @@ ALIAS = "headline"
 # Tags of a version: of its weights and the code that serves them, and of the sizes of its files.
 _DIGEST, _FILES = "semimae.digest", "semimae.files"
 _LONGEST_CARD = 5000  # letters of a description, in MLflow's tables
-_NEEDED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch")
+_NEEDED = ("mlflow", "numpy", "pandas", "pillow", "torch")
 _SERVED = Path(__file__).with_name("served.py")
 _WEIGHTS = Path("train") / "model.safetensors"
 
@@ -185,13 +185,13 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
 
 
 def _save(trained: "Trained", folder: Path, out: Path) -> None:
-    """Write the model in MLflow's format, so that torch, timm and mlflow are all it needs."""
+    """Write the model in MLflow's format, so that torch and mlflow are all it needs."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    from semimae.inference.exports import export
+    from semimae.inference.exports import PROGRAM, export
 
     dataset = trained.info.dataset
     # The one signature through which MLflow passes numbers as they are, and text as well. One of
@@ -207,9 +207,7 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
         ),
     )
     with tempfile.TemporaryDirectory() as temporary:
-        timm_folder = Path(temporary) / "timm"
-        timm_folder.mkdir()
-        export(trained, "timm", timm_folder)
+        export(trained, "torch", Path(temporary))
         with warnings.catch_warnings():  # MLflow warns of type hints, its own among them
             warnings.simplefilter("ignore", UserWarning)
             import mlflow.pyfunc
@@ -217,10 +215,18 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
             mlflow.pyfunc.save_model(
                 out,
                 python_model=str(_SERVED),
-                artifacts={"timm": str(timm_folder)},
+                artifacts={"program": str(Path(temporary) / PROGRAM)},
                 signature=signature,
                 input_example=np.array([_example(dataset.image_size)], dtype=object),
-                model_config={"cache_size": dataset.cache_size},
+                model_config={
+                    "about": which_model(trained, folder),  # what the server says when it starts
+                    "names": list(dataset.class_names),
+                    "size": dataset.image_size,
+                    "channels": dataset.channels,
+                    "share": trained.center,
+                    "cache_size": dataset.cache_size,
+                    "white_level": dataset.white_level,
+                },
                 pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],
                 metadata={"classes": list(dataset.class_names)},
             )

@@ -6,13 +6,13 @@ What becomes of an image must be what `predict` does with it; a test holds both 
 import base64
 import binascii
 import io
+import sys
 import warnings
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 BATCH = 64  # images per pass, whatever a request holds
-FORMATS = ["BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
+FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
 
 
 class Refused(MlflowException):  # type: ignore[misc]  # of MLflow, which has no types
@@ -41,25 +41,21 @@ class Refused(MlflowException):  # type: ignore[misc]  # of MLflow, which has no
 
 
 class ImageClassifier(PythonModel):  # type: ignore[misc]
-    """Classifies images of any size with a model of timm.
+    """Classifies images of any size, on a CPU, where the program was exported.
 
     Each is an encoded file in base64, its bytes, or pixels ``[H, W, C]`` in 0..255.
     """
 
     cache_size: int | None = None  # shorter side of what `prepare` made of the images, if it did
+    white_level: int | None = None  # value of more than 8 bits that is white, where it is not 65535
 
     def load_context(self, context: Any) -> None:
-        folder = context.artifacts["timm"]
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-        self.model.eval().to(self.device)
-        config = self.model.pretrained_cfg
-        self.names, (self.channels, self.size, _) = config["label_names"], config["input_size"]
-        self.share = config["crop_pct"]
-        self.cache_size = context.model_config["cache_size"]
-        self.mean, self.std = (
-            torch.tensor(config[key]).mul(255).view(1, -1, 1, 1) for key in ("mean", "std")
-        )
+        config = context.model_config
+        sys.stderr.write(f"{config['about']}\n")
+        self.program = torch.export.load(context.artifacts["program"]).module()
+        self.names, self.size, self.channels = config["names"], config["size"], config["channels"]
+        self.share, self.cache_size = config["share"], config["cache_size"]
+        self.white_level = config["white_level"]
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:
         given: Any = model_input  # MLflow warns of type hints that allow more than that
@@ -81,9 +77,8 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def _probabilities(self, pixels: list[np.ndarray]) -> torch.Tensor:
-        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        logits: torch.Tensor = self.model(((images - self.mean) / self.std).to(self.device))
-        return logits.double().softmax(dim=-1).cpu()
+        logits: torch.Tensor = self.program(torch.from_numpy(np.stack(pixels)))
+        return logits.double().softmax(dim=-1)
 
     def _prepared(self, image: Any, where: str) -> np.ndarray:
         """Return what the model sees of an image, ``[S, S, C]``."""
@@ -107,7 +102,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
                 with Image.open(io.BytesIO(data), formats=FORMATS) as file:
                     if file.width * file.height > (Image.MAX_IMAGE_PIXELS or np.inf):
                         raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS} pixels")
-                    image = converted(file, self.channels)
+                    image = converted(file, self.channels, self.white_level)
         except UnidentifiedImageError:
             raise Refused(f"{where} is not an image of a known format") from None
         except Exception as error:  # Pillow raises whatever damaged data lead it to
@@ -164,8 +159,13 @@ def resized(pixels: np.ndarray, size: tuple[int, int], box: Any) -> np.ndarray:
     return np.asarray(scaled).reshape(size[1], size[0], channels)
 
 
-def converted(image: Image.Image, channels: int) -> Image.Image:
+def converted(image: Image.Image, channels: int, white_level: int | None) -> Image.Image:
     """Decode an image in full and return it in mode "L" or "RGB", in its own size."""
+    deep = image.mode[0] != "I" and any(
+        ";16" in str(tile.args) for tile in getattr(image, "tile", ())
+    )
+    if white_level is not None and deep:
+        raise ValueError("16 bits per channel of color, which cannot be scaled; save it with 8")
     image.load()
     with suppress(Exception):  # a damaged EXIF block says nothing about the pixels
         ImageOps.exif_transpose(image, in_place=True)
@@ -173,7 +173,9 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("integer pixels outside 0..65535; save it with 8 or 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        white = white_level or 65535
+        scaled = (values * 255 + white // 2) // white
+        image = Image.fromarray(scaled.clip(max=255).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("float pixels have no defined range; save it with 8 or 16 bits")
     elif image.has_transparency_data:

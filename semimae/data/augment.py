@@ -6,17 +6,21 @@ Every function is pure: image i of the result depends on image i and on row i of
 Shapes: B images, C channels (1 or 3), H rows, W columns.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from semimae.data.randaugment import rand_augment
+from semimae.data.randaugment import OPS, apply_ops, rand_augment
 from semimae.options.data import CellData
 
 _GEOMETRY_DRAWS = 3  # shift down, shift right, mirror
 _CUTOUT_DRAWS = 3  # side, center down, center right
+_JITTER_DRAWS = 4  # order, brightness, contrast, saturation
 _GRAY = 127
+_JITTER = torch.tensor([OPS.index(op) for op in ("Brightness", "Contrast", "Color")])
+_ORDERS = torch.tensor(list(itertools.permutations(range(3))))
 
 
 def pad_crop(images: Tensor, draws: Tensor, padding: int) -> Tensor:
@@ -87,6 +91,28 @@ def cutout(images: Tensor, draws: Tensor, max_share: float, fill: int = _GRAY) -
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], fill)
 
 
+def color_jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Change brightness, contrast and saturation, in random order.
+
+    Args:
+        images: uint8 ``[B, C, H, W]``; of gray images the saturation stays as it is.
+        draws: float32 CPU ``[B, 4]``: the order, then the factors of brightness, contrast and
+            saturation, each from ``1 - strength`` (0 at least) to ``1 + strength``.
+        strength: 0: the images come back as they are.
+
+    Source: torchvision's ``ColorJitter``, as timm's ``--color-jitter`` sets it: without hue.
+    """
+    if strength == 0:
+        return images
+    low = max(0.0, 1 - strength)
+    changes = low + draws[:, 1:] * (1 + strength - low) - 1  # [B, 3], 0: none
+    order = _ORDERS[(draws[:, 0] * len(_ORDERS)).long()]  # [B, 3]
+    for step in range(3):
+        part = order[:, step : step + 1]
+        images = apply_ops(images, _JITTER[part[:, 0]], changes.gather(1, part)[:, 0])
+    return images
+
+
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return uint8 ``[B, C, H, W]`` as float32: scaled to [0, 1], less ``mean``, over ``std``.
 
@@ -109,32 +135,55 @@ def num_draws(config: CellData, strong: bool) -> int:
     A draw has its place whether or not the options use it: switching the mirror off leaves the
     shifts as they were.
     """
-    return _GEOMETRY_DRAWS + strong * (_CUTOUT_DRAWS + 2 * config.randaugment_ops)
+    return sum(_columns(config, strong))
+
+
+def view_draws(draw: Callable[[str, int], Tensor], config: CellData, strong: bool) -> Tensor:
+    """Return the draws of views, float32 CPU ``[B, num_draws(config, strong)]``.
+
+    Args:
+        draw: Takes a kind and a number of columns; kinds are independent of each other, so that
+            what a kind has been added for leaves the draws of the others as they were.
+        config: How views are made.
+        strong: For the strong view.
+    """
+    kinds = ("view", "jitter", "operations")
+    columns = zip(kinds, _columns(config, strong), strict=True)
+    return torch.cat([draw(kind, number) for kind, number in columns if number], dim=1)
+
+
+def _columns(config: CellData, strong: bool) -> tuple[int, int, int]:
+    """Return the draws of geometry, cutout and choice; of jitter; of magnitude and probability."""
+    operations = 2 * config.randaugment_ops * strong
+    return _GEOMETRY_DRAWS + strong * _CUTOUT_DRAWS + operations, _JITTER_DRAWS, operations
 
 
 def weak_view(images: Tensor, draws: Tensor, config: CellData) -> Tensor:
-    """Shift and mirror at random, as ``config`` allows.
+    """Shift and mirror at random, then change the colors, as ``config`` allows.
 
     Args:
         images: uint8 ``[B, C, H, W]`` on any device. With ``crop="resized"`` they have been
             cropped already, when they were read.
-        draws: float32 CPU ``[B, num_draws(config, strong=False)]``.
-        config: The fields ``crop``, ``crop_padding`` and ``hflip`` count here.
+        draws: float32 CPU ``[B, num_draws(config, strong=False)]``, see ``view_draws``.
+        config: The fields ``crop``, ``crop_padding``, ``hflip`` and ``color_jitter`` count here.
 
     Returns:
         uint8 ``[B, C, H, W]``.
     """
     _check_draws(images, draws, num_draws(config, strong=False))
-    return _geometry(images, draws, config)
+    shift_and_mirror, colors = draws.split([_GEOMETRY_DRAWS, _JITTER_DRAWS], dim=1)
+    return color_jitter(_geometry(images, shift_and_mirror, config), colors, config.color_jitter)
 
 
 def strong_view(images: Tensor, draws: Tensor, config: CellData) -> Tensor:
     """Shift and mirror at random, then RandAugment, then cutout.
 
+    Without RandAugment the colors change as in the weak view: timm takes one of the two.
+
     Args:
         images: As for ``weak_view``.
         draws: float32 CPU ``[B, num_draws(config, strong=True)]``; independent of the weak view's.
-        config: Also ``randaugment_ops``, ``randaugment_magnitude`` and ``cutout`` count.
+        config: Also ``cutout`` and the fields of RandAugment count.
 
     Returns:
         uint8 ``[B, C, H, W]``.
@@ -142,12 +191,20 @@ def strong_view(images: Tensor, draws: Tensor, config: CellData) -> Tensor:
     Source: FixMatch, arXiv:2001.07685, section 2.3.
     """
     _check_draws(images, draws, num_draws(config, strong=True))
-    shift_and_mirror, square, operations = draws.split(
-        [_GEOMETRY_DRAWS, _CUTOUT_DRAWS, 2 * config.randaugment_ops], dim=1
+    pair = 2 * config.randaugment_ops
+    shift_and_mirror, square, which, colors, how = draws.split(
+        [_GEOMETRY_DRAWS, _CUTOUT_DRAWS, pair, _JITTER_DRAWS, pair], dim=1
     )
     images = _geometry(images, shift_and_mirror, config)
-    operations = operations.unflatten(1, (config.randaugment_ops, 2))
-    images = rand_augment(images, operations, config.randaugment_ops, config.randaugment_magnitude)
+    if config.randaugment_ops == 0:
+        images = color_jitter(images, colors, config.color_jitter)
+    images = rand_augment(
+        images,
+        torch.cat([part.unflatten(1, (config.randaugment_ops, 2)) for part in (which, how)], dim=2),
+        config.randaugment_magnitude,
+        config.randaugment_magnitude_std,
+        config.randaugment_probability,
+    )
     return cutout(images, square, config.cutout)
 
 

@@ -3,19 +3,22 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from semimae.data.augment import num_draws, strong_view, to_float, weak_view
+from semimae.data.augment import strong_view, to_float, view_draws, weak_view
 from semimae.data.crops import center_crop, resized_crop
+from semimae.data.erasing import ERASING_DRAWS, erase
+from semimae.data.labeled import MIX_DRAWS, mix_neighbors, soft_targets
 from semimae.data.split import Split
 from semimae.data.store import Prepared, Rows
 from semimae.distributed import own_share
 from semimae.options.data import CellData
-from semimae.random import permutation, uniform
+from semimae.options.labeled import LabeledConfig
+from semimae.random import normal, permutation, uniform
 from semimae.types import Batch, Step
 
 _CROP_DRAWS = 4  # area, aspect ratio, left, top
@@ -88,7 +91,9 @@ class TrainViews:
         num_patches: int,
         num_steps: int,
         device: torch.device,
+        labeled: LabeledConfig | None = None,
         accumulate: int = 1,
+        path_rates: Tensor | None = None,
     ) -> None:
         """Set up.
 
@@ -102,15 +107,23 @@ class TrainViews:
             num_patches: Patches per image, for the mask's noise.
             num_steps: Length of the run, for ``Batch.progress``.
             device: Where the views are made.
+            labeled: How labeled images are mixed and their labels smoothed; ``None`` for methods
+                that learn no labels.
             accumulate: Micro-batches per step, for ``Batch``.
+            path_rates: Probability that each residual branch is left out; ``None``: none ever is.
         """
         self.config, self.seed, self.device = config, seed, device
         self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
         self.num_patches, self.num_steps, self.accumulate = num_patches, num_steps, accumulate
         # Draws are the global batch's; views are made of this process's share alone.
         self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
+        self.regularized, self.num_classes = labeled, prepared.info.num_classes
+        self.path_rates = path_rates
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
+        # A pseudo label of an image whose own label is trained on says nothing of the others.
+        self.hidden = self.labels.clone()
+        self.hidden[self.labeled] = -1
         self.unlabeled = split.unlabeled(prepared)
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
         self.reader = ImageReader(prepared, config, rows, device)
@@ -135,18 +148,27 @@ class TrainViews:
     def _make(self, step: int) -> Step:
         progress = step / self.num_steps
         rows = sample_rows(self.labeled, self.batch_size, self.seed, "labeled", step)
-        (labeled,) = self._views(rows, self.own_labeled, ("labeled",), step)
         labels = self._send(self.labels[rows])
+        labeled, targets = self._labeled(rows, step)
         first, parts = self.own_labeled.start, self.accumulate
         if not self.num_unlabeled:
             nothing = labeled[:0]
             nobody = labels[:0]
             none = (nothing, nothing, nothing, nothing, nobody)
-            empty = Batch(labeled, labels, *none, progress, first, accumulate=parts)
+            empty = Batch(
+                labeled,
+                labels,
+                *none,
+                progress,
+                first,
+                accumulate=parts,
+                targets=targets,
+                paths=self._paths(step),
+            )
             return Step(empty, labels[:0])
         rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
         own = self.own_unlabeled
-        weak, strong = self._views(rows, own, ("weak", "strong"), step)
+        weak, strong = self._views(rows, places(own), {"weak": False, "strong": True}, step)
         noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
         batch = Batch(
             labeled=labeled,
@@ -160,30 +182,86 @@ class TrainViews:
             first_labeled=first,
             first_unlabeled=own.start,
             accumulate=parts,
+            targets=targets,
+            paths=self._paths(step),
         )
-        return Step(batch, self._send(self.labels[rows]))
+        return Step(batch, self._send(self.hidden[rows]))
+
+    def _paths(self, step: int) -> Tensor | None:
+        """Return the factors of residual branches: 0, or what keeps their expectation at 1."""
+        rates = self.path_rates
+        if rates is None:
+            return None
+        shape = (self.batch_size + self.num_unlabeled, len(rates))
+        return self._send((uniform(shape, self.seed, "paths", step) >= rates) / (1 - rates))
 
     def _send(self, tensor: Tensor) -> Tensor:
         return sent(tensor, self.device)
 
-    def _views(self, rows: Rows, own: slice, purposes: tuple[str, ...], step: int) -> list[Tensor]:
-        """Return a normalized view per purpose of the rows' ``own``; ``"strong"`` is the strong."""
+    def _labeled(self, rows: Rows, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return the labeled views of this process, and their targets if they are soft."""
+        config, own = self.regularized, places(self.own_labeled)
+        if config is None:
+            (images,) = self._views(rows, own, {"labeled": False}, step)
+            return images, None
+        mixes = config.mixes and len(own) > 0
+        if mixes:
+            own = [(own[0] - 1) % len(rows), *own]
+        (images,) = self._views(rows, own, {"labeled": config.view == "strong"}, step)
+        if config.view == "strong" and config.view_probability < 1:
+            (weak,) = self._views(rows, own, {"labeled": False}, step)  # the same crops
+            chosen = uniform((len(rows),), self.seed, "strong", "labeled", step)[own]
+            is_strong = self._send(chosen < config.view_probability)
+            images = torch.where(is_strong.view(-1, 1, 1, 1), images, weak)
+        if not (config.mixes or config.smoothing):
+            return images, None
+        labels = self._send(self.labels[rows[own]])
+        targets = soft_targets(labels, self.num_classes, config.smoothing)
+        if mixes:
+            draws = uniform((len(rows), MIX_DRAWS), self.seed, "mix", "labeled", step)
+            images, targets = mix_neighbors(images, targets, draws[own[1:]], config)
+        return images, targets
+
+    def _views(
+        self, rows: Rows, own: list[int], purposes: dict[str, bool], step: int
+    ) -> list[Tensor]:
+        """Return a normalized view per purpose of the images at places ``own`` of the batch.
+
+        Args:
+            rows: Of the global batch.
+            own: Places in it.
+            purposes: Names, and whether the view is the strong one.
+            step: Which batch it is.
+        """
         count, rows = len(rows), rows[own]
 
-        def draw(kind: str, purpose: str, columns: int) -> Tensor:
+        def draw(purpose: str, kind: str, columns: int) -> Tensor:
             return uniform((count, columns), self.seed, kind, purpose, step)[own]
 
+        def noise(purpose: str, place: int, number: int) -> Tensor:
+            return normal((number,), self.seed, "noise", purpose, step, own[place])
+
         if self.config.crop == "resized":
-            images = self.reader.crops(rows, [draw("crop", p, _CROP_DRAWS) for p in purposes])
+            crops = [draw(purpose, "crop", _CROP_DRAWS) for purpose in purposes]
+            images = self.reader.crops(rows, crops)
         else:
             images = [self.reader.whole(rows)] * len(purposes)
         views = []
-        for purpose, image in zip(purposes, images, strict=True):
-            strong = purpose == "strong"
-            draws = draw("view", purpose, num_draws(self.config, strong=strong))
+        for (purpose, strong), image in zip(purposes.items(), images, strict=True):
+            draws = view_draws(partial(draw, purpose), self.config, strong)
             view = (strong_view if strong else weak_view)(image, draws, self.config)
-            views.append(to_float(view, self.mean, self.std))
+            view = to_float(view, self.mean, self.std)
+            if strong and self.config.erasing:
+                draws = draw(purpose, "erasing", ERASING_DRAWS)
+                fill = partial(noise, purpose) if self.config.erasing_fill == "noise" else None
+                view = erase(view, draws, self.config.erasing, fill)
+            views.append(view)
         return views
+
+
+def places(own: slice) -> list[int]:
+    """Return the places that a slice with a start and a stop stands for."""
+    return list(range(own.start, own.stop))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -4,12 +4,15 @@ Operations, their names and their strengths are those of torchvision's ``v2.Rand
 magnitude bins, nearest-neighbor sampling and black filling. Torchvision applies one operation to
 all images that it is given; here the images that drew the same operation are treated together.
 
+Magnitudes count from 0 to 30, whole or not. Others count to 10: magnitude 9 and standard deviation
+0.5 of timm's ``rand-m9-mstd0.5`` are 27 and 1.5 here.
+
 Shapes: B images, C channels (1 or 3), H rows, W columns.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as nn
@@ -152,22 +155,61 @@ _TABLE = {
 OPS: tuple[str, ...] = tuple(_TABLE)
 
 
+_SIGNED = torch.tensor([op.signed for op in _TABLE.values()])
+
+
 @cache
-def op_magnitude(op: str, level: int, height: int, width: int) -> float:
-    """Return the magnitude, without its sign, that ``op`` has at ``level``.
+def _strengths(height: int, width: int) -> Tensor:
+    """Return the strength of every operation at every whole level, ``[len(OPS), 31]``."""
+    sides = {"TranslateX": width, "TranslateY": height}
+    rows = [
+        torch.linspace(op.start, op.end * sides.get(name, 1), _NUM_LEVELS)
+        for name, op in _TABLE.items()
+    ]
+    return torch.stack(rows)
+
+
+def op_strength(choice: Tensor, level: Tensor, height: int, width: int) -> Tensor:
+    """Return the strength, without its sign, of operations at levels between 0 and 30.
 
     The unit is the operation's own: pixels for ``TranslateX`` and ``TranslateY``, else as in the
     table above.
 
-    Raises:
-        ValueError: If the level is not in 0 to 30.
+    Args:
+        choice: int64 ``[B]``, places in ``OPS``.
+        level: float32 ``[B]``; between two whole levels the strength is in proportion.
+        height: Of the images.
+        width: Of the images.
     """
-    if not 0 <= level < _NUM_LEVELS:
-        raise ValueError(f"magnitude={level} is not a level of RandAugment; allowed: 0 to 30.")
-    start, end = _TABLE[op].start, _TABLE[op].end
-    side = {"TranslateX": width, "TranslateY": height}.get(op, 1)
-    magnitude = torch.linspace(start, end * side, _NUM_LEVELS)[level]
-    return float(magnitude.round() if op == "Posterize" else magnitude)
+    table, below = _strengths(height, width), level.floor()
+    low = table[choice, below.long()]
+    high = table[choice, level.ceil().long()]
+    strength = torch.lerp(low, high, level - below)  # exact at whole levels
+    return torch.where(choice == OPS.index("Posterize"), strength.round(), strength)
+
+
+def drawn_level(draws: Tensor, magnitude: int, std: float | Literal["uniform"]) -> Tensor:
+    """Return the level that each draw stands for, in 0 to 30.
+
+    Args:
+        draws: float32, any shape, uniform in [0, 1).
+        magnitude: The mean of a normal distribution.
+        std: Its standard deviation, or ``"uniform"``: levels are spread evenly over 0 to
+            ``magnitude``.
+
+    Raises:
+        ValueError: If the magnitude is not in 0 to 30.
+
+    Source: timm's ``AugmentOp``; arXiv:2001.07685 (FixMatch), section 2.3, draws evenly.
+    """
+    if not 0 <= magnitude < _NUM_LEVELS:
+        raise ValueError(f"magnitude={magnitude} is not a level of RandAugment; allowed: 0 to 30.")
+    if std == "uniform":
+        return draws * magnitude
+    if std == 0:
+        return torch.full_like(draws, magnitude)
+    levels: Tensor = magnitude + std * torch.special.ndtri(draws)
+    return levels.clamp(0, _NUM_LEVELS - 1)
 
 
 def apply_op(images: Tensor, op: str, magnitude: Tensor) -> Tensor:
@@ -196,39 +238,58 @@ def apply_op(images: Tensor, op: str, magnitude: Tensor) -> Tensor:
     return _TABLE[op].apply(images, magnitude)
 
 
-def rand_augment(images: Tensor, draws: Tensor, num_ops: int, magnitude: int) -> Tensor:
-    """Apply ``num_ops`` random operations, one after the other, to each image.
+def apply_ops(images: Tensor, choice: Tensor, strength: Tensor) -> Tensor:
+    """Apply to each image an operation of its own.
+
+    Args:
+        images: As for ``apply_op``.
+        choice: int64 CPU ``[B]``, places in ``OPS``.
+        strength: float32 CPU ``[B]``, as ``magnitude`` of ``apply_op``.
+    """
+    # Equal operations next to each other: groups are slices, whose bounds the CPU knows.
+    order = choice.argsort()
+    counts = choice.bincount(minlength=len(OPS)).tolist()
+    groups = images.index_select(0, order.to(images.device, non_blocking=True)).split(counts)
+    done = [
+        apply_op(group, op, group_strength)
+        for op, group, group_strength in zip(
+            OPS, groups, strength[order].split(counts), strict=True
+        )
+        if len(group) > 0
+    ]
+    back = order.argsort().to(images.device, non_blocking=True)
+    return torch.cat([images[:0], *done]).index_select(0, back)
+
+
+def rand_augment(
+    images: Tensor,
+    draws: Tensor,
+    magnitude: int,
+    std: float | Literal["uniform"] = 0.0,
+    probability: float = 1.0,
+) -> Tensor:
+    """Apply random operations, one after the other, to each image.
 
     Args:
         images: uint8 ``[B, C, H, W]``, C 1 or 3, on any device.
-        draws: float32 CPU ``[B, num_ops, 2]``, uniform in [0, 1): which operation, and its sign.
-            Image i depends on ``images[i]`` and ``draws[i]`` only.
-        num_ops: Operations per image; with 0 the images come back as they are.
+        draws: float32 CPU ``[B, operations, 4]``, uniform in [0, 1): which operation, its sign, its
+            magnitude, and whether it is applied at all. Image i depends on ``images[i]`` and
+            ``draws[i]`` only.
         magnitude: Strength of all operations, 0 to 30.
+        std: How far it spreads, as for ``drawn_level``.
+        probability: With which a drawn operation is applied.
 
     Returns:
         uint8 ``[B, C, H, W]``.
 
-    Source: arXiv:1909.13719, section 3.
+    Source: arXiv:1909.13719, section 3; spread and probability: timm's ``AugmentOp``.
     """
-    strengths = torch.tensor([op_magnitude(op, magnitude, *images.shape[-2:]) for op in OPS])
-    signed = torch.tensor([op.signed for op in _TABLE.values()])
-    for step in range(num_ops):
-        choice = (draws[:, step, 0] * len(OPS)).long()  # [B]
-        negative = signed[choice] & (draws[:, step, 1] < 0.5)
-        strength = torch.where(negative, -strengths[choice], strengths[choice])  # [B]
-
-        # Equal operations next to each other: groups are slices, whose bounds the CPU knows.
-        order = choice.argsort()
-        counts = choice.bincount(minlength=len(OPS)).tolist()
-        groups = images.index_select(0, order.to(images.device, non_blocking=True)).split(counts)
-        done = [
-            apply_op(group, op, group_strength)
-            for op, group, group_strength in zip(
-                OPS, groups, strength[order].split(counts), strict=True
-            )
-            if len(group) > 0
-        ]
-        back = order.argsort().to(images.device, non_blocking=True)
-        images = torch.cat([images[:0], *done]).index_select(0, back)
+    levels = drawn_level(draws[..., 2], magnitude, std)  # [B, operations]
+    for step in range(draws.shape[1]):
+        which, sign, _, applied = draws[:, step].unbind(dim=1)  # [B] each
+        choice = (which * len(OPS)).long()
+        choice = torch.where(applied < probability, choice, OPS.index("Identity"))
+        strength = op_strength(choice, levels[:, step], *images.shape[-2:])
+        negative = _SIGNED[choice] & (sign < 0.5)
+        images = apply_ops(images, choice, torch.where(negative, -strength, strength))
     return images

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
+from semimae.backbones.batch_norm import running_statistics
 from semimae.distributed import world
 from semimae.options.train import OptimConfig
 
@@ -84,6 +85,15 @@ def build_optimizer(
     return torch.optim.AdamW(groups, **options)
 
 
+def clip_gradients(parameters: list[nn.Parameter], largest: float | None) -> Tensor:
+    """Scale gradients down to the norm ``largest``, if there is one; return what it was before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if largest is not None:
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm
+
+
 def skip_if(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
     """Make the next step of a fused optimizer do nothing where ``found_inf`` is 1."""
     acting: Any = getattr(optimizer, "optim", optimizer)  # zero1 wraps it
@@ -126,8 +136,10 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def ema_update(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Move every weight of ``ema`` towards ``model``: ``ema = decay * ema + (1 - decay) * model``.
 
+    BatchNorm's running statistics move as the weights do that they belong to.
+
     Source: arXiv:1703.01780 (Mean Teacher), equation 1.
     """
-    ours: list[Tensor] = list(ema.parameters())
-    theirs: list[Tensor] = list(model.parameters())
+    ours: list[Tensor] = [*ema.parameters(), *running_statistics(ema)]
+    theirs: list[Tensor] = [*model.parameters(), *running_statistics(model)]
     torch._foreach_lerp_(ours, theirs, 1.0 - decay)

@@ -34,8 +34,8 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune a trained model with layer-wise learning-rate decay and score the test set.
 
-    It is the supervised method on the cell's own labeled images, with ``config``'s optimizer. The
-    last moving average is scored; nothing is selected.
+    It is the supervised method on the cell's own labeled images, with ``config``'s optimizer
+    and regularization. The last moving average is scored; nothing is selected.
 
     Returns:
         ``{"protocols": {"fine_tune": Scores}, "validation": curve}``.
@@ -52,9 +52,10 @@ def fine_tune(
             "steps": config.steps,
             "batch_size": config.batch_size,
             "ema_decay": config.ema_decay,
+            "drop_path": config.drop_path,
         }
     )
-    supervised = SupervisedOptions(name="supervised")
+    supervised = SupervisedOptions(name="supervised", labeled=config.labeled)
     tuning = cell.model_copy(update={"options": supervised, "train": train, "optim": config.optim})
     state = fit(
         tuning,

@@ -1,6 +1,7 @@
 """Which training images keep their labels and which are held out for model selection."""
 
 import hashlib
+import logging
 import math
 from pathlib import Path
 
@@ -11,9 +12,47 @@ from semimae.data.split import Split, without_labels
 from semimae.data.store import Prepared
 from semimae.ingest.label_list import match_names
 from semimae.ingest.stratify import held_out_count, stratified_order
+from semimae.options.cell import Cell
 from semimae.types import UserError
 
+_log = logging.getLogger(__name__)
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+def split_for(cell: Cell, prepared: Prepared, lists: Path = Path()) -> Split:
+    """Choose the rows that a cell asks for.
+
+    Args:
+        cell: How many labels, or which list of them, and the seed.
+        prepared: The dataset.
+        lists: Folder that a relative ``data.labeled_list`` is relative to.
+
+    Raises:
+        UserError: If it asks for too few or too many, or its method lacks unlabeled images.
+    """
+    names = cell.data.labeled_list
+    split = make_split(
+        prepared,
+        seed=cell.seed,
+        label_fraction=cell.label_fraction,
+        num_labels=cell.num_labels,
+        labeled_list=None if names is None else lists / names,
+        val_fraction=cell.data.val_fraction,
+        include_labeled=cell.data.include_labeled,
+    )
+    split.check_unlabeled(cell.method, cell.num_unlabeled)
+    if (
+        cell.num_unlabeled
+        and cell.data.include_labeled
+        and split.num_unlabeled == len(split.labeled)
+    ):
+        _log.warning(
+            "method=%s learns from unlabeled images, but has none except the %d labeled ones; add "
+            "unlabeled images, or use fewer labels (label_fraction, num_labels).",
+            cell.method,
+            len(split.labeled),
+        )
+    return split
 
 
 def make_split(
@@ -60,7 +99,16 @@ def make_split(
     rank = _uniform(len(prepared.names), info.fingerprint, seed)
     listed = source = None
     if labeled_list is not None:
-        named, listed, source = match_names(labeled_list, prepared, train)
+        named, found, missing, source = match_names(labeled_list, prepared, train)
+        listed = found, found + len(missing)
+        if missing:
+            _log.warning(
+                "%s: %d of %d lines name no training image, first: %s",
+                labeled_list.name,
+                len(missing),
+                listed[1],
+                missing[0],
+            )
         others = np.setdiff1d(train, named)
         pool = others if len(others) >= num_val else train
         val = pool[stratified_order(prepared.labels[pool], rank[pool])][len(pool) - num_val :]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from semimae.mixing import mix, plan_mixing
 from semimae.types import PseudoLabels
 
 
@@ -29,37 +30,9 @@ def pseudo_mixup(
     order = noise[:, 0].argsort()
     partner = order.roll(1)[order.argsort()]  # a cycle through all images: nobody meets itself
     p_i, p_j = pseudo.confidence, pseudo.confidence[partner]
-    share = p_i / (p_i + p_j)
-    height, width = images.shape[2:]
-    cut = rectangles(share, noise[:, 2:], height, width)  # [U, H, W], true where the other shows
-    is_cut = noise[:, 1] < 0.5
-    share = torch.where(is_cut, 1 - cut.float().mean(dim=(1, 2)), share)
-    others, images = images[partner[rows]], images[rows]
-    blend = share[rows].reshape(-1, 1, 1, 1).to(images.dtype)
-    blended = blend * images + (1 - blend) * others
-    pasted = torch.where(cut[rows].unsqueeze(1), others, images)
-    mixed = torch.where(is_cut[rows].reshape(-1, 1, 1, 1), pasted, blended)
+    mixing = plan_mixing(p_i / (p_i + p_j), noise[:, 1] < 0.5, noise[:, 2:], *images.shape[2:])
+    mixed = mix(images[rows], images[partner[rows]], mixing.take(rows))
     weight = torch.where(p_i >= p_j, pseudo.weight, pseudo.weight[partner])
-    return mixed, pseudo._replace(weight=weight, other_labels=pseudo.labels[partner], share=share)
-
-
-def rectangles(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
-    """Return masks of rectangles that cover about ``1 - share`` of an image.
-
-    Args:
-        share: ``[U]``, what is to remain.
-        center: ``[U, 2]``, in [0, 1): row and column, as shares of height and width.
-        height: Rows.
-        width: Columns.
-
-    Returns:
-        Booleans ``[U, H, W]``; a rectangle is clipped at the border.
-
-    Source: arXiv:1905.04899 (CutMix), equation 2.
-    """
-    half = (1 - share).clamp(min=0).sqrt().unsqueeze(1) / 2
-    rows = (torch.arange(height, device=share.device) + 0.5) / height
-    columns = (torch.arange(width, device=share.device) + 0.5) / width
-    inside_rows = (rows - center[:, :1]).abs() < half  # [U, H]
-    inside_columns = (columns - center[:, 1:]).abs() < half  # [U, W]
-    return inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)
+    return mixed, pseudo._replace(
+        weight=weight, other_labels=pseudo.labels[partner], share=mixing.share
+    )

@@ -7,8 +7,14 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from semimae.files import file_hash
-from semimae.options.backbone import BackboneConfig
+from semimae.options.backbone import (
+    BackboneConfig,
+    CNNConfig,
+    check_joint_pass,
+    no_patches,
+)
 from semimae.options.data import CellData, DataConfig
+from semimae.options.labeled import LabeledConfig
 from semimae.options.method import AnyMethod
 from semimae.options.mim import Masked
 from semimae.options.train import CellTrain, OptimConfig, TrainConfig
@@ -60,6 +66,10 @@ class Cell(Frozen):
         for options, steps in self.options.phases():
             if steps is not None:
                 self.optim.check_warmup(steps, f"start.{options.name}_steps")
+        if isinstance(self.backbone, CNNConfig):  # of timm's models it is known when they are built
+            if self.mim is not None:
+                raise no_patches("backbone.name=cnn")
+            check_joint_pass("backbone.name=cnn", self.train)
         side = self.backbone.patches_per_side(self.data.image_size)
         if self.mim is not None and side is not None:
             self.mim.check_patches(side, (self.data.image_size // side) ** 2 * self.data.channels)
@@ -120,6 +130,11 @@ class Cell(Frozen):
     def mim(self) -> Masked | None:
         """The MIM branch, if its method has one."""
         return getattr(self.options, "mim", None)
+
+    @property
+    def labeled(self) -> LabeledConfig | None:
+        """How labeled images are regularized, if its method learns from them."""
+        return getattr(self.options, "labeled", None)
 
     @property
     def mask_ratio(self) -> float | None:

@@ -20,6 +20,7 @@ READ_BY_PREPARE = frozenset(
         "channels",
         "on_bad_image",
         "pack_max_side",
+        "white_level",
         "cache_size",
         "std",
         "test_fraction",
@@ -32,6 +33,12 @@ class CellData(Frozen):
 
     image_size: Side = Field(description="Height and width in pixels that the model sees.")
     channels: Literal[1, 3] = Field(description="1: gray, 3: RGB; images are converted.")
+    white_level: int | None = Field(
+        ge=1,
+        le=65535,
+        description="Value that becomes white in gray images of more than 8 bits, e.g. 4095 if 12 "
+        "of 16 bits are used. null: 65535.",
+    )
     pack_max_side: int = Field(
         ge=0,
         le=4096,
@@ -68,10 +75,39 @@ class CellData(Frozen):
         gt=0, le=1, description="Smallest share of the area, for crop=resized."
     )
     hflip: bool = Field(description="Mirror half of the views left to right.")
+    color_jitter: float = Field(
+        ge=0,
+        le=1,
+        description="Largest change of brightness, contrast and saturation, as a factor, in views "
+        "without RandAugment: the weak ones. 0: none.",
+    )
     randaugment_ops: int = Field(ge=0, le=8, description="Operations per strong view.")
-    randaugment_magnitude: int = Field(ge=0, le=30, description="Strength of each, 0 to 30.")
+    randaugment_magnitude: int = Field(
+        ge=0,
+        le=30,
+        description="Strength of each, 0 to 30; timm counts to 10, so m9 there is 27 here.",
+    )
+    randaugment_magnitude_std: Annotated[float, Field(ge=0, le=30)] | Literal["uniform"] = Field(
+        description="Standard deviation of the magnitude, drawn per operation and image; timm's "
+        "mstd0.5 is 1.5 here. 0: always the same; uniform: evenly from 0 to "
+        "randaugment_magnitude, as FixMatch draws."
+    )
+    randaugment_probability: float = Field(
+        ge=0, le=1, description="With which each operation is applied; timm: 0.5."
+    )
     cutout: float = Field(
-        ge=0, le=1, description="Largest side of the erased square, share of the image."
+        ge=0,
+        le=1,
+        description="Largest side of the square erased in each strong view, share of the image.",
+    )
+    erasing: float = Field(
+        ge=0,
+        le=1,
+        description="Probability with which a rectangle of a strong view is erased "
+        "(arXiv:1708.04896). 0: never.",
+    )
+    erasing_fill: Literal["mean", "noise"] = Field(
+        description="What an erased rectangle holds: the mean color, or normal noise per pixel."
     )
 
     @model_validator(mode="after")

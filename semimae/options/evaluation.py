@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from semimae.options.labeled import LabeledConfig
 from semimae.options.train import OptimConfig, Steps
 from semimae.types import Frozen
 
@@ -32,6 +33,8 @@ class FineTuneConfig(Frozen):
     reset_head: bool = Field(
         description="Start with a fresh classifier instead of the trained one."
     )
+    labeled: LabeledConfig
+    drop_path: float = Field(ge=0, lt=1, description="Stochastic depth, as train.drop_path.")
     optim: OptimConfig
 
     @model_validator(mode="after")

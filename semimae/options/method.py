@@ -11,11 +11,20 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field
 
+from semimae.options.labeled import LabeledConfig
 from semimae.options.mim import Masked
 from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
 from semimae.types import Frozen
 
 Sections = Mapping[str, Frozen]  # of params.yaml, by name
+
+
+def values_of(section: Frozen) -> SimpleNamespace:
+    """Return a section's values for another class, which takes the keys that it knows.
+
+    Pydantic would let an instance of a subclass pass as it is, with all of its keys.
+    """
+    return SimpleNamespace(**dict(section))
 
 
 # --- rules for pseudo labels
@@ -81,7 +90,8 @@ class PseudoLabelOptions(Consistency):
     )
     skip_rejected: Literal["never", "cpu", "always"] = Field(
         description="Where strong views with weight 0 are left out of the forward pass (exact). "
-        "always: on a GPU too, padded to eighths of the batch; the host waits once per step."
+        "always: on a GPU too, padded to eighths of the batch; the host waits once per step. "
+        "With BatchNorm never, since all views count in its statistics."
     )
 
 
@@ -139,10 +149,15 @@ class SSMAEConfig(Frozen):
     memory: bool = Field(description="Keep a pseudo label for the rest of the run once accepted.")
 
 
-class StartConfig(Frozen):
-    """The phases before the last one, of methods that have several; the last has train.steps."""
+class PretrainingSteps(Frozen):
+    """The length of a first phase that reconstructs."""
 
     mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining; 0: none.")
+
+
+class StartConfig(PretrainingSteps):
+    """The phases before the last one, of methods that have several; the last has train.steps."""
+
     supervised_steps: StepsOrNone = Field(description="Steps of supervised training; 0: none.")
 
 
@@ -154,6 +169,7 @@ class MethodOptions(Frozen):
 
     implementation: ClassVar[str]  # "module:class"
     uses_unlabeled: ClassVar[bool] = True
+    learns_classes: ClassVar[bool] = True  # whether its last phase trains the classifier
     reconstructs_alone: ClassVar[bool] = False  # in a phase of its own: its weight means nothing
     # Values that the method itself sets.
     settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
@@ -168,15 +184,15 @@ class MethodOptions(Frozen):
             sections: By name; ``mim`` is a ``Masked``.
         """
         own = dict(sections)
-        if cls.reconstructs_alone:
-            mim = own["mim"]
-            assert isinstance(mim, Masked)
-            branch = mim.branch.model_copy(update={"lambda_mim": 1.0})
-            own["mim"] = mim.model_copy(update={"branch": branch})
+        mim = own["mim"]
+        assert isinstance(mim, Masked)
+        branch = mim.branch.without_unread(alone=cls.reconstructs_alone)
+        own["mim"] = mim.model_copy(update={"branch": branch})
         for section, values in cls.settled.items():
             own[section] = own[section].model_copy(update=dict(values))
         (name,) = get_args(cls.model_fields["name"].annotation)
-        return cls.model_validate(SimpleNamespace(name=name, **own), from_attributes=True)
+        values = {section: values_of(found) for section, found in own.items()}
+        return cls.model_validate(SimpleNamespace(name=name, **values), from_attributes=True)
 
     def code(self) -> list[str]:
         """Return the "module:class" of the method and of its rule for pseudo labels."""
@@ -193,7 +209,13 @@ class MethodOptions(Frozen):
         return [(self, None)]
 
 
-class SupervisedOptions(MethodOptions):
+class LabeledOptions(MethodOptions):
+    """Methods that learn from labeled images."""
+
+    labeled: LabeledConfig
+
+
+class SupervisedOptions(LabeledOptions):
     """Labeled images alone."""
 
     implementation = "semimae.methods.supervised:Supervised"
@@ -201,7 +223,7 @@ class SupervisedOptions(MethodOptions):
     name: Literal["supervised"]
 
 
-class FixMatchOptions(MethodOptions):
+class FixMatchOptions(LabeledOptions):
     """A fixed threshold."""
 
     implementation = "semimae.methods.fixmatch:FixMatch"
@@ -214,7 +236,7 @@ class MeanTeacherLabels(SquaredError, Ramp):
     """What Mean Teacher reads of the section ``pseudo_label``."""
 
 
-class MeanTeacherOptions(MethodOptions):
+class MeanTeacherOptions(LabeledOptions):
     """Squared error between student and average."""
 
     implementation = "semimae.methods.mean_teacher:MeanTeacher"
@@ -222,7 +244,7 @@ class MeanTeacherOptions(MethodOptions):
     pseudo_label: MeanTeacherLabels
 
 
-class FlexMatchOptions(MethodOptions):
+class FlexMatchOptions(LabeledOptions):
     """Thresholds that follow how much of each class has been learned."""
 
     implementation = "semimae.methods.flexmatch:FlexMatch"
@@ -231,7 +253,7 @@ class FlexMatchOptions(MethodOptions):
     pseudo_label: FlexLabels
 
 
-class FreeMatchOptions(MethodOptions):
+class FreeMatchOptions(LabeledOptions):
     """Thresholds that follow the running confidence."""
 
     implementation = "semimae.methods.freematch:FreeMatch"
@@ -240,7 +262,7 @@ class FreeMatchOptions(MethodOptions):
     pseudo_label: FreeLabels
 
 
-class SoftMatchOptions(MethodOptions):
+class SoftMatchOptions(LabeledOptions):
     """Weights instead of a threshold.
 
     The paper aligns predictions to the uniform distribution, so ``alignment: none`` means
@@ -265,17 +287,18 @@ class MAEOptions(MethodOptions):
     """Masked image modeling alone."""
 
     implementation = "semimae.methods.mae:MaskedPretraining"
+    learns_classes = False
     name: Literal["mae"]
     reconstructs_alone = True
     mim: Masked
 
 
-class StartOptions(MethodOptions):
+class StartOptions(LabeledOptions):
     """Methods in phases, of which the first reconstructs."""
 
     reconstructs_alone = True
     mim: Masked | None  # None in the last phase, like ``start``
-    start: StartConfig | None
+    start: PretrainingSteps | None
 
     def pretraining(self) -> list[tuple[MethodOptions, int | None]]:
         """Return the phase of masked pretraining, if there is one."""
@@ -292,7 +315,10 @@ class MAEFinetuneOptions(StartOptions):
 
     def phases(self) -> list[tuple[MethodOptions, int | None]]:
         """Return pretraining and fine-tuning."""
-        return [*self.pretraining(), (SupervisedOptions(name="supervised"), None)]
+        return [
+            *self.pretraining(),
+            (SupervisedOptions(name="supervised", labeled=self.labeled), None),
+        ]
 
 
 class SemiViTOptions(StartOptions):
@@ -302,12 +328,18 @@ class SemiViTOptions(StartOptions):
     settled = MappingProxyType({"pseudo_label": {"teacher": "ema", "mixup": True}})
     name: Literal["semi_vit"]
     pseudo_label: AnyLabels
+    start: StartConfig | None
 
     def phases(self) -> list[tuple[MethodOptions, int | None]]:
         """Return pretraining, fine-tuning and self-training."""
         made = self.pretraining()
         if self.start is not None and self.start.supervised_steps:
-            made.append((SupervisedOptions(name="supervised"), self.start.supervised_steps))
+            made.append(
+                (
+                    SupervisedOptions(name="supervised", labeled=self.labeled),
+                    self.start.supervised_steps,
+                )
+            )
         return [*made, (self.model_copy(update={"mim": None, "start": None}), None)]
 
 
@@ -315,7 +347,7 @@ class SSMAELabels(Consistency, Threshold):
     """What SSMAE reads of the section ``pseudo_label``."""
 
 
-class SSMAEOptions(MethodOptions):
+class SSMAEOptions(LabeledOptions):
     """Two agreeing views behind a gate that validation opens: its rhythm decides weights."""
 
     implementation = "semimae.methods.ssmae:SSMAE"
@@ -330,7 +362,7 @@ class SSMAEOptions(MethodOptions):
         return rhythm.model_copy(update={"eval_every": self.train.eval_every})
 
 
-class SemiMAEOptions(MethodOptions):
+class SemiMAEOptions(LabeledOptions):
     """Pseudo labels and, in parallel, the reconstruction of masked weak views."""
 
     implementation = "semimae.methods.semi_mae:SemiMAE"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -13,8 +14,9 @@ from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
 from semimae.options.data import DataConfig
 from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
-from semimae.options.explain import explain, near
+from semimae.options.explain import explain, near, telling
 from semimae.options.grid import (
+    BUDGETS,
     PLAIN,
     AblationConfig,
     Budget,
@@ -23,7 +25,15 @@ from semimae.options.grid import (
     MethodName,
     Seed,
 )
-from semimae.options.method import METHODS, PseudoLabelConfig, SSMAEConfig, StartConfig
+from semimae.options.labeled import LabeledConfig
+from semimae.options.method import (
+    METHODS,
+    MethodOptions,
+    PseudoLabelConfig,
+    SSMAEConfig,
+    StartConfig,
+    values_of,
+)
 from semimae.options.mim import Masked, MaskRatio, MIMConfig
 from semimae.options.train import OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
@@ -67,6 +77,7 @@ class Params(Frozen):
     num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
     seed: Seed = Field(description="Key of all randomness.")
     data: DataConfig
+    labeled: LabeledConfig
     backbone: BackboneConfig
     mim: MIMConfig
     pseudo_label: PseudoLabelConfig
@@ -101,7 +112,7 @@ class Params(Frozen):
             params.cell()
             params.grid()
         except ValidationError as error:
-            raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
+            raise UserError(f"{path}: {explain(cls, telling(error.errors()))}") from None
         return params
 
     def cell(
@@ -125,36 +136,52 @@ class Params(Frozen):
         factor = self.ablation.time_factor.get(method) if budget == "time" else 1.0
         if factor is None:
             raise UserError(f"ablation.time_factor has no {method}, which budget time needs.")
-        train = self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
-        start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+        train = self._train(factor)
         by_fraction = label_fraction is not None  # it then takes the place of all other choices
         data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
         try:
-            ratio = self.mask_ratio if mask_ratio is None else mask_ratio
-            options = METHODS[method].from_sections(
-                {
-                    "mim": Masked(mask_ratio=ratio, branch=self.mim),
-                    "pseudo_label": self.pseudo_label,
-                    "ssmae": self.ssmae,
-                    "start": self.start.model_copy(update=start),
-                    "train": train,
-                }
-            )
+            options = self.options(method, mask_ratio, factor)
             asked = SimpleNamespace(
                 dataset=self.dataset,
                 options=options,
                 label_fraction=label_fraction if by_fraction else self.label_fraction,
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
-                data=data,
+                data=values_of(data),
                 backbone=self.backbone,
                 optim=self.optim,
-                train=train,
+                train=values_of(train),
                 weights_sha256=None,
             )
             return Cell.model_validate(asked, from_attributes=True)  # of each section its own keys
         except ValidationError as error:
             raise UserError(explain(Cell, error.errors()[0])) from None
+
+    def options(
+        self, method: str, mask_ratio: float | None = None, factor: float = 1.0
+    ) -> MethodOptions:
+        """Return what a method reads, whether or not its phases fit the rest.
+
+        Args:
+            method: A key of ``METHODS``.
+            mask_ratio: Instead of the headline's.
+            factor: That the steps of all its phases are multiplied by.
+        """
+        ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+        return METHODS[method].from_sections(
+            {
+                "labeled": self.labeled,
+                "mim": Masked(mask_ratio=ratio, branch=self.mim),
+                "pseudo_label": self.pseudo_label,
+                "ssmae": self.ssmae,
+                "start": self.start.model_copy(update=start),
+                "train": self._train(factor),
+            }
+        )
+
+    def _train(self, factor: float) -> TrainConfig:
+        return self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
 
     def variant(self, name: str) -> Self:
         """Return the params with the changes of one of the grid's variants.
@@ -176,28 +203,37 @@ class Params(Frozen):
         try:
             return type(self).model_validate(tree)
         except ValidationError as error:
-            words = explain(type(self), error.errors()[0])
+            words = explain(type(self), telling(error.errors()))
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
         """Return the cells of the ablation, each with the points of the grid that ask for it.
 
-        Both are in the order of the lists; with a ``budget``, those of that one alone.
+        Both are in the order of the lists, baselines last; with a ``budget``, those of that one
+        alone.
 
         Raises:
             UserError: If they are too many, or one of them does not fit together.
         """
         a = self.ablation
         budgets = [b for b in a.budget if budget in (None, b)]
-        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets, a.variant)
-        count = math.prod(len(values) for values in lists)
+        equal_steps = [b for b in budgets if b == BUDGETS[0]]
+        products: list[tuple[Sequence[Any], ...]] = [
+            (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets, a.variant),
+            (
+                *(a.baseline.method, a.mask_ratio[:1], a.label_fraction, a.seed, equal_steps),
+                a.baseline.variant,
+            ),
+        ]
+        count = sum(math.prod(len(values) for values in lists) for lists in products)
         if count > LARGEST_GRID:
             raise UserError(
                 f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
             )
-        changed = {name: self.variant(name) for name in a.variant}
+        changed = {name: self.variant(name) for name in (*a.variant, *a.baseline.variant)}
         cells: dict[str, tuple[Cell, list[GridPoint]]] = {}
-        for point in itertools.starmap(GridPoint, itertools.product(*lists)):
+        points = itertools.chain.from_iterable(itertools.product(*lists) for lists in products)
+        for point in itertools.starmap(GridPoint, points):
             try:
                 cell = changed[point.variant].cell(*point[:-1])
             except UserError as error:

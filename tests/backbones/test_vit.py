@@ -7,6 +7,7 @@ from support import section
 from torch import Tensor
 
 from semimae.backbones.vit import ViT
+from semimae.model import build_backbone
 from semimae.positions import sincos_position_embedding
 from semimae.types import UserError
 
@@ -29,7 +30,8 @@ VARIANTS = [
 def build(channels: int = 3, image_size: int = 16, **changes: object) -> ViT:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vit = section("backbone", **(CONFIG | changes)).build(image_size, channels, 5)
+        vit = build_backbone(section("backbone", **(CONFIG | changes)), image_size, channels, 5)
+        assert isinstance(vit, ViT)
         # what starts at zero would hide a mistake
         for parameter in vit.parameters():
             if parameter.requires_grad:

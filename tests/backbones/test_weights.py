@@ -17,6 +17,7 @@ from torch import Tensor
 
 from semimae.backbones.weights import load_weights
 from semimae.model import SemiModel, build_model
+from semimae.options.mim import Masked
 from semimae.types import UserError
 
 State = dict[str, Tensor]
@@ -52,16 +53,18 @@ def test_mae_checkpoints_are_read_under_their_own_names(
     sizes = ("patch_size", "embed_dim", "depth", "num_heads")
     model = build_model(
         vit_config(**{k: config[k] for k in sizes}, mlp_ratio=4.0, weights="mae.pth"),
-        mae(
-            target="pixels",
-            decoder_dim=config["decoder_embed_dim"],
-            decoder_depth=config["decoder_depth"],
-            decoder_heads=config["decoder_num_heads"],
+        Masked(
+            mask_ratio=config["mask_ratio"],
+            branch=mae(
+                target="pixels",
+                decoder_dim=config["decoder_embed_dim"],
+                decoder_depth=config["decoder_depth"],
+                decoder_heads=config["decoder_num_heads"],
+            ),
         ),
         image_size=int(config["img_size"]),
         channels=3,
         num_classes=2,
-        mask_ratio=config["mask_ratio"],
         seed=0,
         weights_root=tmp_path,
     )

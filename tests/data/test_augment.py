@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode, RandAugment, functional
 
 from semimae.data import augment, randaugment
 from semimae.data.augment import num_draws, strong_view, weak_view
-from semimae.data.randaugment import OPS, apply_op, op_magnitude, rand_augment
+from semimae.data.randaugment import OPS, apply_op, op_strength, rand_augment
 from semimae.options.data import DataConfig
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.gz"
@@ -30,6 +30,7 @@ def config(**changes: Any) -> DataConfig:
         "image_size": 32,
         "channels": 3,
         "on_bad_image": "fail",
+        "white_level": None,
         "pack_max_side": 64,
         "cache_size": None,
         "mean": None,
@@ -42,9 +43,14 @@ def config(**changes: Any) -> DataConfig:
         "crop_padding": 4,
         "crop_min_scale": 0.5,
         "hflip": True,
+        "color_jitter": 0.0,
         "randaugment_ops": 2,
         "randaugment_magnitude": 10,
+        "randaugment_magnitude_std": 0.0,
+        "randaugment_probability": 1.0,
         "cutout": 0.5,
+        "erasing": 0.0,
+        "erasing_fill": "mean",
         "workers": 0,
     }
     return DataConfig(**values | changes)
@@ -102,6 +108,11 @@ def torchvision_op(image: Tensor, op: str, magnitude: float) -> Tensor:
     )
 
 
+def op_magnitude(op: str, level: float, height: int, width: int) -> float:
+    place = torch.tensor([OPS.index(op)])
+    return op_strength(place, torch.tensor([float(level)]), height, width).item()
+
+
 # RandAugment
 
 
@@ -121,9 +132,9 @@ def test_magnitudes_are_those_of_torchvision(op: str, height: int, width: int) -
     # The sign is drawn for the operations that have one, and for no others.
     images = photo_crops(2, 3, height, width)
     which = (OPS.index(op) + 0.5) / len(OPS)
-    draws = torch.tensor([[[which, 0.49]], [[which, 0.5]]])
+    draws = torch.tensor([[[which, 0.49, 0.0, 0.0]], [[which, 0.5, 0.0, 0.0]]])
     strength = torch.tensor([-expected[10] if signed else expected[10], expected[10]])
-    assert torch.equal(rand_augment(images, draws, 1, 10), apply_op(images, op, strength))
+    assert torch.equal(rand_augment(images, draws, 10), apply_op(images, op, strength))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -170,25 +181,25 @@ def test_every_operation_has_the_same_share_of_the_draws(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(randaugment, "apply_op", count)
     which = (torch.arange(14 * 50) + 0.5) / (14 * 50)
-    draws = torch.stack([which, torch.zeros_like(which)], dim=1)[:, None]
-    rand_augment(torch.zeros(14 * 50, 1, 4, 4, dtype=torch.uint8), draws, 1, 10)
+    draws = nn.functional.pad(which[:, None, None], (0, 3))
+    rand_augment(torch.zeros(14 * 50, 1, 4, 4, dtype=torch.uint8), draws, 10)
     assert drawn == dict.fromkeys(OPS, 50)
 
 
 def test_rand_augment_applies_the_drawn_operations_in_turn() -> None:
     images = photo_crops(60, 3, 24, 40)
-    draws = torch.rand(60, 3, 2, generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(60, 3, 4, generator=torch.Generator().manual_seed(0))
     draws[0] = LARGEST_DRAW
     draws[1] = 0.0
     expected = []
     for image, rows in zip(images, draws.tolist(), strict=True):
         result = image[None]
-        for which, sign in rows:
+        for which, sign, _, _ in rows:
             op = OPS[int(which * 14)]
             magnitude = op_magnitude(op, 12, 24, 40) * (-1 if SPACE[op][1] and sign < 0.5 else 1)
             result = apply_op(result, op, torch.tensor([magnitude]))
         expected.append(result)
-    assert torch.equal(rand_augment(images, draws, 3, 12), torch.cat(expected))
+    assert torch.equal(rand_augment(images, draws, 12), torch.cat(expected))
 
 
 def test_wrong_operations_images_and_magnitudes_are_refused() -> None:
@@ -198,7 +209,7 @@ def test_wrong_operations_images_and_magnitudes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"images are torch\.float32; allowed: torch\.uint8"):
         apply_op(images.float(), "Rotate", torch.zeros(1))
     with pytest.raises(ValueError, match=r"magnitude=31 .* allowed: 0 to 30"):
-        rand_augment(images, torch.rand(1, 1, 2), 1, 31)
+        rand_augment(images, torch.rand(1, 1, 4), 31)
 
 
 # Shift, mirror, cutout, normalization
@@ -325,8 +336,9 @@ def test_each_option_changes_the_views_it_belongs_to(option: dict[str, Any], in_
 def test_strong_view_is_geometry_then_randaugment_then_cutout() -> None:
     images, options = photo_crops(32, 3, 32, 32), config(randaugment_ops=3)
     draws = strong_draws(32, options)
-    expected = weak_view(images, draws[:, :3], options)
-    expected = rand_augment(expected, draws[:, 6:].reshape(32, 3, 2), 3, 10)
+    expected = weak_view(images, draws[:, :7], options)
+    operations = torch.cat([draws[:, 6:12].view(32, 3, 2), draws[:, 16:].view(32, 3, 2)], dim=2)
+    expected = rand_augment(expected, operations, 10)
     expected = augment.cutout(expected, draws[:, 3:6], 0.5, 127)
     assert torch.equal(strong_view(images, draws, options), expected)
 
@@ -356,9 +368,9 @@ def test_views_are_pure() -> None:
 
 def test_views_refuse_draws_of_another_shape() -> None:
     images, options = photo_crops(4, 3, 32, 32), config()
-    with pytest.raises(ValueError, match=r"draws are \[4, 9\]; needed: \[4, 10\]"):
+    with pytest.raises(ValueError, match=r"draws are \[4, 9\]; needed: \[4, 18\]"):
         strong_view(images, torch.rand(4, 9), options)
-    with pytest.raises(ValueError, match=r"draws are \[1, 3\]; needed: \[4, 3\]"):
+    with pytest.raises(ValueError, match=r"draws are \[1, 3\]; needed: \[4, 7\]"):
         weak_view(images, torch.rand(1, 3), options)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support import changed_params
+from support import REGULARIZED, changed_params, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -25,7 +25,6 @@ COMMON = {
     "train__batch_size": 3,
     "train__mu": 3,
     "train__steps": 6,
-    "train__gradient_every": 2,
     "train__ema_decay": 0.3,
     "backbone__embed_dim": 32,
     "optim__warmup_steps": 1,
@@ -43,6 +42,19 @@ CASES: dict[str, dict[str, object]] = {
     "ssmae": {"method": "ssmae", "ssmae__gate_accuracy": 0.0, "ssmae__gate_start": 0.0} | LOW,
     "semi_mae": {"method": "semi_mae"} | LOW,
     "mixup": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW,
+    "regularized": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW | REGULARIZED,
+    "all at once": {
+        "method": "semi_mae",
+        "pseudo_label__rule": "free",
+        "pseudo_label__mixup": True,
+        "mim__weighting": "gradient",
+        "mim__weighting_every": 2,
+        "train__drop_path": 0.5,
+        "train__ema_warmup": False,
+        "optim__grad_clip": None,
+    }
+    | LOW
+    | REGULARIZED,
 }
 
 
@@ -56,6 +68,7 @@ def run(
     folder: Path,
     stop: int | None = None,
     keep: type[Checkpoints] = Checkpoints,
+    save_every: int = 3,
 ) -> Result:
     """Train; return curves and sums of the weights."""
     prepared = Prepared.read(data / "prepared")
@@ -66,6 +79,7 @@ def run(
             cell,
             prepared,
             split,
+            small_rhythm(train__gradient_every=2, train__save_every=save_every),
             checkpoints=keep(folder),
             on_row=lambda kind, row: None,
             should_stop=lambda: next(steps) == stop and world().rank == world().size - 1,
@@ -92,19 +106,20 @@ class SlowDisk(Checkpoints):
 
 def resume_at_once(data: Path, out: Path) -> dict[str, Result]:
     """Stop and continue within one process; then again, where the second sees an older disk."""
-    cell, rank = case("semi_mae", train__save_every=2), world().rank
-    run(cell, data, out / "slow", stop=3, keep=SlowDisk)
+    cell, rank = case("semi_mae"), world().rank
+    run(cell, data, out / "slow", stop=3, keep=SlowDisk, save_every=2)
     folder, refused = out / "slow", False
     if rank == 1:
         folder = out / "older"
         shutil.copytree(out / "slow", folder)
         (folder / "step-000000003.json").unlink()
     try:
-        run(cell, data, folder)
+        run(cell, data, folder, save_every=2)
     except UserError as error:
         refused = "step-000000003.json cannot be loaded by all processes" in str(error)
     wait_for_all()
-    return {"at once": run(cell, data, out / "slow"), "older disk": {"refused": refused}}
+    at_once = run(cell, data, out / "slow", save_every=2)
+    return {"at once": at_once, "older disk": {"refused": refused}}
 
 
 def main(data: Path, out: Path) -> None:
@@ -112,14 +127,14 @@ def main(data: Path, out: Path) -> None:
     with connected() as here:
         results = {name: run(case(name), data, out / name) for name in CASES}
         if here.size == 2:
-            run(case("semi_mae", train__save_every=1), data, out / "resumed", stop=3)
+            run(case("semi_mae"), data, out / "resumed", stop=3, save_every=1)
         if here.size == 2:
             results |= resume_at_once(data, out)
-            sharded = case("semi_mae", train__sharding="zero1", train__save_every=2)
-            run(sharded, data, out / "zero1", stop=4)
-            results["zero1"] = run(sharded, data, out / "zero1")
-            run(sharded, data, out / "zero1-resumed", stop=4)
-            for name in ("freematch", "mixup"):
+            sharded = case("semi_mae", train__sharding="zero1")
+            run(sharded, data, out / "zero1", stop=4, save_every=2)
+            results["zero1"] = run(sharded, data, out / "zero1", save_every=2)
+            run(sharded, data, out / "zero1-resumed", stop=4, save_every=2)
+            for name in ("freematch", "mixup", "regularized", "all at once"):
                 cell = case(name, train__accumulate=2)
                 results[f"{name}, accumulated"] = run(cell, data, out / f"{name}-accumulated")
         (out / f"rank{here.rank}.json").write_text(json.dumps(results))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -66,8 +67,9 @@ def run(cell: Cell, prepared: Prepared, split: Split, folder: Path) -> TrainStat
         cell,
         prepared,
         split,
+        small_rhythm(),
         resume=folder / "resume",
-        finished=folder / "finished",
+        finished=lambda phase: folder / "finished",
         on_row=lambda kind, row: None,
         should_stop=lambda: False,
     )
@@ -157,7 +159,7 @@ def test_scores_with_one_labeled_and_one_test_image(
     cell = small_cell("supervised", **SHORT)
     state = run(cell, prepared, split, tmp_path)
     config = LinearProbeConfig(l2=(1.0,), max_iter=5, knn_k=99, knn_temperature=0.001)
-    result = probe(state.ema, cell, prepared, split, config)
+    result = probe(state.ema, cell, prepared, split, config).scores
     json.dumps(result, allow_nan=False)
     knn = result["protocols"]["knn"]
     assert knn["num_images"] == 1
@@ -210,6 +212,7 @@ def test_a_step_that_runs_out_of_memory_says_what_to_do(
             small_cell("fixmatch"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(tmp_path),
             on_row=lambda kind, row: None,
             should_stop=lambda: False,

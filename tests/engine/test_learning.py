@@ -43,6 +43,7 @@ def test_fixmatch_beats_supervised_training_on_digits(tmp_path: Path) -> None:
             cell,
             prepared,
             split,
+            params.train,
             checkpoints=Checkpoints(tmp_path / f"{method}{seed}"),
             on_row=lambda kind, row: None,
             should_stop=lambda: False,

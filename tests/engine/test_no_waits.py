@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import changed_params, section
+from support import SMALL, WITH_OWN_PHASE, changed_params, section
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -20,17 +20,24 @@ from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast
 from semimae.engine.loop import train
 from semimae.engine.optim import build_optimizer
-from semimae.methods.registry import METHODS
+from semimae.methods.registry import build_method
 from semimae.model import build_model
 from semimae.options.cell import Cell
 from semimae.types import Batch, Interrupted, Step
 
 CPU = torch.device("cpu")
 CLASSES, UNLABELED = 10, 50  # of the dataset
-VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS} | {
+VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in WITH_OWN_PHASE} | {
     "micro-batches": {"method": "freematch", "train__accumulate": 2},
     "mixed": {"method": "semi_mae", "pseudo_label__mixup": True},
     "aligned": {"method": "semi_mae", "pseudo_label__alignment": "labeled"},
+    "regularized": {
+        "method": "semi_mae",
+        "mim__weighting": "gradient",
+        "mim__weighting_every": 1,
+        "train__drop_path": 0.5,
+        "optim__grad_clip": None,
+    },
     "bf16": {"method": "semi_mae", "train__precision": "bf16"},
     "blocks": {
         "method": "semi_mae",
@@ -69,6 +76,7 @@ def batch_of(cell: Cell) -> Step:
     def classes(count: int) -> Tensor:
         return torch.empty(count, dtype=torch.long)
 
+    paths = torch.empty(labeled + unlabeled, 2 * SMALL["backbone__depth"])  # type: ignore[operator]
     batch = Batch(
         labeled=images(labeled),
         labels=classes(labeled),
@@ -79,6 +87,7 @@ def batch_of(cell: Cell) -> Step:
         unlabeled_index=classes(unlabeled),
         progress=0.5,
         accumulate=cell.train.accumulate,
+        paths=paths if cell.train.drop_path else None,
     )
     return Step(batch, classes(unlabeled))
 
@@ -87,7 +96,8 @@ def batch_of(cell: Cell) -> Step:
 def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> None:
     rhythm = dict.fromkeys(("train__log_every", "train__eval_every", "train__save_every"), 99)
     changes = {"pseudo_label__skip_rejected": "never", "train__gradient_every": 1}
-    cell = changed_params(**changes, **rhythm, **VARIANTS[variant]).cell()
+    params = changed_params(**changes, **rhythm, **VARIANTS[variant])
+    cell = params.cell()
     model = build_model(
         cell.backbone,
         cell.mim,
@@ -97,7 +107,7 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
         seed=0,
     )
     teacher = copy.deepcopy(model).requires_grad_(False)
-    method = METHODS[cell.method](cell.options, CLASSES, UNLABELED)
+    method = build_method(cell.options, CLASSES, UNLABELED)
     rows: list[str] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (model, teacher, method):
@@ -117,8 +127,9 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
                 state,
                 lambda step: batch_of(cell),
                 cell.train,
+                params.train,
                 cell.optim,
-                autocast=make_autocast(cell.train, CPU),
+                autocast=make_autocast(cell.train, CPU, cell.backbone.embed_dim),
                 evaluate=lambda state: {},
                 on_row=lambda kind, row: rows.append(kind),
                 checkpoints=Nowhere(),

@@ -17,7 +17,8 @@ from semimae.engine.optim import (
     parameter_groups,
     set_lr,
 )
-from semimae.model import SemiModel, build_model
+from semimae.model import SemiModel, build_backbone, build_model
+from semimae.options.mim import Masked
 from semimae.options.train import OptimConfig
 
 
@@ -25,11 +26,10 @@ def small_model(**changes: object) -> SemiModel:
     """Two blocks and a register token."""
     return build_model(
         section("backbone", **({"num_registers": 1, "pos_embed": "learned"} | changes)),
-        section("mim"),
+        Masked(mask_ratio=0.5, branch=section("mim")),
         image_size=8,
         channels=1,
         num_classes=3,
-        mask_ratio=0.5,
         seed=0,
     )
 
@@ -103,7 +103,7 @@ def test_layer_decay_equals_the_published_reference_on_timms_vit_tiny(shared: Pa
         num_registers=0,
         pos_embed="learned",
     )
-    backbone = config.build(224, 3, golden["num_classes"])
+    backbone = build_backbone(config, 224, 3, golden["num_classes"])
     ours = settings(
         parameter_groups(
             SemiModel(backbone, None),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -25,8 +26,9 @@ def finish(digits: Prepared, digits_split: Split, tmp_path: Path) -> Callable[[C
             cell,
             digits,
             digits_split,
+            small_rhythm(),
             resume=tmp_path / "resume" / str(hash(cell.model_dump_json())),
-            finished=finished,
+            finished=lambda phase: finished,
             on_row=lambda kind, row: None,
             should_stop=lambda: False,
         )
@@ -69,8 +71,9 @@ def test_sharing_does_not_change_the_result(
             cell,
             digits,
             digits_split,
+            small_rhythm(),
             resume=folder / "resume" / cell.name,
-            finished=folder / "finished",
+            finished=lambda phase: folder / "finished",
             on_row=lambda kind, row: None,
             should_stop=lambda: False,
         )

@@ -87,7 +87,7 @@ def test_micro_batches_add_up_to_the_whole_step(
     assert_close(run(case(name, train__accumulate=parts), data, tmp_path), one[name])
 
 
-@pytest.mark.parametrize("name", ["freematch", "mixup"])
+@pytest.mark.parametrize("name", ["freematch", "mixup", "regularized", "all at once"])
 def test_processes_may_have_micro_batches(
     name: str, one: Results, two: tuple[Results, Path]
 ) -> None:
@@ -99,15 +99,17 @@ def test_one_process_continues_what_two_began(
 ) -> None:
     folder = two[1] / "resumed"
     assert {path.name for path in folder.glob("*.json")} >= {"step-000000003.json"}
-    assert_close(run(case("semi_mae", train__save_every=1), data, folder), one["semi_mae"])
+    assert_close(run(case("semi_mae"), data, folder, save_every=1), one["semi_mae"])
 
 
 def test_sharded_optimizers_train_as_one_and_continue_in_any_number_of_processes(
     one: Results, two: tuple[Results, Path], data: Path
 ) -> None:
     assert_close(two[0]["zero1"], one["semi_mae"])  # stopped after 4 steps and continued
-    cell = case("semi_mae", train__sharding="zero1", train__save_every=2)
-    assert_close(run(cell, data, two[1] / "zero1-resumed"), one["semi_mae"])
+    resumed = run(
+        case("semi_mae", train__sharding="zero1"), data, two[1] / "zero1-resumed", save_every=2
+    )
+    assert_close(resumed, one["semi_mae"])
 
 
 def test_all_processes_continue_from_the_checkpoint_that_the_first_one_finds(
@@ -119,9 +121,11 @@ def test_all_processes_continue_from_the_checkpoint_that_the_first_one_finds(
 
 def test_the_cases_do_what_they_are_for(one: Results) -> None:
     """Labels count in part, so that rules, skipping and thresholds have something to get wrong."""
-    for name in ("fixmatch", "freematch", "mixup", "ssmae"):
+    for name in ("fixmatch", "freematch", "mixup", "regularized", "ssmae"):
         used = [row["pseudo/coverage"] for row in one[name]["rows"] if "pseudo/coverage" in row]
         assert any(0 < share < 1 for share in used), (name, used)
+    weights = [r["weight/reconstruction"] for r in one["all at once"]["rows"] if "lr" in r]
+    assert len(set(weights)) == len(weights)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8])

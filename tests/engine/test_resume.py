@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import REGULARIZED, WITH_OWN_PHASE, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit
-from semimae.methods.registry import METHODS
 from semimae.options.cell import Cell
 from semimae.types import Interrupted
 
@@ -36,6 +36,7 @@ def fit_until(digits: Prepared, digits_split: Split) -> Fit:
             cell,
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: rows.append((kind, row)),
             should_stop=lambda: next(countdown, None) == 0,
@@ -102,7 +103,7 @@ def test_stopped_anywhere(
         assert without_clock(got) == without_clock(expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_OWN_PHASE)
 def test_every_method_continues_with_its_state(
     method: str, small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
 ) -> None:
@@ -110,6 +111,49 @@ def test_every_method_continues_with_its_state(
     expected, _ = fit_until(cell, tmp_path / "whole")
     state, _ = fit_until(cell, tmp_path / "parts", [4, 5])
     assert_same(state, expected)
+
+
+def test_batch_norm_continues_with_its_statistics(
+    small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    backbone = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
+    cell = small_cell("fixmatch", backbone=backbone, pseudo_label__threshold=0.11)
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [4, 5])
+    assert_same(state, expected)
+
+
+@pytest.mark.parametrize("method", ["supervised", "semi_mae"])
+def test_a_run_with_everything_that_regularizes_continues(
+    method: str, small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    cell = small_cell(method, pseudo_label__threshold=0.11, **REGULARIZED)
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [2, 3, 7])
+    assert_same(state, expected)
+
+
+def test_what_regularizes_and_weighs_continues_too(
+    small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    """Stopped right behind a measurement of gradients, and between two."""
+    cell = small_cell(
+        "semi_mae",
+        pseudo_label__threshold=0.11,
+        pseudo_label__mixup=True,
+        mim__weighting="gradient",
+        mim__weighting_every=3,
+        train__drop_path=0.4,
+        train__ema_warmup=False,
+        train__accumulate=2,
+        train__recompute=True,
+        optim__grad_clip=None,
+        **REGULARIZED,
+    )
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [4, 6])
+    assert_same(state, expected)
+    assert "clipped" not in state.history[-1]
 
 
 def test_a_run_depends_on_its_seed(
@@ -214,6 +258,7 @@ def stopped(
             small_cell("semi_mae"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: None,
             should_stop=lambda: next(countdown) == 0,
@@ -282,6 +327,7 @@ def test_a_damaged_checkpoint_does_not_push_out_the_sound_one(
             small_cell("semi_mae"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: None,
             should_stop=StopAfter(1),
@@ -300,13 +346,14 @@ def test_a_stop_interrupts_the_evaluation_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("semimae.engine.fit.EVAL_BATCH", 20)
+    monkeypatch.setattr("semimae.engine.infer.EVAL_BATCH", 20)
     assert len(digits_split.val) > 10 * 20  # asked 3 times by then, and 20 times in it
     with pytest.raises(Interrupted, match="stopped after step 3;"):
         fit(
             small_cell("semi_mae"),
             digits,
             digits_split,
+            small_rhythm(),
             checkpoints=Checkpoints(tmp_path),
             on_row=lambda kind, row: None,
             should_stop=StopAfter(asked),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import changed_params
+from support import changed_params, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -49,6 +49,7 @@ class Tuning:
             prepared,
             split,
             options,
+            small_rhythm(),
             checkpoints=Checkpoints(folder),
             on_row=lambda kind, row: self.rows.append((kind, row)),
             should_stop=lambda: next(asked) == stop_at,
@@ -212,7 +213,7 @@ def test_a_stop_while_the_test_set_is_scored_loses_no_step(
     tune: Callable[..., Tuning], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = config(steps=4)
-    monkeypatch.setattr("semimae.engine.fit.EVAL_BATCH", 40)
+    monkeypatch.setattr("semimae.engine.infer.EVAL_BATCH", 40)
     whole = tune(options, folder="whole")
     # Once per step; in both evaluations of both models before each batch but the first.
     asked_while_tuning = 4 + 2 * 2 * 5

@@ -21,7 +21,7 @@ OPTIONS: dict[str, list[Any]] = {
     "optim__lr": [1e-300, 1e-3, 10.0],
     "optim__weight_decay": [0.0, 10.0],
     "optim__betas": [[0.0, 0.0], [0.9, 0.999], [0.999999999, 0.0]],
-    "optim__grad_clip": [1e-300, 1.0, 1e300],
+    "optim__grad_clip": [1e-300, 1.0, 1e300, None],
     "optim__layer_decay": [1e-300, 1.0],
     "pseudo_label__threshold": [0.0, 0.11, 1.0],
     "pseudo_label__lambda_u": [0.0, 1000.0],
@@ -29,11 +29,17 @@ OPTIONS: dict[str, list[Any]] = {
     "pseudo_label__alignment": ["none", "uniform", "labeled"],
     "pseudo_label__mixup": [False, True],
     "mim__lambda_mim": [0.0, 1000.0],
+    "mim__weighting": ["fixed", "gradient"],
+    "mim__gradient_ratio": [1e-300, 1.0, 100.0],
+    "mim__weighting_every": [1, 10**9],
+    "mim__weighting_momentum": [0.0, 0.999999999],
     "mim__target": ["pixels", "norm_pixels", "hog", "teacher_features"],
     "data__std": [[1e-6], [1.0]],
     "data__cutout": [0.0, 1.0],
     "data__randaugment_magnitude": [0, 30],
     "train__ema_decay": [0.0, 0.999999999],
+    "train__ema_warmup": [False, True],
+    "train__drop_path": [0.0, 0.5, 0.999999999],
     "train__precision": ["fp32", "bf16"],
     "train__max_bad_steps": [1, 10**9],
 }
@@ -45,13 +51,15 @@ def test_any_extreme_run(fuzz: Fuzz, digits: Prepared, digits_split: Split, tmp_
     def check(options: dict[str, Any]) -> None:
         folder = tmp_path / str(len(ended))
         short = {"train__steps": 4, "start__mae_steps": 2, "start__supervised_steps": 2}
+        params = changed_params(**short, **options)
         try:
             state, _ = fit_phases(
-                changed_params(**short, **options).cell(),
+                params.cell(),
                 digits,
                 digits_split,
+                params.train,
                 resume=folder / "resume",
-                finished=folder / "finished",
+                finished=lambda phase: folder / "finished",
                 on_row=lambda kind, row: None,
                 should_stop=lambda: False,
             )

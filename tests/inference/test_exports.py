@@ -8,22 +8,24 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from small_models import BACKBONES, CHANNELS, CLASSES, IMAGE_SIZE, build, scramble
+from small_models import BACKBONES, CHANNELS, CLASSES, CONVOLUTIONAL, IMAGE_SIZE, build, scramble
 from support import changed_params
 from torch import Tensor
 
 from semimae.data.store import DatasetInfo
 from semimae.inference.exports import FORMATS, export
 from semimae.inference.timm_folder import license_of
+from semimae.model import timm_model
 from semimae.model_file import ModelInfo, Trained
-from semimae.options.backbone import ViTConfig
+from semimae.options.backbone import BackboneConfig
 from semimae.types import UserError
 
+ALL = BACKBONES | CONVOLUTIONAL
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 def trained(name: str) -> Trained:
-    model = build(BACKBONES[name]).eval().requires_grad_(False)
+    model = build(ALL[name]).eval().requires_grad_(False)
     scramble(model)
     dataset = DatasetInfo(
         name="imagefolder",
@@ -33,6 +35,7 @@ def trained(name: str) -> Trained:
         image_size=IMAGE_SIZE,
         channels=CHANNELS,
         packed=True,
+        white_level=None,
         cache_size=None,
         mean=MEAN,
         std=STD,
@@ -43,7 +46,7 @@ def trained(name: str) -> Trained:
     cell = changed_params(method="supervised").cell()
     return Trained(
         model,
-        ModelInfo(cell=cell.model_copy(update={"backbone": BACKBONES[name]}), dataset=dataset),
+        ModelInfo(cell=cell.model_copy(update={"backbone": ALL[name]}), dataset=dataset),
     )
 
 
@@ -59,7 +62,7 @@ def normalized(images: Tensor) -> Tensor:
     return ((scaled - mean) / std).float()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"cnn", "convnext"}))
 def test_timm_computes_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     export(model, "timm", tmp_path)
@@ -94,7 +97,7 @@ def test_timm_loads_it_by_its_config_too(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(images), model.model(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit_registers", "rope_mixed"])  # two kinds of attention
+@pytest.mark.parametrize("name", ["vit_registers", "rope_mixed", "cnn", "efficientnet"])
 def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     for form in ("torch", "onnx"):
@@ -111,19 +114,42 @@ def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path
         np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_temperature_leaves_with_the_model(form: str, tmp_path: Path) -> None:
+    model = trained("vit_registers")
+    images = pixels(3)
+    expected = model.model(normalized(images)) / 2.5
+    model = model._replace(info=model.info.model_copy(update={"temperature": 2.5}))
+    export(model, form, tmp_path)
+    if form == "timm":
+        loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        logits = loaded(normalized(images))
+    elif form == "onnx":
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        logits = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    else:
+        logits = torch.export.load(tmp_path / "model.pt2").module()(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_copy_that_answers_differently_is_refused_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other_size(self: ViTConfig, *sizes: int) -> tuple[str, dict[str, object]]:
-        architecture, arguments = in_timm(self, *sizes)
+    def other_pool(config: BackboneConfig, *sizes: int) -> tuple[str, dict[str, object]]:
+        architecture, arguments = timm_model(config, *sizes)
         return architecture, arguments | {"global_pool": "token"}  # the model's is avg
 
-    in_timm = ViTConfig.in_timm
-    monkeypatch.setattr(ViTConfig, "in_timm", other_size)
+    monkeypatch.setattr("semimae.inference.timm_folder.timm_model", other_pool)
     (tmp_path / "kept").touch()
     with pytest.raises(UserError, match="timm computes other logits than the model"):
         export(trained("vit_registers"), "timm", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_timm_has_no_plain_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"like backbone\.name=cnn; choose format onnx or torch"):
+        export(trained("cnn"), "timm", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_timm_states_licenses() -> None:

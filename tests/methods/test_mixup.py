@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from semimae.losses import consistency_loss
-from semimae.methods.mixup import pseudo_mixup, rectangles
+from semimae.methods.mixup import pseudo_mixup
+from semimae.mixing import rectangles
 from semimae.types import PseudoLabels
 
 

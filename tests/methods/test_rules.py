@@ -3,31 +3,27 @@
 import math
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
-from support import REPO
+from support import changed_params
 
+from semimae.methods.flexmatch import FlexRule
+from semimae.methods.freematch import FreeRule
 from semimae.methods.pseudo import fade_in
-from semimae.methods.rules import (
-    Alignment,
-    FlexRule,
-    FreeRule,
-    Rule,
-    SoftRule,
-    class_shares,
-    write,
-)
-from semimae.options.method import PseudoLabelConfig
-from semimae.options.params import Params
+from semimae.methods.rules import Alignment, FixedRule, class_shares, write
+from semimae.methods.softmatch import SoftRule
 from semimae.types import Batch
 
 CLASSES, IMAGES, MOMENTUM = 4, 30, 0.9
 
 
-def config(**changes: object) -> PseudoLabelConfig:
-    base = Params.read(REPO / "params.yaml").pseudo_label.model_dump()
-    return PseudoLabelConfig.model_validate(base | {"momentum": MOMENTUM} | changes)
+def options(rule: str, **changes: object) -> Any:
+    """What semi_mae reads of the section ``pseudo_label`` with a rule."""
+    section = {f"pseudo_label__{key}": v for key, v in ({"momentum": MOMENTUM} | changes).items()}
+    asked = changed_params(method="semi_mae", pseudo_label__rule=rule, **section)
+    return asked.cell().options.pseudo_label  # type: ignore[union-attr]
 
 
 def batches(count: int = 12, size: int = 9) -> list[tuple[list[list[float]], list[int]]]:
@@ -52,7 +48,7 @@ def as_batch(index: list[int], progress: float = 0.5) -> Batch:
 
 
 def test_flexmatch_follows_the_latest_confident_prediction_of_every_image() -> None:
-    rule = FlexRule(config(threshold=0.8), CLASSES, IMAGES)
+    rule = FlexRule(options("flex", threshold=0.8), CLASSES, IMAGES)
     latest: dict[int, int] = {}
     for rows, index in batches():
         counts = Counter(latest.values())
@@ -71,7 +67,7 @@ def test_flexmatch_follows_the_latest_confident_prediction_of_every_image() -> N
 
 
 def test_freematch_scales_one_running_threshold_by_class() -> None:
-    rule = FreeRule(config(), CLASSES, IMAGES)
+    rule = FreeRule(options("free"), CLASSES, IMAGES)
     tau, mean = 1 / CLASSES, [1 / CLASSES] * CLASSES
     kept = 0.0
     for rows, index in batches():
@@ -89,7 +85,7 @@ def test_freematch_scales_one_running_threshold_by_class() -> None:
 
 
 def test_freematch_fairness_is_the_sum_of_p_log_q_over_classes() -> None:
-    rule = FreeRule(config(), CLASSES, IMAGES)
+    rule = FreeRule(options("free"), CLASSES, IMAGES)
     for rows, index in batches():
         rule(torch.tensor(rows), as_batch(index))
     rng = random.Random(1)
@@ -110,19 +106,19 @@ def test_freematch_fairness_is_the_sum_of_p_log_q_over_classes() -> None:
         r / sum(running) * math.log(o / sum(ours) + 1e-12)
         for r, o in zip(running, ours, strict=True)
     )
-    got = rule.fairness(rule.class_sums(torch.tensor(logits), torch.tensor(weight)))
+    got = rule.fairness(rule.statistics(torch.tensor(logits), torch.tensor(weight)))
     assert got.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_freematch_fairness_of_no_kept_image_is_zero() -> None:
-    rule = FreeRule(config(), CLASSES, IMAGES)
+    rule = FreeRule(options("free"), CLASSES, IMAGES)
     for logits in (torch.randn(3, CLASSES), torch.empty(0, CLASSES)):
-        sums = rule.class_sums(logits, torch.zeros(len(logits)))
+        sums = rule.statistics(logits, torch.zeros(len(logits)))
         assert rule.fairness(sums).item() == 0
 
 
 def test_softmatch_weighs_by_a_truncated_gaussian_of_two_deviations() -> None:
-    rule = SoftRule(config(), CLASSES, IMAGES)
+    rule = SoftRule(options("soft"), CLASSES, IMAGES)
     mean, var = 1 / CLASSES, 1.0
     for rows, index in batches():
         top = [max(row) for row in rows]
@@ -141,7 +137,9 @@ def test_softmatch_weighs_by_a_truncated_gaussian_of_two_deviations() -> None:
     ("progress", "expected"), [(0.0, 0.5), (0.2, 0.7), (0.4, 0.9), (0.99, 0.9)]
 )
 def test_the_threshold_moves_from_its_start(progress: float, expected: float) -> None:
-    rule = Rule(config(threshold=0.9, threshold_start=0.5, threshold_ramp=0.4), CLASSES, IMAGES)
+    rule = FixedRule(
+        options("fixed", threshold=0.9, threshold_start=0.5, threshold_ramp=0.4), CLASSES, IMAGES
+    )
     weight, threshold = rule(
         torch.tensor([[expected + 0.01, 0.0], [expected - 0.01, 0.0]]), as_batch([0, 1], progress)
     )
@@ -151,7 +149,7 @@ def test_the_threshold_moves_from_its_start(progress: float, expected: float) ->
 
 @pytest.mark.parametrize("kind", ["none", "uniform", "labeled"])
 def test_alignment_scales_by_target_over_running_mean(kind: str) -> None:
-    align = Alignment(config(alignment=kind), CLASSES)
+    align = Alignment(options("fixed", alignment=kind), CLASSES)
     mean, target = [1 / CLASSES] * CLASSES, [1 / CLASSES] * CLASSES
     labels = [0, 0, 0, 1, 2]
     for rows, _ in batches():
@@ -184,7 +182,7 @@ def test_the_consistency_loss_is_faded_in() -> None:
 
 
 def test_equal_confidences_have_equal_weights_without_a_running_mean() -> None:
-    rule = SoftRule(config(momentum=0.0), CLASSES, IMAGES)
+    rule = SoftRule(options("soft", momentum=0.0), CLASSES, IMAGES)
     rows = torch.full((5, CLASSES), 0.1)
     rows[:, 0] = 0.7
     weight, _ = rule(rows, as_batch([0, 1, 2, 3, 4]))
@@ -203,3 +201,23 @@ def test_of_the_values_for_one_image_the_first_wanted_one_is_written(seed: int) 
     for place, value, want in reversed(list(zip(index, values, wanted, strict=True))):
         memory[place] = value if want else memory[place]
     assert ours.tolist() == memory
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("fixed", FixedRule), ("flex", FlexRule), ("free", FreeRule), ("soft", SoftRule)],
+)
+def test_weighing_other_images_changes_no_rule(name: str, rule: Any) -> None:
+    """Validation images are weighed as the rule stands: the next batch must not notice."""
+    asked, watched = (rule(options(name), CLASSES, IMAGES) for _ in range(2))
+    *before, (rows, index) = batches()
+    for r, i in before:
+        expected = asked(torch.tensor(r), as_batch(i))
+        found = watched(torch.tensor(r), as_batch(i))
+        for other, _ in batches(3, size=4):
+            first, second = (watched.weigh(torch.tensor(other), 0.5) for _ in range(2))
+            assert torch.equal(first[0], second[0])
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        watched(torch.tensor(rows), as_batch(index)), asked(torch.tensor(rows), as_batch(index))
+    )

@@ -13,6 +13,8 @@ from torch import Tensor
 from semimae.backbones.vit import ViT
 from semimae.mim.mae import MAE
 from semimae.mim.masking import Mask, random_masking
+from semimae.model import build_backbone, build_branch
+from semimae.options.mim import Masked
 from semimae.patches import gather_patches
 
 NAMES = ["mae_small", "mae_odd_ratio"]
@@ -55,8 +57,10 @@ class Golden:
             decoder_depth=c["decoder_depth"],
             decoder_heads=c["decoder_num_heads"],
         )
-        backbone = vit.build(c["img_size"], 3, 2).double()
-        branch = mae.build(backbone, c["mask_ratio"]).double()
+        backbone = build_backbone(vit, int(c["img_size"]), 3, 2).double()
+        assert isinstance(backbone, ViT)
+        branch = build_branch(Masked(mask_ratio=c["mask_ratio"], branch=mae), backbone).double()
+        assert isinstance(branch, MAE)
         weights = self.under("model.")
         decoder = {k: v for k, v in weights.items() if k.startswith(("decoder", "mask_token"))}
         branch.load_state_dict(decoder)  # strict: the names and shapes are the reference's

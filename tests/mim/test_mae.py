@@ -7,6 +7,8 @@ from torch import Tensor
 from semimae.backbones.vit import ViT
 from semimae.mim.mae import MAE
 from semimae.mim.masking import Mask, random_masking
+from semimae.model import build_backbone, build_branch
+from semimae.options.mim import Masked
 from semimae.patches import gather_patches, patchify
 from semimae.positions import sincos_position_embedding
 
@@ -19,8 +21,11 @@ def build(
     mae = section("mim", **(config | changes))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        backbone = vit.build(8, channels, 4)
-        return backbone, mae.build(backbone, ratio)
+        backbone = build_backbone(vit, 8, channels, 4)
+        assert isinstance(backbone, ViT)
+        branch = build_branch(Masked(mask_ratio=ratio, branch=mae), backbone)
+        assert isinstance(branch, MAE)
+        return backbone, branch
 
 
 def draw(channels: int = 3) -> tuple[Tensor, Tensor]:

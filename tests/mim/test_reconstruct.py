@@ -23,7 +23,11 @@ SWIN = timm_model(
 
 def cell_of(make: Callable[..., Cell], mim: MIMConfig, swin: bool = False) -> Cell:
     backbone = SWIN if swin else vit(patch_size=2)
-    return make().model_copy(update={"mim": mim, "backbone": backbone})
+    cell = make()
+    assert cell.mim is not None
+    masked = cell.mim.model_copy(update={"branch": mim})
+    options = cell.options.model_copy(update={"mim": masked})
+    return cell.model_copy(update={"options": options, "backbone": backbone})
 
 
 @pytest.mark.parametrize("swin", [False, True], ids=["vit", "swin"])

@@ -9,7 +9,7 @@ from support import REPO, changed_params
 
 from semimae.data.store import Prepared
 from semimae.model import model_of
-from semimae.model_file import load_model, save_model
+from semimae.model_file import open_model, save_model
 from semimae.options.cell import Cell, cell_id
 from semimae.options.params import Params
 from semimae.types import UserError
@@ -105,7 +105,9 @@ def test_a_trained_model_needs_its_starting_weights_no_more(
     cell = cell_with("w.safetensors").with_weights_hash(tmp_path)
     save_model(model_of(cell, beside), cell, beside.info, tmp_path / "trained.safetensors")
     (tmp_path / "w.safetensors").unlink()
-    load_model(tmp_path / "trained.safetensors", cell, beside)
+    trained = open_model(tmp_path / "trained.safetensors", branch=True)
+    assert trained.info.cell == cell
+    assert trained.model.mim is not None
 
 
 def test_params_ask_for_no_hash() -> None:

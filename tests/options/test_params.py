@@ -17,10 +17,10 @@ from support import REPO, changed_params
 
 from pipeline.overlay import complete
 from semimae.engine.phases import phases
-from semimae.methods.registry import METHODS
+from semimae.methods.registry import build_method
 from semimae.options.cell import Cell
 from semimae.options.grid import GridPoint
-from semimae.options.method import METHOD_SECTIONS
+from semimae.options.method import METHODS, SemiViTOptions
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -29,8 +29,8 @@ TEXT = PARAMS.read_text()
 TREE: dict[str, Any] = YAML(typ="safe").load(TEXT)
 # Without NEL, which ruamel.yaml writes as a line break.
 NO_NEL = st.characters(codec="utf-8", exclude_characters="\x85")
-WITHOUT_RATIO = [name for name, sections in METHOD_SECTIONS.items() if "mim" not in sections]
-WITH_RATIO = [name for name, sections in METHOD_SECTIONS.items() if "mim" in sections]
+WITHOUT_RATIO = [name for name, cls in METHODS.items() if "mim" not in cls.model_fields]
+WITH_RATIO = [name for name, cls in METHODS.items() if "mim" in cls.model_fields]
 
 
 def leaves(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -169,6 +169,39 @@ def test_every_recipe_stands_for_a_complete_params_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "typo", "expected"),
+    [
+        (("mask_ratio",), "mask_ration", "mask_ration: unknown key (did you mean 'mask_ratio'?)"),
+        (("optim",), "optm", "optm: unknown key (did you mean 'optim'?)"),
+        (("train", "steps"), "step", "train.step: unknown key (did you mean 'steps'?)"),
+        (("mim", "decoder_dim"), "dim", "mim.dim: unknown key"),
+        (("backbone", "depth"), "depths", "did you mean 'depth'?"),
+        (
+            ("fine_tune", "optim", "lr"),
+            "Lr",
+            "fine_tune.optim.Lr: unknown key (did you mean 'lr'?)",
+        ),
+    ],
+)
+def test_an_unknown_key_in_the_place_of_a_missing_one_is_the_one_to_name(
+    path: tuple[str, ...], typo: str, expected: str, folder: Path
+) -> None:
+    tree = copy.deepcopy(TREE)
+    section = tree
+    for part in path[:-1]:
+        section = section[part]
+    section[typo] = section.pop(path[-1])
+    assert expected in refusal(folder, tree)
+
+
+def test_of_two_mistakes_the_typo_beside_the_missing_key_is_named(folder: Path) -> None:
+    tree = copy.deepcopy(TREE)
+    tree["linear_probe"]["zzz"] = 1
+    tree["train"]["step"] = tree["train"].pop("steps")
+    assert "train.step: unknown key" in refusal(folder, tree)
+
+
+@pytest.mark.parametrize(
     ("path", "expected"),
     [
         (("mask_ration",), "mask_ration: unknown key (did you mean 'mask_ratio'?)"),
@@ -253,7 +286,7 @@ def test_an_unknown_method_is_answered_with_the_known_ones(where: str, folder: P
     )
     message = refusal(folder, put(path, value))
     assert "fixmach" in message
-    assert all(name in message for name in METHOD_SECTIONS)
+    assert all(name in message for name in METHODS)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +329,12 @@ def test_an_unknown_member_of_a_union(path: tuple[str, ...], known: str, folder:
         ({"fine_tune.optim.min_lr": 0.1}, "fine_tune.optim.min_lr=0.1 is above lr=0.0005"),
         ({"optim.warmup_steps": 240}, "optim.warmup_steps=240 must be less than train.steps=240"),
         (
-            {"method": "mae_finetune", "optim.warmup_steps": 50},
+            {"method": "semi_vit", "optim.warmup_steps": 50},
             "optim.warmup_steps=50 must be less than start.supervised_steps=50",
+        ),
+        (
+            {"method": "mae_finetune", "optim.warmup_steps": 200},
+            "optim.warmup_steps=200 must be less than start.mae_steps=200",
         ),
         (
             {"fine_tune.steps": 10},
@@ -447,8 +484,10 @@ def test_steps_of_all_phases_are_multiplied_at_equal_time() -> None:
     )
     assert params.cell("supervised", budget="time").train.steps == 20
     cell = params.cell("semi_vit", budget="time")
-    assert cell.start is not None
-    assert (cell.train.steps, cell.start.mae_steps, cell.start.supervised_steps) == (4, 5, 0)
+    assert [(p.method, p.train.steps) for p in phases(cell)] == [("mae", 5), ("semi_vit", 4)]
+    assert isinstance(cell.options, SemiViTOptions)
+    assert cell.options.start is not None
+    assert cell.options.start.supervised_steps == 0
     assert params.cell("semi_vit").train.steps == 8
     with pytest.raises(UserError, match="time_factor has no fixmatch, which budget time needs"):
         params.cell("fixmatch", budget="time")
@@ -505,27 +544,13 @@ def test_methods_with_a_mask_ratio_have_one_cell_per_ratio(method: str) -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("method", METHOD_SECTIONS)
-def test_a_cell_is_blind_to_sections_that_its_method_does_not_read(method: str) -> None:
-    changes = {
-        "mim": {"mim__decoder_depth": 3},
-        "pseudo_label": {"pseudo_label__threshold": 0.321},
-        "ssmae": {"ssmae__gate_accuracy": 0.456},
-        "start": {"start__mae_steps": 77},
-    }
-    cell = changed_params(method=method).cell()
-    for section, change in changes.items():
-        same = changed_params(method=method, **change).cell() == cell
-        assert same == (section not in METHOD_SECTIONS[method]), section
-
-
 @pytest.mark.parametrize("method", WITH_RATIO)
 def test_the_weight_of_the_reconstruction_makes_a_cell_where_it_weighs_something(
     method: str,
 ) -> None:
     cell, heavy = (changed_params(method=method, mim__lambda_mim=w).cell() for w in (2.0, 30.0))
     weights, heavier = (
-        [METHODS[p.method](p.options, 10, 8).weights for p in phases(c)] for c in (cell, heavy)
+        [build_method(p.options, 10, 8).weights for p in phases(c)] for c in (cell, heavy)
     )
     assert (cell == heavy) == (weights == heavier)
     assert (cell != heavy) == (method in {"semi_mae", "ssmae"})
@@ -661,7 +686,7 @@ def test_a_cell_s_file_of_another_version_is_refused(content: str, tmp_path: Pat
         Cell.read(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("method", METHOD_SECTIONS)
+@pytest.mark.parametrize("method", METHODS)
 def test_images_per_step(method: str) -> None:
     cell = changed_params(method=method, train__batch_size=5, train__mu=3).cell()
     unlabeled = 0 if method == "supervised" else 15
@@ -675,6 +700,10 @@ CHANGES = {"heavy": {"mim": {"lambda_mim": 10.0}}, "strong": {"data": {"cutout":
 SIMMIM = {
     "name": "simmim",
     "lambda_mim": 1.0,
+    "weighting": "fixed",
+    "gradient_ratio": 1.0,
+    "weighting_every": 1,
+    "weighting_momentum": 0.0,
     "target": "pixels",
     "loss": "l1",
     "masking": "random",
@@ -689,10 +718,10 @@ def with_variants(changes: dict[str, Any]) -> Params:
 def test_a_variant_is_the_same_cell_with_other_values() -> None:
     params = with_variants(CHANGES)
     plain, heavy = params.cell(), params.variant("heavy").cell()
-    assert plain.mim is not None
-    assert heavy == plain.model_copy(
-        update={"mim": plain.mim.model_copy(update={"lambda_mim": 10})}
-    )
+    tree = plain.model_dump()
+    tree["options"]["mim"]["branch"]["lambda_mim"] = 10.0
+    assert heavy.model_dump() == tree
+    assert heavy == Cell.model_validate(tree)
     assert params.variant("plain") is params
     with pytest.raises(UserError, match=r"has no hevy \(did you mean 'heavy'\?\)"):
         params.variant("hevy")
@@ -701,7 +730,7 @@ def test_a_variant_is_the_same_cell_with_other_values() -> None:
 def test_a_section_of_another_name_replaces_the_whole() -> None:
     mim = with_variants({"simmim": {"mim": SIMMIM}}).variant("simmim").cell().mim
     assert mim is not None
-    assert mim.model_dump() == SIMMIM
+    assert mim.branch.model_dump() == SIMMIM
 
 
 def test_a_cell_that_a_variant_does_not_change_stays_plain() -> None:
@@ -787,7 +816,7 @@ def test_other_folders_are_no_points(folder: str) -> None:
             "data.labeled_list is not allowed: the grid has a list for labels",
         ),
         (
-            ["plain"],
+            ["plain", "a"],
             {"a": {"train": {"steps": 5}}},
             "ablation.changes.a.train.steps is not allowed: settings are compared at equal steps",
         ),
@@ -806,3 +835,76 @@ def test_a_variant_has_no_time_factor(folder: Path) -> None:
     tree["ablation"] |= {"variant": ["plain", "heavy"], "budget": ["images", "time"]}
     tree["ablation"]["time_factor"] = SAME
     assert "ablation.budget time is not for variants" in refusal(folder, tree)
+
+
+# --- baselines
+
+CNN = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
+SMALL_CNN = {"small_cnn": {"backbone": CNN, "train": {"steps": 40}}}
+
+
+def with_baselines(**changes: object) -> Params:
+    return changed_params(
+        **{
+            "ablation__changes": SMALL_CNN,
+            "ablation__baseline__variant": ["small_cnn"],
+            "ablation__mask_ratio": [0.5, 0.75],
+            "ablation__label_fraction": [0.04, 0.1],
+            "ablation__seed": [0, 1],
+        }
+        | changes
+    )
+
+
+def test_baselines_stand_beside_the_grid() -> None:
+    cells = with_baselines().grid()
+    plain = with_baselines(ablation__baseline__variant=[]).grid()
+    assert list(cells)[: len(plain)] == list(plain)
+    extra = {cell: points for cell, points in cells.items() if cell not in plain}
+    points = [point for asked in extra.values() for point in asked]
+    assert points == [
+        GridPoint("supervised", 0.5, fraction, seed, "images", "small_cnn")
+        for fraction in (0.04, 0.1)
+        for seed in (0, 1)
+    ]
+    assert [GridPoint.parse(point.folder) for point in points] == points
+    for cell in extra:
+        assert cell.backbone.model_dump() == CNN
+        assert cell.train.steps == 40  # a length of its own, unlike a variant
+
+
+def test_baselines_have_one_budget() -> None:
+    params = with_baselines(
+        ablation__budget=["images", "time"],
+        ablation__time_factor={"supervised": 2.0, "fixmatch": 1.5, "semi_mae": 1.0},
+    )
+    variants = [
+        {point.variant for points in params.grid(budget).values() for point in points}
+        for budget in ("images", "time")
+    ]
+    assert variants == [{"plain", "small_cnn"}, {"plain"}]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "variant", "words"),
+    [
+        (["small_cn"], ["plain"], "ablation.changes lacks small_cn, which baseline.variant asks"),
+        (["plain"], ["plain"], "baseline.variant and variant both have plain; remove one"),
+        (["small_cnn"], ["plain", "small_cnn"], "and variant both have small_cnn; remove one"),
+        ([], ["plain", "small_cnn"], "small_cnn.train.steps is not allowed: settings are compared"),
+    ],
+)
+def test_a_baseline_without_sense_is_refused(
+    baseline: list[str], variant: list[str], words: str, folder: Path
+) -> None:
+    tree = put(("ablation", "changes"), SMALL_CNN)
+    tree["ablation"] |= {"variant": variant}
+    tree["ablation"]["baseline"] |= {"variant": baseline}
+    assert words in refusal(folder, tree)
+
+
+def test_a_baseline_that_hides_patches_it_does_not_have_is_refused(folder: Path) -> None:
+    tree = put(("ablation", "changes"), SMALL_CNN)
+    tree["ablation"]["baseline"] = {"method": ["semi_mae"], "variant": ["small_cnn"]}
+    words = "ablation.changes.small_cnn: backbone.name=cnn is a convolutional network"
+    assert words in refusal(folder, tree)

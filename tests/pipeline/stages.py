@@ -24,9 +24,9 @@ from semimae.ingest.prepare import prepare
 
 SERVER = Path(__file__).with_name("stage_server.py")
 OUTPUTS = {
-    "train": "train",
-    "fine-tune": "fine_tune.json",
-    "linear-probe": "linear_probe.json",
+    "train": ["train"],
+    "fine-tune": ["fine_tune.json"],
+    "linear-probe": ["linear_probe.json", "reconstructions.npz"],
 }
 TIMES = {"timing.json", "origin.json", "machine.json"}  # when and where, not what
 
@@ -81,9 +81,9 @@ class Workspace:
 
     def result(self, command: str = "train") -> dict[str, str]:
         """Hash of every output of a stage."""
-        path = self.cell / OUTPUTS[command]
-        files = [path] if path.is_file() else [f for f in path.iterdir() if f.name not in TIMES]
-        assert files, f"{path} is empty"
+        paths = [self.cell / name for name in OUTPUTS[command]]
+        inside = [file for path in paths if path.is_dir() for file in path.iterdir()]
+        files = [file for file in inside if file.name not in TIMES] or paths
         return {f.name: hashlib.sha256(_content(f)).hexdigest() for f in sorted(files)}
 
     def wait_for_checkpoint(self) -> None:

@@ -2,36 +2,68 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 from support import REPO
-from typer.testing import CliRunner
 
-from pipeline.__main__ import app
-from pipeline.inputs import STAGES
+from semimae.options.method import METHODS
+
+ALL = {f"train/{name}" for name in METHODS}
+SCORING = {"linear_probe", "fine_tune"}
+ENTROPY = '''
+class EntropyOptions(MethodOptions):
+    """Confident predictions."""
+
+    implementation = "semimae.methods.entropy:Entropy"
+    name: Literal["entropy"]
+
+
+'''
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path) -> Path:
+    return copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the stage writes of the code and the params as they are."""
+    return written(copied(tmp_path_factory.mktemp("before")))
+
+
+def copied(folder: Path) -> Path:
     for name in ("pipeline", "semimae"):
-        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPO / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "params.yaml", folder)
+    return folder
 
 
-def written(project: Path) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["inputs"])
-    assert result.exit_code == 0, result.output
-    return {name: (project / "inputs" / f"{name}.json").read_text() for name in STAGES}
+def run(project: Path) -> subprocess.CompletedProcess[str]:
+    """Run the stage on the project's own copy of the code."""
+    command = [sys.executable, "-m", "pipeline", "inputs"]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
-def changed(project: Path, before: dict[str, Any]) -> set[str]:
-    after = written(project)
-    return {name for name in STAGES if before[name] != after[name]}
+def written(project: Path) -> dict[str, str]:
+    done = run(project)
+    assert done.returncode == 0, done.stderr
+    folder = project / "inputs"
+    files = folder.rglob("*.json")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path.read_text() for path in files}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def edit(path: Path) -> None:
+    with path.open("a") as code:
+        code.write("# an edit\n")
 
 
 def set_params(project: Path, section: str, **values: object) -> None:
@@ -43,31 +75,76 @@ def set_params(project: Path, section: str, **values: object) -> None:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("semimae/engine/loop.py", {"train", "linear_probe", "fine_tune"}),
-        ("semimae/data/split.py", {"split", "train", "linear_probe", "fine_tune"}),
-        ("semimae/evaluation/metrics.py", {"linear_probe", "fine_tune"}),
-        ("semimae/options/params.py", {"split", "linear_probe", "fine_tune"}),
-        ("pipeline/split.py", {"split"}),
+        ("semimae/engine/loop.py", ALL | {"fine_tune"}),
+        ("semimae/engine/infer.py", ALL | SCORING),
+        ("semimae/data/split.py", ALL | SCORING | {"split"}),
+        ("semimae/methods/freematch.py", {"train/freematch"}),
+        ("semimae/methods/semi_mae.py", {"train/semi_mae"}),
+        (
+            "semimae/methods/mae.py",
+            {f"train/{name}" for name in ("mae", "mae_finetune", "semi_vit")},
+        ),
+        ("semimae/methods/ssmae.py", {"train/ssmae"}),
+        ("semimae/evaluation/metrics.py", SCORING),
+        ("semimae/evaluation/reconstruct.py", {"linear_probe"}),
+        ("semimae/evaluation/flops.py", set()),
+        ("semimae/inference/predict.py", set()),
+        ("semimae/ingest/datasets.py", {"prepare"}),
+        ("semimae/ingest/choose.py", {"split"}),
+        ("semimae/options/params.py", {"split"}),
+        ("semimae/options/method.py", {"split"}),
+        ("pipeline/split.py", set()),
         ("pipeline/progress.py", set()),
         ("pipeline/report.py", set()),
     ],
 )
 def test_an_edit_of_the_code_reaches_the_stages_that_run_it(
-    project: Path, file: str, stages: set[str]
+    project: Path, before: dict[str, str], file: str, stages: set[str]
 ) -> None:
-    before = written(project)
-    with (project / file).open("a") as code:
-        code.write("# an edit\n")
-    assert changed(project, before) == stages
+    edit(project / file)
+    assert changed(before, written(project)) == stages
 
 
-def test_a_new_or_renamed_module_is_noticed(project: Path) -> None:
+def test_a_new_method_changes_no_training_input_of_another(
+    project: Path, before: dict[str, str]
+) -> None:
+    shutil.copy(project / "semimae/methods/fixmatch.py", project / "semimae/methods/entropy.py")
+    registry = project / "semimae/options/method.py"
+    text = registry.read_text()
+    text = text.replace("# The registry:", f"{ENTROPY}# The registry:")
+    registry.write_text(
+        text.replace("    | SemiMAEOptions,", "    | SemiMAEOptions\n    | EntropyOptions,")
+    )
+    after = written(project)
+    assert changed(before, after) == {"split", "train/entropy"}
+    assert "semimae/methods/entropy.py" in json.loads(after["train/entropy"])["code"]
+
+
+def test_a_rule_counts_for_the_methods_that_take_it(project: Path) -> None:
+    set_params(project, "pseudo_label", rule="free")
     before = written(project)
-    (project / "semimae/mim/new.py").touch()
-    assert changed(project, before) == {"train", "linear_probe", "fine_tune"}
+    edit(project / "semimae/methods/freematch.py")
+    takers = {"train/freematch", "train/semi_mae", "train/semi_vit"}
+    assert changed(before, written(project)) == takers
+
+
+def test_a_rule_of_a_variant_counts_too(project: Path) -> None:
+    variant = {"soft": {"pseudo_label": {"rule": "soft"}}}
+    set_params(project, "ablation", variant=["plain", "soft"], changes=variant)
+    code = json.loads(written(project)["train/semi_mae"])["code"]
+    assert {"semimae/methods/softmatch.py", "semimae/methods/rules.py"} <= code.keys()
+    assert "semimae/methods/freematch.py" not in code
+
+
+def test_a_new_module_counts_where_it_is_imported(project: Path) -> None:
     before = written(project)
-    (project / "semimae/mim/new.py").rename(project / "semimae/mim/newer.py")
-    assert changed(project, before) == {"train", "linear_probe", "fine_tune"}
+    (project / "semimae/mim/new.py").write_text('"""New."""\n')
+    assert changed(before, written(project)) == set()
+    with (project / "semimae/methods/ssmae.py").open("a") as code:
+        code.write("\n\ndef later():\n    from semimae.mim import new\n")
+    before = written(project)
+    edit(project / "semimae/mim/new.py")
+    assert changed(before, written(project)) == {"train/ssmae"}
 
 
 @pytest.mark.parametrize(
@@ -83,32 +160,80 @@ def test_a_new_or_renamed_module_is_noticed(project: Path) -> None:
     ],
 )
 def test_an_edit_of_params_reaches_the_stages_that_read_it(
-    project: Path, section: str, values: dict[str, object], stages: set[str]
+    project: Path, before: dict[str, str], section: str, values: dict[str, object], stages: set[str]
 ) -> None:
-    before = written(project)
     set_params(project, section, **values)
-    assert changed(project, before) == stages
+    assert changed(before, written(project)) == stages
 
 
-def test_a_comment_or_another_spelling_of_a_number_changes_nothing(project: Path) -> None:
-    before = written(project)
+def test_a_comment_or_another_spelling_of_a_number_changes_nothing(
+    project: Path, before: dict[str, str]
+) -> None:
     text = (project / "params.yaml").read_text()
     assert "lr: 2e-3" in text
     (project / "params.yaml").write_text("# a comment\n" + text.replace("lr: 2e-3", "lr: 0.002"))
-    assert changed(project, before) == set()
+    assert changed(before, written(project)) == set()
 
 
-def test_the_files_say_which_value_and_which_module(project: Path) -> None:
-    split = json.loads(written(project)["split"])
+def test_the_files_say_which_value_and_which_module(before: dict[str, str]) -> None:
+    split = json.loads(before["split"])
     assert split["settings"]["optim"]["lr"] == 2e-3
     assert split["settings"]["ablation.changes"] == {}
     assert set(map(len, split["code"].values())) == {64}
-    assert {"pipeline/split.py", "semimae/data/split.py"} <= split["code"].keys()
-    assert not any("__pycache__" in name for name in split["code"])
+    assert {"semimae/ingest/choose.py", "semimae/data/split.py"} <= split["code"].keys()
+
+
+def test_a_method_that_nobody_asks_for_need_not_fit(project: Path) -> None:
+    set_params(project, "optim", warmup_steps=60)
+    set_params(project, "start", supervised_steps=50)  # of semi_vit, which has a warm-up too
+    assert "train/semi_vit" in written(project)
 
 
 def test_params_with_an_error_leave_the_files_alone(project: Path) -> None:
     before = written(project)
     set_params(project, "optim", lr="fast")
-    assert CliRunner().invoke(app, ["inputs"]).exit_code != 0
-    assert before == {n: (project / "inputs" / f"{n}.json").read_text() for n in STAGES}
+    done = run(project)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: params.yaml: optim.lr")
+    folder = project / "inputs"
+    assert before == {name: (folder / f"{name}.json").read_text() for name in before}
+
+
+def test_a_changed_list_of_labeled_images_reaches_the_split(project: Path) -> None:
+    values = {"labeled_list": "lists/mine.txt"}
+    tree = YAML().load(project / "params.yaml")
+    tree["data"].update(values)
+    tree["label_fraction"] = None
+    YAML().dump(tree, project / "params.yaml")
+    missing = run(project)
+    assert missing.returncode == 2
+    assert "data.labeled_list=lists/mine.txt cannot be read (No such file" in missing.stderr
+    (project / "lists").mkdir()
+    (project / "lists/mine.txt").write_text("train/000001\n")
+    first = written(project)
+    assert changed(first, written(project)) == set()
+    (project / "lists/mine.txt").write_text("train/000002\n")
+    assert changed(first, written(project)) == {"split"}
+
+
+def test_a_list_that_is_not_watched_is_warned_of(project: Path) -> None:
+    tree = YAML().load(project / "params.yaml")
+    tree["data"]["labeled_list"], tree["label_fraction"] = "mine.txt", None
+    YAML().dump(tree, project / "params.yaml")
+    (project / "mine.txt").write_text("train/000001\n")
+    assert "warning: DVC watches the lists in lists/, not mine.txt" in run(project).stderr
+
+
+@pytest.mark.parametrize("where", ["headline", "variant"])
+def test_missing_weights_are_found_before_anything_runs(project: Path, where: str) -> None:
+    tree = YAML().load(project / "params.yaml")
+    if where == "headline":
+        tree["backbone"]["weights"] = "vit.safetensors"
+    else:
+        tree["ablation"]["variant"] = ["plain", "warm"]
+        tree["ablation"]["changes"] = {"warm": {"backbone": {"weights": "vit.safetensors"}}}
+    YAML().dump(tree, project / "params.yaml")
+    done = run(project)
+    assert done.returncode == 2
+    assert "backbone.weights=vit.safetensors: there is no file" in done.stderr
+    assert not (project / "inputs").exists()

@@ -51,7 +51,7 @@ def fresh(online: Workspace, tmp_path: Path) -> Workspace:
     workspace = online.copy(tmp_path)
     for path in (".semimae", "mlartifacts", "runs/headline/train"):
         shutil.rmtree(workspace.root / path)
-    for path in ("fine_tune.json", "linear_probe.json"):
+    for path in ("fine_tune.json", "linear_probe.json", "reconstructions.npz"):
         (workspace.cell / path).unlink()
     for file in workspace.root.glob("mlflow.db*"):
         file.unlink()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from semimae.grid import AblationConfig
 from support import REPO
 
 from pipeline.overlay import FREE_FORM, complete, read
+from semimae.options.grid import AblationConfig
 from semimae.options.params import Params
 from semimae.types import UserError
 

@@ -1,4 +1,4 @@
-"""What a finished study leaves in results/ and in README, and how one command gets there."""
+"""What a finished study leaves in results/ and on its page, and how one command gets there."""
 
 import json
 import shutil
@@ -21,12 +21,13 @@ FACTORS = {"supervised": 4.0, "semi_mae": 1.0}
 
 @pytest.fixture
 def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with a report; README shows no results yet."""
+    """A workspace with a report; the page shows no results yet."""
     workspace(ablation(budget=["images", "time"], time_factor=FACTORS))
     report()
     monkeypatch.setattr(pipeline.results, "changed_stages", lambda root: STALE)
     STALE.clear()
-    Path("README.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
+    Path("docs").mkdir()
+    Path("docs/results.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
     return Path.cwd()
 
 
@@ -42,7 +43,7 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
     assert about["cpu_hours"] == pytest.approx(12 / 3600)  # report_helpers: a second each
     # report_helpers: the machine that is noted in the runs, whatever this one is
     assert (about["devices"], about["torch"]) == (["cpu (x86_64, 2 threads)"], ["2.0"])
-    page = Path("README.md").read_text()
+    page = Path("docs/results.md").read_text()
     assert "0.00333 CPU-hours of training on cpu (x86_64, 2 threads), torch 2.0, commit" in page
     assert page.startswith("# Title\n\n")
     assert page.endswith(f"{END}\n\nThe rest.\n")
@@ -87,7 +88,7 @@ def test_a_report_of_other_params_is_not_kept(finished: Path) -> None:
 
 
 def test_readme_shows_what_results_hold() -> None:
-    page = (REPO / "README.md").read_text()
+    page = (REPO / "docs/results.md").read_text()
     assert shown_in(REPO, page) == page, "run `python -m pipeline keep-results`"
     assert page.count(BEGIN) == page.count(END) == 1
 
@@ -116,7 +117,7 @@ def test_a_study_is_two_grids_and_continues(
     Path("params.yaml").write_text(asked.model_dump_json())
     study_command.study("study_fake")
     assert done == [["images"], "factors", both]
-    assert "### Does it help?" in Path("README.md").read_text()
+    assert "### Does it help?" in Path("docs/results.md").read_text()
     assert Path("results/fake/summary.md").is_file()
     study_command.study("study_fake")  # its factors are those of the first time
     assert done == [["images"], "factors", both, both]
