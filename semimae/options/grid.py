@@ -23,7 +23,9 @@ _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _FOLDER = re.compile(
     rf"([a-z_]+)-({_NUMBER})-({_NUMBER}|None)-(\d+)-({'|'.join(BUDGETS)})-({_VARIANT_NAME.pattern})"
 )
-_VARIED = ("data", "backbone", "mim", "pseudo_label", "ssmae", "start", "optim", "train")
+_VARIED = (
+    *("data", "backbone", "labeled", "mim", "pseudo_label", "ssmae", "start", "optim", "train"),
+)
 _SHARED = {  # fields of these sections that a variant must leave alone
     **dict.fromkeys(FREE, "it decides no weight"),
     **{f"data.{name}": "`prepare` reads it, once for all settings" for name in READ_BY_PREPARE},
