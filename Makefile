@@ -8,8 +8,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
-MODEL ?= semi-mae
-PORT ?= 5001
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -65,13 +63,11 @@ format: setup ## Format and fix.
 	ruff check --fix -q .
 	ruff format -q .
 
-ui: setup ## Open MLflow's UI on http://127.0.0.1:5000.
-	@echo "Runs: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+ui: setup ## Open MLflow's UI on http://127.0.0.1:5000; PORT=N elsewhere.
+	@python -m pipeline ui $(if $(PORT),--port "$(PORT)")
 
 serve: setup ## Serve the headline's model on http://127.0.0.1:5001/invocations.
-	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" mlflow models serve \
-	  --model-uri "models:/$(MODEL)@headline" --env-manager local --host 127.0.0.1 --port $(PORT)
+	@python -m pipeline serve $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)")
 
 # torch and what comes with it stay out; so does pip, which a tool of development asks for.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q \

@@ -64,7 +64,8 @@ class Baseline:
             total = supervised + (each * self.weight).mean() + self.reconstruction()
         self.optimizer.zero_grad()
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         with torch.no_grad():
             for name, value in self.model.state_dict().items():

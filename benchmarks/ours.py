@@ -8,14 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.settings import CLASSES
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.device import make_autocast, set_up_device, set_up_model
-from semimae.engine.optim import build_optimizer, ema_update
+from semimae.engine.optim import build_optimizer, clip_gradients, ema_update
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.methods.registry import build_method
 from semimae.mim.mae import MAE
@@ -86,7 +85,7 @@ class Ours:
 
     def update(self) -> None:
         """Clip, update, move the average."""
-        norm = clip_grad_norm_(self.parameters, self.cell.optim.grad_clip)
+        norm = clip_gradients(self.parameters, self.cell.optim.grad_clip)
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         ema_update(self.ema, self.model, self.cell.train.ema_decay)

@@ -106,7 +106,7 @@ def finished_grid(folder: Path, grid: dict[str, list[Any]]) -> Path:
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml"):
         shutil.copy(ROOT / name, folder)
-    for name in ("semimae", "pipeline", ".dvc"):
+    for name in ("semimae", "pipeline", "lists", ".dvc"):
         ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp")
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     yaml = YAML()

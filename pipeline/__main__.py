@@ -21,7 +21,9 @@ from pipeline import (
     recipe,
     report,
     results,
+    serve,
     split,
+    start,
     study,
     suggest,
     sync,
@@ -52,6 +54,7 @@ app.command("train", rich_help_panel=_STAGES)(train.train)
 app.command("linear-probe", rich_help_panel=_STAGES)(linear_probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(fine_tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
+app.command("start", rich_help_panel=_TOOLS)(start.start)
 app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.command("export", rich_help_panel=_TOOLS)(export.export)
 app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)
@@ -59,6 +62,8 @@ app.command("add-labels", rich_help_panel=_TOOLS)(add_labels.add_labels)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
+app.command("ui", rich_help_panel=_TOOLS)(serve.ui)
+app.command("serve", rich_help_panel=_TOOLS)(serve.serve)
 app.command("time-factors", rich_help_panel=_TOOLS)(time_factors.time_factors)
 app.command("study", rich_help_panel=_TOOLS)(study.study)
 app.command("keep-results", rich_help_panel=_TOOLS)(results.keep_results)

@@ -1,9 +1,9 @@
 """``add-labels``: what was labeled goes back to the images."""
 
 import csv
-import difflib
 import os
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from pipeline.workspace import dvc_root
 from semimae.files import write_csv
+from semimae.ingest.table_header import header_hint
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -49,8 +50,7 @@ def _read(file: Path) -> dict[str, str]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
-            if missing := {"path", "label"} - set(reader.fieldnames or ()):
-                raise UserError(f"{file} has no column {' and no '.join(sorted(missing))}.")
+            _check_columns(file, reader.fieldnames or ())
             rows = [(row["path"] or "", (row["label"] or "").strip()) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}); give a csv file in UTF-8.") from None
@@ -63,11 +63,19 @@ def _read(file: Path) -> dict[str, str]:
     return labels
 
 
+def _check_columns(file: Path, columns: Sequence[str]) -> None:
+    if missing := {"path", "label"} - set(columns):
+        hint = header_hint(columns, ("path", "label"))
+        raise UserError(f"{file} has no column {' and no '.join(sorted(missing))}{hint}.")
+
+
 def _check_classes(labels: dict[str, str], classes: set[str], file: Path, remedy: str) -> None:
+    from semimae.ingest.layout import near_name
+
     for path, label in labels.items():
         if label not in classes:
-            near = difflib.get_close_matches(label, classes, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else remedy
+            near = near_name(label, classes)
+            hint = f"did you mean {near!r}?" if near else remedy
             raise UserError(f"{file}: {path} has the label {label!r}, which is no class; {hint}")
 
 
@@ -108,8 +116,7 @@ def _rewrite(manifest: Path, labels: dict[str, str], file: Path) -> None:
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{manifest} cannot be read ({error}).") from None
-    if missing := {"path", "label"} - set(columns):
-        raise UserError(f"{manifest} has no column {' and no '.join(sorted(missing))}.")
+    _check_columns(manifest, columns)
     by_path = {posixpath.normpath(row["path"]): row for row in rows}
     classes = {row["label"] for row in rows if row["label"]}
     _check_classes(labels, classes, file, f"for a new class label one image in {manifest.name}.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.model_card import CARD, model_card
+from pipeline.model_card import CARD, model_card, which_model
 from pipeline.predict import Model
 from semimae.types import UserError
 
@@ -40,6 +40,7 @@ def export(
 
     _refuse_foreign(out)
     trained = open_model(model)
+    typer.echo(which_model(trained, model))
     written, refused = [], []
     with replaced_folder(out) as folder:
         for chosen in dict.fromkeys(formats or Format):

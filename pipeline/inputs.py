@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.outside import check_weights, hash_labeled_list
 from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS, MethodOptions
@@ -36,10 +37,15 @@ def inputs() -> None:
 
     Example: python -m pipeline inputs
     """
+    from semimae.data.store import resolve_root
+
     params = Params.read()
+    root = Path()  # as for what is written
+    check_weights(params, resolve_root(params.data.root, root))
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
     settings = {key: _value(values, key) for key in OF_SPLIT}
+    settings["sha256 of data.labeled_list"] = hash_labeled_list(params, root)
     _write(INPUTS / "split.json", stage_code("split", options=True), settings)
     for name, methods in _as_asked(params).items():
         _write(INPUTS / "train" / f"{name}.json", training_code(methods))
@@ -55,7 +61,7 @@ def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
     Variants may take another rule for pseudo labels, which is another file.
     """
     variants = [params.variant(name) for name in params.ablation.variant]
-    return {name: [each.cell(name).options for each in variants] for name in METHODS}
+    return {name: [each.options(name) for each in variants] for name in METHODS}
 
 
 def _write(

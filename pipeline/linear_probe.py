@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.source_code import short_hash, stage_code
 from pipeline.stage import PARAMS_ABOVE, PREPARED_ABOVE, ParamsFile, PreparedFolder, read_inputs
 from pipeline.tracking import LiveRun
-from pipeline.workspace import RECONSTRUCTIONS, dvc_root, resume_folder, write_json
+from pipeline.workspace import PREDICTIONS, RECONSTRUCTIONS, dvc_root, resume_folder, write_json
 
 
 def linear_probe(
@@ -26,14 +26,19 @@ def linear_probe(
 
     folder, root = Path(), dvc_root()
     cell, params, prepared, split = read_inputs(folder, prepared_folder, params_file)
-    model = open_model(folder, branch=True).model
+    model, info = open_model(folder, branch=True)
     options = params.linear_probe.model_dump_json()
     code = short_hash(stage_code("linear_probe"))
     lock = Path(f"{resume_folder(root, folder, 'linear-probe', code, options)}.lock")
     # Seconds long, so it has no checkpoints: SIGTERM and Ctrl-C end it at once.
     with held_lock(lock, lambda: False), LiveRun(folder, root):
-        result = probe(model, cell, prepared, split, params.linear_probe)
+        found = probe(model, cell, prepared, split, params.linear_probe, info.temperature)
         pictures = reconstruct(model, cell, prepared, np.asarray(split.val[:8]))
-        with replaced_file(folder / RECONSTRUCTIONS) as path, path.open("wb") as file:
-            np.savez(file, **({} if pictures is None else pictures._asdict()))
-        write_json(folder / "linear_probe.json", result)
+        arrays = {
+            RECONSTRUCTIONS: {} if pictures is None else pictures._asdict(),
+            PREDICTIONS: found.predictions,
+        }
+        for name, values in arrays.items():
+            with replaced_file(folder / name) as path, path.open("wb") as file:
+                np.savez(file, **values)
+        write_json(folder / "linear_probe.json", found.scores)

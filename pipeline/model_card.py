@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 CARD = "MODEL_CARD.md"
 _PROTOCOLS = {
-    "classifier": "The model as it is",
+    "classifier": "The model",
+    "calibrated": "The model, its probabilities calibrated",
     "linear_probe": "Linear classifier on its features",
     "knn": "Nearest neighbors on its features",
 }
@@ -92,6 +93,33 @@ def model_card(trained: "Trained", run: Path, formats: list[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def which_model(trained: "Trained", path: Path) -> str:
+    """Say in a line which model a path leads to, and how good it is."""
+    from semimae.model_file import find_weights
+
+    scores = _read(find_weights(path).parent.parent / "linear_probe.json")
+    tested = "test score unknown: no linear_probe.json beside it"
+    if scores:
+        classifier = scores["protocols"]["classifier"]
+        top1, images = 100 * classifier["top1"]["value"], classifier["num_images"]
+        tested = f"test top-1 {top1:.1f}% on {images:,} images"
+    cell, dataset = trained.info.cell, trained.info.dataset
+    return f"{path}: {cell.name} on {dataset.name}; {tested}; {probabilities_are(trained)}."
+
+
+def probabilities_are(trained: "Trained") -> str:
+    """Say whether probabilities are calibrated."""
+    from semimae.calibration import MIN_IMAGES
+
+    temperature = trained.info.temperature
+    if temperature is None:
+        return (
+            f"probabilities are not calibrated, since there were fewer than {MIN_IMAGES} "
+            "validation images"
+        )
+    return f"probabilities are calibrated on validation images (temperature {temperature:.2f})"
+
+
 def _data(trained: "Trained", split: dict[str, Any]) -> list[str]:
     cell, dataset = trained.info.cell, trained.info.dataset
     rows = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items() if count)
@@ -123,6 +151,8 @@ def _scores(scores: dict[str, Any]) -> list[str]:
         "| --- | --- | --- | --- |",
     ]
     for name, title in _PROTOCOLS.items():
+        if name not in scores["protocols"]:  # too few validation images
+            continue
         found = Scores.model_validate_json(json.dumps(scores["protocols"][name]))
         top1, ece = _interval(found.top1, 100, 1), _interval(found.ece, 1, 3)
         lines.append(f"| {title} | {found.num_images:,} | {top1} | {ece} |")
@@ -141,7 +171,7 @@ def _limits(trained: "Trained", scores: dict[str, Any]) -> list[str]:
     lines = [
         "- Every image gets one of the classes, also one that shows none of them.",
         "- Images of other sources than the training images were not tried.",
-        "- Probabilities are the network's own; the calibration error says how far to trust them.",
+        f"- Its {probabilities_are(trained)}; the calibration error says how far to trust them.",
     ]
     if scores:
         per_class = [entry["value"] for entry in scores["protocols"]["classifier"]["per_class"]]

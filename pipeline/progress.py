@@ -14,7 +14,8 @@ _SHOWN = {
     "loss/total": "loss",
     "loss/reconstruction": "mim",
     "pseudo/coverage": "used",
-    "pseudo/accuracy": "right",
+    "pseudo/accuracy": "right",  # of unlabeled images whose class is known after all
+    "val/pseudo_accuracy": "right on val",
     "val/top1": "val",
 }
 
@@ -55,6 +56,8 @@ class Describe:
             self.values["img/s"] = speed
             self.last = (step, seconds)
         self.values |= {short: row[key] for key, short in _SHOWN.items() if key in row}
+        if "right" in self.values:  # of more images, and of the very ones
+            self.values.pop("right on val", None)
         return "  ".join(
             f"{name} {value:.0f}" if name == "img/s" else f"{name} {value:.3f}"
             for name, value in self.values.items()

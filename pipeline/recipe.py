@@ -90,8 +90,8 @@ def use(
     text = complete(path)
     Params.parse(text, path)
     target = root / "params.yaml"
-    if not force and _holds_own_work(target):
-        raise UserError(f"{target} has uncommitted changes; commit them or add --force.")
+    if not force:
+        refuse_to_lose(target)
     write_text(target, text)
     typer.echo(f"{target} is now recipe {name}; `dvc repro` runs it.")
 
@@ -133,6 +133,16 @@ def at_equal_steps(path: Path) -> Params | None:
         return None
     ablation = params.ablation.model_copy(update={"budget": ["images"], "time_factor": {}})
     return params.model_copy(update={"ablation": ablation})
+
+
+def refuse_to_lose(path: Path) -> None:
+    """Refuse to overwrite a params file that would be lost.
+
+    Raises:
+        UserError: If so.
+    """
+    if _holds_own_work(path):
+        raise UserError(f"{path} has uncommitted changes; commit them or add --force.")
 
 
 def _holds_own_work(path: Path) -> bool:

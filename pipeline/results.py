@@ -144,7 +144,7 @@ def _rows(
     from pipeline.reporting.blocks import NONE, accuracy, count, p_value, percent
     from pipeline.reporting.compare import mean_of_last, over_seeds, ranked, top1
 
-    settings = ranked(grid, fraction)
+    settings = ranked(grid, fraction, study.asked)
     own = next((s for s in settings if s.method == study.evidence.params.method), None)
     leads = {c.b: c for c in (*comparisons, *(c.reversed() for c in comparisons)) if c.a == own}
     rows: list[list[Entry]] = []

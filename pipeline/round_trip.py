@@ -27,9 +27,20 @@ def load(path: Path) -> CommentedMap:
         UserError: If the file cannot be read, or does not hold keys and values.
     """
     try:
-        tree = _yaml().load(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    return parse(content, path)
+
+
+def parse(content: str | bytes, path: Path) -> CommentedMap:
+    """Return the keys and values of a text, with their comments; ``path`` is named in errors.
+
+    Raises:
+        UserError: If it does not hold keys and values.
+    """
+    try:
+        tree = _yaml().load(content)
     except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None

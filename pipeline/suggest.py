@@ -29,6 +29,7 @@ def suggest_labels(
 
     Example: python -m pipeline suggest-labels --count 50 --out todo.csv
     """
+    from semimae.calibration import tempered
     from semimae.engine.infer import infer
     from semimae.inference.acquire import badge, candidates
     from semimae.model_file import open_model
@@ -39,9 +40,9 @@ def suggest_labels(
     rows = candidates(prepared, split)
     if not len(rows):
         raise UserError("all training images are labeled; there is none to suggest.")
-    model = open_model(folder).model
-    outputs = infer(model, cell, prepared, rows)
-    probabilities = outputs.probabilities.numpy()
+    trained = open_model(folder)
+    outputs = infer(trained.model, cell, prepared, rows)
+    probabilities = tempered(outputs.probabilities, trained.info.temperature).numpy()
     chosen = badge(outputs.features.double().numpy(), probabilities, count, cell.seed)
     names = prepared.info.class_names
     with table(out, COLUMNS) as write:

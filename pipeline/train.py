@@ -90,6 +90,7 @@ def _train(
 ) -> None:
 
     from semimae.distributed import world
+    from semimae.engine.fit import temperature_of
     from semimae.engine.phases import fit_phases
     from semimae.files import replaced_folder
     from semimae.model_file import WEIGHTS, save_model
@@ -121,7 +122,7 @@ def _train(
         if not first:
             return
         with replaced_folder(folder / "train") as out:
-            save_model(state.ema, cell, prepared.info, out / WEIGHTS)
+            save_model(state.ema, cell, prepared.info, out / WEIGHTS, temperature_of(state))
             write_json(out / "history.json", _without_clock(state.history))
             write_json(out / "validation.json", _without_clock(state.validation))
             rows = state.history + state.validation

@@ -24,7 +24,9 @@ RUNS = Path("runs")
 HEADLINE = "headline"
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
-RECONSTRUCTIONS = "reconstructions.npz"  # in the cell's folder
+# In the cell's folder, of stage `linear_probe`:
+RECONSTRUCTIONS = "reconstructions.npz"
+PREDICTIONS = "predictions.npz"  # of each validation and test image
 
 
 def dvc_root() -> Path:

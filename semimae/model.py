@@ -39,9 +39,13 @@ class SemiModel(nn.Module):
         self.backbone = backbone  # type: ignore[assignment]
         self.mim = mim
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalized images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        return self.backbone(images)
+    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
+        """Map normalized images ``[B, C, H, W]`` to logits ``[B, num_classes]``.
+
+        ``paths`` ``[B, 2 * blocks]`` are factors of the residual branches, for stochastic depth;
+        ``None``: ones.
+        """
+        return self.backbone(images, paths)
 
     def mim_loss(self, images: Tensor, noise: Tensor, teacher: "SemiModel | None" = None) -> Tensor:
         """Return the reconstruction loss of images, masked by noise ``[B, L]``.
@@ -160,9 +164,17 @@ def model_of(cell: Cell, prepared: Prepared) -> SemiModel:
 def timm_model(
     config: BackboneConfig, image_size: int, channels: int, num_classes: int
 ) -> tuple[str, dict[str, Any]]:
-    """Return a backbone's name in timm and what else ``timm.create_model`` takes, plain JSON."""
+    """Return a backbone's name in timm and what else ``timm.create_model`` takes, plain JSON.
+
+    Raises:
+        UserError: If timm has no such model.
+    """
     sizes = (image_size, channels, num_classes)
     if isinstance(config, TimmConfig):
         return config.model, from_timm.timm_arguments(config, *sizes)
+    if config.stem == "conv":
+        raise UserError(
+            "backbone.stem=conv has no counterpart in timm; export the model as onnx or torch."
+        )
     # Any plain Vision Transformer: the arguments take the place of all that its name says.
     return "vit_tiny_patch16_224", vit.timm_arguments(config, *sizes)

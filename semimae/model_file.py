@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from semimae.data.cache import cached_sizes
@@ -29,6 +29,8 @@ class ModelInfo(Frozen):
     format: Literal[2] = 2  # raise it when a field changes its meaning
     cell: Cell
     dataset: DatasetInfo
+    # What logits are divided by before their softmax; None: too few validation images to fit it.
+    temperature: float | None = Field(default=None, gt=0)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -59,7 +61,7 @@ class Trained(NamedTuple):
             Exception: Whatever PIL raises on damaged data.
         """
         dataset = self.info.dataset
-        image = convert(image, dataset.channels)
+        image = convert(image, dataset.channels, dataset.white_level)
         if dataset.packed:
             return fit(image, dataset.image_size)
         if dataset.cache_size is not None:  # what was scored had been scaled once before
@@ -70,9 +72,15 @@ class Trained(NamedTuple):
         return center_crop(pixels, dataset.image_size).permute(1, 2, 0).numpy()
 
 
-def save_model(model: SemiModel, cell: Cell, dataset: DatasetInfo, path: Path) -> None:
+def save_model(
+    model: SemiModel,
+    cell: Cell,
+    dataset: DatasetInfo,
+    path: Path,
+    temperature: float | None = None,
+) -> None:
     """Write weights; the file's metadata is a ``ModelInfo``, so that the file alone can be used."""
-    info = ModelInfo(cell=cell, dataset=dataset)
+    info = ModelInfo(cell=cell, dataset=dataset, temperature=temperature)
     # One key only: safetensors writes several in an order that differs between processes.
     save_tensors(model.state_dict(), path, metadata={METADATA: info.model_dump_json()})
     path.chmod(0o644)

@@ -6,6 +6,7 @@ from pathlib import Path
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Row
+from semimae.engine.fit import temperature_of
 from semimae.engine.phases import fit_phases
 from semimae.files import remove_folder, replaced_file
 from semimae.model_file import WEIGHTS, Trained, open_model, save_model
@@ -54,7 +55,7 @@ def fit(
             should_stop=lambda: False,
         )
         with replaced_file(path) as temporary:
-            save_model(state.ema, cell, prepared.info, temporary)
+            save_model(state.ema, cell, prepared.info, temporary, temperature_of(state))
         remove_folder(folder / "checkpoints")
     trained = open_model(path)
     if trained.info.cell != cell:

@@ -66,6 +66,7 @@ class Batch(NamedTuple):
     first_unlabeled: int = 0  # place of the first of ``weak``
     accumulate: int = 1  # micro-batches that the gradient is added up over
     targets: Tensor | None = None  # [b, N], of ``labeled``; None: its labels
+    paths: Tensor | None = None  # [B + U, 2 * blocks], factors of the student's residual branches
 
     @property
     def labeled_rows(self) -> slice:
@@ -76,6 +77,16 @@ class Batch(NamedTuple):
     def unlabeled_rows(self) -> slice:
         """The places of ``weak`` in the global batch."""
         return slice(self.first_unlabeled, self.first_unlabeled + len(self.weak))
+
+    @property
+    def labeled_paths(self) -> Tensor | None:
+        """The rows of ``paths`` that belong to ``labeled``."""
+        return None if self.paths is None else self.paths[: len(self.labels)][self.labeled_rows]
+
+    @property
+    def strong_paths(self) -> Tensor | None:
+        """The rows of ``paths`` that belong to ``strong``."""
+        return None if self.paths is None else self.paths[len(self.labels) :][self.unlabeled_rows]
 
     def micro_batches(self) -> list[Batch]:
         """Return ``accumulate`` shares, of about equal size."""
@@ -104,7 +115,8 @@ class Step(NamedTuple):
     """A batch, and what diagnostics alone may know of it."""
 
     batch: Batch
-    hidden_labels: Tensor  # [U], classes of the unlabeled images, -1 where unknown
+    # [U], classes of the unlabeled images; -1 where unknown or where the label is trained on
+    hidden_labels: Tensor
 
 
 class PseudoLabels(NamedTuple):

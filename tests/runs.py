@@ -45,19 +45,20 @@ class Project:
         """Write params.yaml."""
         (self.root / "params.yaml").write_text(changed_params(**changes).model_dump_json())
 
-    def train(self, seed: int) -> SemiModel:
+    def train(self, seed: int, temperature: float | None = None) -> SemiModel:
         """Write what training and scoring would, with weights that depend on ``seed``."""
         model = drawn_model(self.cell, self.prepared, seed)
         train = self.run / "train"
         train.mkdir(exist_ok=True)
-        save_model(model, self.cell, self.prepared.info, train / "model.safetensors")
+        path = train / "model.safetensors"
+        save_model(model, self.cell, self.prepared.info, path, temperature)
         row = {"step": 2, "loss/total": 1.0 + seed}
         self._write("train/history.json", [row])
         self._write("train/validation.json", [])
         self._write("train/timing.json", [{"step": 2, "time_ms": 1000, "seconds": 1.0}])
         options = Params.read(self.root / "params.yaml").linear_probe
-        scores = probe(model, self.cell, self.prepared, self.split, options)
-        self._write("linear_probe.json", scores)
+        probed = probe(model, self.cell, self.prepared, self.split, options, temperature)
+        self._write("linear_probe.json", probed.scores)
         return model
 
     def _write(self, name: str, value: Any) -> None:

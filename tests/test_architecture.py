@@ -377,7 +377,7 @@ def test_splitting_notices_all_of_params_yaml_that_is_in_a_cell() -> None:
 
 def test_whatever_is_in_params_yaml_or_the_code_is_noted_anew() -> None:
     assert STAGES["inputs"]["params"] == [{"params.yaml": None}]
-    assert set(STAGES["inputs"]["deps"]) == {"pipeline", "semimae"}
+    assert set(STAGES["inputs"]["deps"]) == {"pipeline", "semimae", "lists"}
 
 
 def test_preparing_notices_all_of_params_yaml_that_it_reads() -> None:

@@ -105,6 +105,16 @@ def test_what_the_data_section_states_wins_over_what_was_measured(
     torch.testing.assert_close(classifier.normalize(images), expected)
 
 
+def test_the_file_holds_its_temperature(
+    small_cell: MakeCell, digits: Prepared, tmp_path: Path
+) -> None:
+    cell, path = small_cell(), tmp_path / "m.safetensors"
+    save_model(drawn_model(cell, digits), cell, digits.info, path, 1.75)
+    assert open_model(path).info.temperature == 1.75
+    save_model(drawn_model(cell, digits), cell, digits.info, path)
+    assert open_model(path).info.temperature is None
+
+
 @pytest.mark.parametrize("damage", ["no file", "no model", "truncated", "other tool", "version"])
 def test_what_is_no_model_is_refused_in_one_line(damage: str, run: Path, tmp_path: Path) -> None:
     path = run / "train" / "model.safetensors"

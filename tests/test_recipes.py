@@ -199,9 +199,9 @@ def test_usb_grid_has_as_many_labels_as_the_headline(name: str, labels: int) -> 
 @pytest.mark.parametrize(("percent", "labels"), [(1, 12_811), (10, 128_116)])
 def test_imagenet_takes_the_customary_list(percent: int, labels: int, model: str) -> None:
     path = REPO / f"recipes/imagenet_{percent}pct_{model}.yaml"
-    assert how_labeled(path) == {(None, None, f"data/imagenet_{percent}percent.txt")}
+    assert how_labeled(path) == {(None, None, f"lists/imagenet_{percent}percent.txt")}
     header = "\n".join(Recipe(path, path.read_text()).header)
-    assert f"data/imagenet_{percent}percent.txt below this project: " in " ".join(header.split())
+    assert f"lists/imagenet_{percent}percent.txt below this project: " in " ".join(header.split())
     assert header_labels(path)[0] == labels
 
 

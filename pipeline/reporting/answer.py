@@ -20,7 +20,9 @@ from pipeline.reporting.blocks import (
     text_columns,
     work,
 )
-from pipeline.reporting.compare import ALPHA, Comparison, method_name, over_seeds, setting_of, top1
+from pipeline.reporting.by_image import ALPHA
+from pipeline.reporting.choice import choice_sentence, detectable, image_sentence, model_in_use
+from pipeline.reporting.compare import Comparison, method_name, over_seeds, setting_of, top1
 from pipeline.reporting.cost import device_hours
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.study import Study
@@ -31,8 +33,8 @@ _NAMED = 12  # missing cells that are named one by one on the first screen
 
 def answer_section(study: Study) -> Section:
     """Answer the first questions in words, in four numbers, and for each label fraction."""
-    blocks = [*_missing(study), *(_verdict(study) if study.grid else _headline_only(study))]
-    return Section("answer", "Which setting won?", blocks)
+    answer = _verdict(study) if study.grid else _headline_only(study)
+    return Section("answer", "Which setting won?", [*_missing(study), *answer])
 
 
 def judgment(comparison: Comparison) -> Value:
@@ -41,7 +43,9 @@ def judgment(comparison: Comparison) -> Value:
     if comparison.is_shown:
         return Value("yes")
     if d.n == 1:
-        return Value("no", "one seed: no interval")
+        p = comparison.images_p
+        by_images = "" if p is None else f"; on test images p {p_value(p)}"
+        return Value("no", f"one seed: no interval{by_images}")
     if d.low is None or d.high is None:
         return Value("no", "the same on every seed: no interval")
     crosses = d.low <= 0 <= d.high
@@ -72,9 +76,8 @@ def _verdict(study: Study) -> list[Block]:
     total = sum(r.seconds for r in study.evidence.results)
     seeds = f"{spread.n} seeds" if spread.n > 1 else "one seed, no interval"
     lead = (
-        f"With {study.labels(fraction)}, {found.best.name} is "
-        f"preferred by validation accuracy: {percent(spread.mean)}% test top-1 ({seeds})."
-        f"{_short_answer(found.over_next)}"
+        f"With {study.labels(fraction)}, {choice_sentence(study, fraction)}: "
+        f"{percent(spread.mean)}% test top-1 ({seeds}).{_short_answer(found.over_next)}"
     )
     facts = [
         (f"Test top-1 % of {found.best.name}", accuracy(spread)),
@@ -87,6 +90,8 @@ def _verdict(study: Study) -> list[Block]:
     ]
     return [
         Text(lead, tone="lead"),
+        *model_in_use(study),
+        *detectable(study, fraction),
         *_sentences(found.over_next, found.over_baseline),
         Facts(facts),
         _fraction_table(study),
@@ -102,10 +107,15 @@ def _verdict(study: Study) -> list[Block]:
 def _short_answer(over_next: Comparison | None) -> str:
     if over_next is None:
         return ""
-    if not over_next.is_shown:
-        return f" A difference to the next, {over_next.b.name}, is not shown."
+    one_seed, p = over_next.difference.n == 1, over_next.images_p
+    significant = (p is not None and p < ALPHA) if one_seed else over_next.is_shown
+    if not significant:
+        return f" Not significantly different from {over_next.b.name}, the runner-up."
     better = "better" if over_next.difference.mean > 0 else "worse"
-    return f" On the test set it is {better} than the next, {over_next.b.name}."
+    where = "this trained model is" if one_seed else "it is"
+    return (
+        f" On the test set {where} significantly {better} than {over_next.b.name}, the runner-up."
+    )
 
 
 def _sentences(*comparisons: Comparison | None) -> list[Block]:
@@ -120,9 +130,8 @@ def _sentences(*comparisons: Comparison | None) -> list[Block]:
         numbers = f" ({', '.join(details)})" if details else ""
         shown = judgment(c)
         verb = f"no difference shown: {shown.detail}" if shown.detail else "a difference is shown"
-        blocks.append(
-            Text(f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}.")
-        )
+        words = f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}."
+        blocks.append(Text(f"{words}{image_sentence(c)}"))
     if not blocks:
         blocks.append(Text("There is no other method in the grid to compare it with."))
     return blocks
@@ -136,6 +145,10 @@ def _fraction_table(study: Study) -> Table:
             [
                 study.short_labels(fraction),
                 study.named(found.best),
+                Value(
+                    "undecided" if found.tied else "yes",
+                    f"{count(sum(r.num_val for r in results))} images",
+                ),
                 accuracy(over_seeds(results, top1())),
                 *versus(found.over_next),
                 *versus(found.over_baseline),
@@ -143,9 +156,10 @@ def _fraction_table(study: Study) -> Table:
             ]
         )
     return Table(
-        "The preferred setting for each number of labels: test top-1 in %, differences in points.",
+        "The setting that this report speaks of, for each number of labels: test top-1 in %, "
+        "differences in points.",
         [
-            *text_columns("Labels", "Preferred by validation"),
+            *text_columns("Labels", "Setting", "Chosen by validation"),
             *number_columns("Top-1 %", "Over the next"),
             *text_columns("Shown?"),
             *number_columns("Over supervised"),
@@ -173,11 +187,12 @@ def _method_of_comparison(study: Study) -> str:
     number = len(study.between_methods)
     pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
     text = (
-        "Settings and the preferred method are chosen by validation accuracy; the test set only "
-        "judges. Differences are paired by seed, with 95% t intervals over seeds: they cover the "
-        "randomness of training and of the choice of labels, on one fixed test set. P-values are "
-        f"adjusted by Holm's method for {pairs} between methods; a difference counts as shown "
-        f"below {ALPHA:g}."
+        "Settings and the preferred method are chosen by validation accuracy, or are those of "
+        "`params.yaml` where validation images cannot tell settings apart (exact McNemar test over "
+        f"all seeds, {ALPHA:g}); the test set only judges. Differences are paired by seed, with "
+        "95% t intervals over seeds: they cover the randomness of training and of the choice of "
+        "labels, on one fixed test set. P-values are adjusted by Holm's method for "
+        f"{pairs} between methods; a difference counts as shown below {ALPHA:g}."
     )
     if len(set(chances.values())) > 1:
         listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())
@@ -187,7 +202,9 @@ def _method_of_comparison(study: Study) -> str:
         )
     if n == 1:
         return (
-            text + " One seed: no interval and no test; add seeds to ablation.seed in params.yaml."
+            text + " One seed says nothing about the randomness of training: add seeds to "
+            "ablation.seed in params.yaml. What it can say is whether two trained models differ on "
+            "the test images."
         )
     if n < _FEW_SEEDS:
         text += (
@@ -212,6 +229,7 @@ def _headline_only(study: Study) -> list[Block]:
             "No run of the grid is finished, so there is nothing to compare it with.",
             tone="lead",
         ),
+        *model_in_use(study),
         Facts(
             [
                 (

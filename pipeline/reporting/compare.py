@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipeline.reporting.by_image import ALPHA, ByImage, by_image, can_tell
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.statistics import (
     Difference,
@@ -19,7 +20,6 @@ from semimae.options.grid import PLAIN
 Metric = Callable[[Result], float]
 Labels = float | None  # a label fraction; None: what the headline has instead
 BASELINE = "supervised"
-ALPHA = 0.05
 _NAMES = {
     "fixmatch": "FixMatch",
     "flexmatch": "FlexMatch",
@@ -59,6 +59,8 @@ class Comparison(NamedTuple):
     b: Setting
     difference: Difference
     adjusted_p: float | None
+    images: ByImage | None = None  # the same image by image
+    images_p: float | None = None  # with one seed: of McNemar's test, adjusted
 
     @property
     def is_shown(self) -> bool:
@@ -67,7 +69,10 @@ class Comparison(NamedTuple):
 
     def reversed(self) -> "Comparison":
         """Return ``b - a``."""
-        return Comparison(self.b, self.a, self.difference.reversed(), self.adjusted_p)
+        images = self.images and self.images.reversed()
+        return Comparison(
+            self.b, self.a, self.difference.reversed(), self.adjusted_p, images, self.images_p
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Verdict:
     """What to prefer for one label fraction: validation accuracy chooses, the test set judges."""
 
     best: Setting
+    tied: list[Setting]  # what validation cannot tell from it, best first
     over_next: Comparison | None  # the method that validation puts second
     over_baseline: Comparison | None
 
@@ -125,49 +131,66 @@ def over_seeds(results: Iterable[Result], metric: Metric) -> Spread:
     return mean_over_seeds([metric(result) for result in results])
 
 
-def ranked(grid: Grid, label_fraction: Labels) -> list[Setting]:
+def ranked(grid: Grid, label_fraction: Labels, asked: Setting) -> list[Setting]:
     """Return each method's best setting for a label fraction, best method first.
 
     The validation split alone decides, here and between a method's settings, so that the test
-    accuracies that are compared afterwards took no part in the choice. Of equals the first in the
-    grid.
+    accuracies that are compared afterwards took no part in the choice. Where it cannot tell
+    settings apart, the one of params.yaml comes first, which was chosen before any result.
+
+    Args:
+        grid: The results.
+        label_fraction: Of the settings to rank.
+        asked: The setting of params.yaml, with any label fraction.
     """
     best: dict[str, Setting] = {}
-    for setting in _by_validation(grid, label_fraction):
+    for setting in _by_validation(grid, label_fraction, asked):
         best.setdefault(setting.method, setting)
     return list(best.values())
 
 
-def best_of_variants(grid: Grid, label_fraction: Labels) -> dict[tuple[str, str], Setting]:
+def best_of_variants(
+    grid: Grid, label_fraction: Labels, asked: Setting
+) -> dict[tuple[str, str], Setting]:
     """Return the best mask ratio by validation of each method and variant."""
     best: dict[tuple[str, str], Setting] = {}
-    for setting in _by_validation(grid, label_fraction):
+    for setting in _by_validation(grid, label_fraction, asked):
         best.setdefault((setting.method, setting.variant), setting)
     return {(s.method, s.variant): best[s.method, s.variant] for s in grid if s in best.values()}
 
 
-def _by_validation(grid: Grid, label_fraction: Labels) -> list[Setting]:
-    """Return the settings with a label fraction, the best first."""
+def _by_validation(grid: Grid, label_fraction: Labels, asked: Setting) -> list[Setting]:
+    """Return the settings with a label fraction, the best first; of equals the first in the grid.
+
+    The one that was asked for is before those that validation cannot tell from it.
+    """
     settings = [setting for setting in grid if setting.label_fraction == label_fraction]
-    return sorted(settings, key=lambda s: -over_seeds(grid[s], val_top1).mean)
+    settings.sort(key=lambda s: -over_seeds(grid[s], val_top1).mean)
+    own = asked._replace(label_fraction=label_fraction)
+    if own in settings:
+        equal = (i for i, s in enumerate(settings) if s == own or not can_tell(grid[s], grid[own]))
+        place = next(equal)
+        settings.remove(own)
+        settings.insert(place, own)
+    return settings
 
 
-def method_comparisons(grid: Grid) -> list[Comparison]:
+def method_comparisons(grid: Grid, asked: Setting) -> list[Comparison]:
     """Compare all pairs of methods, each at its best setting, for each label fraction."""
     order = list(dict.fromkeys(setting.method for setting in grid))
     pairs: list[tuple[Setting, Setting]] = []
     for fraction in fractions(grid):
-        settings = sorted(ranked(grid, fraction), key=lambda s: order.index(s.method))
+        settings = sorted(ranked(grid, fraction, asked), key=lambda s: order.index(s.method))
         pairs += [(b, a) for a, b in itertools.combinations(settings, 2)]
     return compare(grid, pairs)
 
 
-def setting_comparisons(grid: Grid) -> list[Comparison]:
+def setting_comparisons(grid: Grid, asked: Setting) -> list[Comparison]:
     """Compare a method's other settings with its best one, for each label fraction."""
     pairs = [
         (best, other)
         for fraction in fractions(grid)
-        for best in ranked(grid, fraction)
+        for best in ranked(grid, fraction, asked)
         for other in grid
         if other != best
         and (other.method, other.label_fraction) == (best.method, best.label_fraction)
@@ -175,9 +198,16 @@ def setting_comparisons(grid: Grid) -> list[Comparison]:
     return compare(grid, pairs)
 
 
-def verdict(grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison]) -> Verdict:
+def verdict(
+    grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison], asked: Setting
+) -> Verdict:
     """Say what to prefer for a label fraction, from the comparisons of the methods."""
-    best, *others = ranked(grid, label_fraction)
+    best, *others = ranked(grid, label_fraction, asked)
+    tied = [
+        setting
+        for setting in _by_validation(grid, label_fraction, asked)
+        if setting != best and not can_tell(grid[best], grid[setting])
+    ]
 
     def over(other: Setting | None) -> Comparison | None:
         for comparison in comparisons:
@@ -188,7 +218,7 @@ def verdict(grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison
         return None
 
     baseline = next((s for s in others if s.method == BASELINE), None)
-    return Verdict(best, over(others[0] if others else None), over(baseline))
+    return Verdict(best, tied, over(others[0] if others else None), over(baseline))
 
 
 def compare(
@@ -204,9 +234,13 @@ def compare(
         return {result.cell.seed: of(result) for result in grid[setting]}
 
     found = [
-        Comparison(a, b, difference, None)
+        Comparison(a, b, difference, None, None if metric else by_image(grid[a], grid[b], "test"))
         for a, b in pairs
         if (difference := paired_difference(accuracies(a), accuracies(b))) is not None
     ]
-    adjusted = holm([comparison.difference.p for comparison in found])
-    return [c._replace(adjusted_p=p) for c, p in zip(found, adjusted, strict=True)]
+    by_seeds = holm([c.difference.p for c in found])
+    by_images = holm([c.images.p if c.images and c.difference.n == 1 else None for c in found])
+    return [
+        c._replace(adjusted_p=p, images_p=q)
+        for c, p, q in zip(found, by_seeds, by_images, strict=True)
+    ]

@@ -33,7 +33,7 @@ def equal_time_section(study: Study) -> Section:
         )
     ]
     for fraction in fractions(study.timed):
-        preferred = ranked(study.timed, fraction)
+        preferred = ranked(study.timed, fraction, study.asked)
         settings = sorted(preferred, key=lambda s: -over_seeds(study.timed[s], top1()).mean)
         rows: list[list[Entry]] = []
         for setting in settings:

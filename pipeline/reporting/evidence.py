@@ -5,12 +5,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.reporting.blocks import count
 from pipeline.reporting.origin import MLflowRun, Origin, read_mlflow_run, read_origin
 from pipeline.workspace import (
     HEADLINE,
+    PREDICTIONS,
     PREPARED,
     RECONSTRUCTIONS,
     RUNS,
@@ -40,6 +43,7 @@ class Result:
     num_val: int
     scores: dict[str, Scores]  # by protocol
     pool: str  # of the features that the linear probe and k-NN see
+    temperature: float | None  # that calibrates the probabilities
     history: list[Row]
     validation: list[Row]
     seconds: float  # of training, over all phases
@@ -90,9 +94,23 @@ class Result:
         """Labeled and unlabeled images of all steps, repetitions included."""
         return self.earlier_images + self.cell.train.steps * self.cell.images_per_step
 
+    @cached_property
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What the classifier says of each validation and test image; see ``evaluation.probe``."""
+        with np.load(self.folders[0] / PREDICTIONS) as file:
+            return dict(file)
+
+    def right(self, part: str) -> NDArray[np.bool_]:
+        """Return which images of ``val`` or ``test`` the classifier gets right, ``[N]``."""
+        right: NDArray[np.bool_] = (
+            self.predictions[f"{part}_predicted"] == self.predictions[f"{part}_label"]
+        )
+        return right
+
     def last(self, key: str) -> float | None:
         """Return the last logged value of a metric, if the method logs it."""
-        return next((row[key] for row in reversed(self.history) if key in row), None)
+        rows = self.validation if key.startswith("val/") else self.history
+        return next((row[key] for row in reversed(rows) if key in row), None)
 
     @property
     def pictures(self) -> Path | None:
@@ -197,7 +215,7 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
             same = [f for f in folders if (f / "split.json").is_file() and cell_id(f) == identity]
             try:
                 return _read(cell, identity, (folder, *(f for f in same if f != folder)), split)
-            except (KeyError, ValidationError):
+            except (KeyError, ValidationError, FileNotFoundError):
                 reason = "scored by another version of the code"
     return reason
 
@@ -210,6 +228,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
     if (tuned := folder / "fine_tune.json").is_file():
         protocols |= read_json(tuned)["protocols"]
     timing = read_json(train / "timing.json")
+    (folder / PREDICTIONS).stat()  # is read when it is needed
 
     def spent(clock: str) -> float:
         return float(sum(phase[clock] for phase in phases) + max(row[clock] for row in timing))
@@ -223,6 +242,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         num_val=len(split["val"]),
         scores={name: Scores.model_validate(value) for name, value in protocols.items()},
         pool=probed["pool"],
+        temperature=probed["temperature"],
         history=read_json(train / "history.json"),
         validation=read_json(train / "validation.json"),
         seconds=spent("seconds"),

@@ -19,8 +19,9 @@ from pipeline.reporting.blocks import (
     percent,
     text_columns,
 )
-from pipeline.reporting.class_figures import class_accuracy, confusion_matrix, reliability
+from pipeline.reporting.class_figures import class_accuracy, confusion_matrix
 from pipeline.reporting.compare import setting_of
+from pipeline.reporting.confidence import calibration_text, confidence_figures
 from pipeline.reporting.evidence import Result
 from pipeline.reporting.runs import run_link
 from pipeline.reporting.study import Study, exp_run, label_options
@@ -31,6 +32,7 @@ _MOST_CLASSES = 50  # more do not fit a figure
 _WORST = 20
 _PROTOCOLS = {
     "classifier": "Classifier: the model's own head",
+    "calibrated": "Classifier, its probabilities calibrated",
     "linear_probe": "Linear probe on frozen features",
     "knn": "k-NN on frozen features",
     "fine_tune": "Fine-tuned on the labeled images",
@@ -66,7 +68,8 @@ def headline_section(study: Study) -> Section:
     ]
     if "fine_tune" not in headline.scores:
         blocks.append(Text("Fine-tuning has not run yet: `dvc repro fine_tune`.", tone="note"))
-    figures = [_calibration_figure(headline)]
+    blocks.append(calibration_text(headline))
+    figures = confidence_figures(headline, headline_command(headline.cell))
     if len(names) <= _MOST_CLASSES:
         figures += [draw(names, headline) for draw in (_class_figure, _confusion_figure)]
     blocks.append(Figures(figures))
@@ -117,35 +120,6 @@ def _class_rows(names: list[str], scores: Scores) -> list[list[Entry]]:
 
 def _class_columns() -> list[Column]:
     return [*text_columns("Class"), *number_columns("Accuracy %", "Test images")]
-
-
-def _calibration_figure(headline: Result) -> Figure:
-    bins = headline.scores["classifier"].calibration
-    rows: list[list[Entry]] = []
-    for i, b in enumerate(bins):
-        means = (b.confidence, b.accuracy) if b.num_images else (None, None)
-        name = f"{100 * i / len(bins):.0f} to {100 * (i + 1) / len(bins):.0f}"
-        rows.append([name, count(b.num_images), *map(percent, means)])
-    return Figure(
-        name="calibration",
-        alt="Test accuracy of the classifier over its confidence, beside the diagonal.",
-        caption=(
-            "Calibration, classifier: accuracy over confidence; a larger point is more images, "
-            "below the diagonal is overconfident."
-        ),
-        svg=reliability(bins),
-        table=Table(
-            "Test images by confidence; means of each bin.",
-            [
-                *text_columns("Confidence from, to %"),
-                *number_columns("Images", "Confidence %", "Accuracy %"),
-            ],
-            rows,
-            folded=True,
-        ),
-        command=headline_command(headline.cell),
-        sources=[run_link(headline)],
-    )
 
 
 def _class_figure(names: list[str], headline: Result) -> Figure:

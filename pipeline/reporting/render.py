@@ -41,6 +41,9 @@ COLUMNS = [
     "val_top1",
     "pseudo_accuracy_final",
     "pseudo_coverage_final",
+    "val_pseudo_accuracy_final",
+    "val_pseudo_coverage_final",
+    "val_images",
     "steps",
     "seconds",
     "cpu_seconds",
@@ -138,6 +141,8 @@ def summary(study: Study) -> dict[str, Any]:
             **({} if fraction is None else {"label_fraction": fraction}),
             "num_labeled": study.num_labeled(fraction),
             "top1": over_seeds(study.grid[verdict.best], top1()).mean,
+            "validation_images": sum(r.num_val for r in study.grid[verdict.best]),
+            "validation_ties": [setting.name for setting in verdict.tied],
         }
         for name, comparison in (
             ("next", verdict.over_next),
@@ -169,6 +174,9 @@ def _row(result: Result) -> list[Any]:
         result.val_top1,
         result.last("pseudo/accuracy"),
         result.last("pseudo/coverage"),
+        result.last("val/pseudo_accuracy"),
+        result.last("val/pseudo_coverage"),
+        result.num_val,
         result.cell.train.steps,
         result.seconds,
         result.cpu_seconds,

@@ -37,7 +37,7 @@ def leaderboard_section(study: Study) -> Section:
     """Rank all settings, a table for each label fraction."""
     words = (
         "Means over seeds with 95% t intervals, in %. Sorted by the classifier's test accuracy; "
-        "the stressed row is the one that validation accuracy prefers."
+        "the stressed row is the one that this report speaks of (see above)."
     )
     blocks: list[Block] = [Text(words)]
     for fraction in study.fractions:

@@ -41,10 +41,11 @@ class Study:
     verdicts: dict[Labels, Verdict]
     timed: Grid  # all methods for the same time
     between_timed: list[Comparison]
+    asked: Setting  # that of params.yaml
 
     def best_settings(self, label_fraction: Labels) -> list[Setting]:
         """Return each method's best setting by validation, in the order of the methods."""
-        best = ranked(self.grid, label_fraction)
+        best = ranked(self.grid, label_fraction, self.asked)
         return sorted(best, key=lambda setting: self.methods.index(setting.method))
 
     def named(self, setting: Setting, *, timed: bool = False) -> Value:
@@ -84,7 +85,8 @@ class Study:
     def choice(self) -> str:
         """Say which of a method's settings stands for it."""
         varied = "mask ratio" if self.evidence.params.ablation.variant == [PLAIN] else "setting"
-        return f"at the {varied} that validation prefers"
+        images = count(self.evidence.results[0].num_val)
+        return f"at the {varied} that {images} validation images prefer"
 
     @property
     def main_fraction(self) -> Labels:
@@ -123,7 +125,9 @@ class Study:
 def make_study(evidence: Evidence) -> Study:
     """Compare the grid's settings."""
     grid = by_setting(evidence.grid)
-    between_methods = method_comparisons(grid)
+    cell = evidence.params.cell()
+    asked = Setting(cell.method, cell.mask_ratio, cell.label_fraction)
+    between_methods = method_comparisons(grid, asked)
     cells = [evidence.params.ablation.method, [r.cell.method for r in evidence.results]]
     return Study(
         evidence=evidence,
@@ -131,10 +135,11 @@ def make_study(evidence: Evidence) -> Study:
         methods=list(dict.fromkeys(method for group in cells for method in group)),
         fractions=fractions(grid),
         between_methods=between_methods,
-        within_methods=setting_comparisons(grid),
-        verdicts={f: verdict(grid, f, between_methods) for f in fractions(grid)},
+        within_methods=setting_comparisons(grid, asked),
+        verdicts={f: verdict(grid, f, between_methods, asked) for f in fractions(grid)},
         timed=(timed := by_setting(evidence.timed)),
-        between_timed=method_comparisons(timed),
+        between_timed=method_comparisons(timed, asked),
+        asked=asked,
     )
 
 

@@ -22,6 +22,7 @@ from pipeline.reporting.evidence import Result, Row
 from pipeline.reporting.figures import Curve, curves, is_share
 from pipeline.reporting.headline_curves import headline_figures, thinned
 from pipeline.reporting.plotting import method_look
+from pipeline.reporting.pseudo_labels import pseudo_label_blocks
 from pipeline.reporting.study import Study
 
 _GRADIENT = "gradient/"
@@ -33,6 +34,10 @@ _FIGURES = {
     "pseudo_labels": (
         "Accuracy of the pseudo labels: of those in use, and of all whatever the threshold",
         {"pseudo/accuracy": "in use, %", "pseudo/accuracy_all": "of all, %"},
+    ),
+    "validation_pseudo_labels": (
+        "The same on validation images: accuracy and share of the labels that would be in use",
+        {"val/pseudo_accuracy": "in use, %", "val/pseudo_coverage": "coverage, %"},
     ),
     "coverage": (
         "Use of the pseudo labels: share of unlabeled images in use, and the threshold",
@@ -52,10 +57,10 @@ def training_section(study: Study) -> Section:
         Text(
             f"Lines: mean over seeds, each method {study.choice}. "
             "Shades: lowest to highest seed. Coverage is the share of unlabeled images whose "
-            "pseudo label is used; accuracy is of those whose hidden label is known, weighted as "
-            "they count. The cosine is above 0 where reconstruction moves the shared weights to "
-            "where the pseudo labels pull them too. Gradients are those of the encoder. A line has "
-            "the steps at which every seed has a value."
+            "pseudo label is used; accuracy is of those whose class is known and never trained on, "
+            "weighted as they count. The cosine is above 0 where reconstruction moves the shared "
+            "weights to where the pseudo labels pull them too. Gradients are those of the encoder. "
+            "A line has the steps at which every seed has a value."
         )
     ]
     for fraction in sorted(study.fractions, key=lambda f: f != study.main_fraction):
@@ -76,6 +81,8 @@ def training_section(study: Study) -> Section:
                 f"Not drawn with {study.labels(fraction)}, since no step has a value of every seed"
             )
             blocks.append(Text(f"{words}: {'; '.join(absent)}."))
+    if study.fractions:
+        blocks += pseudo_label_blocks(study)
     headline = study.evidence.headline
     if headline:
         blocks.append(Figures(headline_figures(study, headline)))

@@ -55,7 +55,7 @@ def variant_tables(study: Study, fraction: Labels) -> list[Table]:
 
 
 def _against_plain(study: Study, fraction: Labels) -> Table:
-    best = best_of_variants(study.grid, fraction)
+    best = best_of_variants(study.grid, fraction, study.asked)
     plain = {method: s for (method, variant), s in best.items() if variant == PLAIN}
     pairs = [(s, plain[s.method]) for s in best.values() if s != plain.get(s.method, s)]
     methods = {a.method for a, _ in pairs}
@@ -93,7 +93,7 @@ def _against_plain(study: Study, fraction: Labels) -> Table:
 
 def _against_methods(study: Study, fraction: Labels) -> Table:
     """Compare within each variant; a method that it does not change takes part as it is."""
-    best = best_of_variants(study.grid, fraction)
+    best = best_of_variants(study.grid, fraction, study.asked)
     own = study.evidence.params.method
     pairs: dict[tuple[Setting, Setting], str] = {}
     for variant in study.evidence.params.ablation.variant:

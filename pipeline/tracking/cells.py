@@ -12,6 +12,8 @@ from pipeline.tracking.store import (
     log_rows,
     provenance_of,
     report_run,
+    require_files,
+    runs_with_tag,
 )
 from pipeline.workspace import (
     MACHINE,
@@ -62,7 +64,7 @@ def publish_files(store: Store, run: "Run", folder: Path) -> None:
     record = {
         "run_id": identity,
         "experiment_id": store.experiment,
-        "ui": store.ui,
+        "ui": store.address.pages,
         "weights": digest(train),  # a run of the same cell may hold others
     }
     write_json(mlflow_record(store.root, cell_id(folder)), record)
@@ -85,6 +87,7 @@ def publish_report(store: Store, headline: Path, reports: Path) -> None:
     run = report_run(store, origin)
     seen = digest(reports / "summary.json")
     if store.client.get_run(run).data.tags.get(f"{DIGEST}report") != seen:
+        require_files(store)
         store.client.log_artifacts(run, str(reports), "reports")
         store.client.set_tag(run, NOTE, _answer(reports / "report.md"))
         files = [path for stage in EVALUATIONS if (path := headline / f"{stage}.json").is_file()]
@@ -97,8 +100,7 @@ def publish_report(store: Store, headline: Path, reports: Path) -> None:
 def find_run(store: Store, folder: Path) -> "Run | None":
     """Find the run of the cell: one that trained these very weights, or has not finished."""
     wanted = digest(folder / "train") if (folder / "train").is_dir() else None
-    query = f"tags.`{CELL}` = '{cell_id(folder)}'"
-    for run in store.client.search_runs([store.experiment], query):  # newest first
+    for run in runs_with_tag(store, CELL, cell_id(folder)):
         if run.data.tags.get(f"{DIGEST}train") in (None, wanted):
             return run
     return None

@@ -1,5 +1,8 @@
 """The headline's model in MLflow: logged, registered, and behind an alias that can be served."""
 
+import base64
+import hashlib
+import io
 import re
 import tempfile
 import warnings
@@ -7,19 +10,28 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.model_card import CARD, model_card
-from pipeline.tracking.store import Store
+from PIL import Image
+
+from pipeline.model_card import CARD, model_card, which_model
+from pipeline.tracking.address import Address, address_of
+from pipeline.tracking.store import Store, open_store, require_files
 from pipeline.workspace import HEADLINE, RUNS, digest
+from semimae.options.params import Params
+from semimae.types import UserError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
     from semimae.model_file import Trained
 
 ALIAS = "headline"
-_DIGEST = "semimae.digest"  # tag of a version: of its weights
-_NEEDED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch")
+# Tags of a version: of its weights and the code that serves them, and of the sizes of its files.
+_DIGEST, _FILES = "semimae.digest", "semimae.files"
+_LONGEST_CARD = 5000  # letters of a description, in MLflow's tables
+_NEEDED = ("mlflow", "numpy", "pandas", "pillow", "torch")
+_SERVED = Path(__file__).with_name("served.py")
 _WEIGHTS = Path("train") / "model.safetensors"
 
 
@@ -32,20 +44,103 @@ def is_headline(folder: Path, root: Path) -> bool:
     return headline and all((folder / f).is_file() for f in (_WEIGHTS, "linear_probe.json"))
 
 
+def model_name(experiment: str) -> str:
+    """Return the name under which an experiment's model is registered.
+
+    In ``models:/NAME@headline`` some characters have a meaning, and MLflow refuses others.
+    """
+    return re.sub(r"[^\w.-]+", "-", experiment).lstrip(".")
+
+
 def publish_model(store: Store, run: "Run", folder: Path) -> None:
-    """Register the run's model, unless these weights are registered, and let the alias name it."""
-    name = re.sub("[/:]", "-", store.config.experiment)  # MLflow's rule for models
-    seen = digest(folder / _WEIGHTS)
-    version = _find_version(store, name, seen) or _register(store, run, folder, name, seen)
+    """Register the run's model, unless these weights are registered, and let the alias name it.
+
+    Weights count as registered only where the version's files are still there.
+    """
+    name = model_name(store.config.experiment)
+    seen = f"{digest(folder / _WEIGHTS)}-{digest(_SERVED)}"
+    found = _versions(store.client, name, seen)
+    version = next((each for each in found if _is_whole(store.client, each)), None)
+    if version is None:
+        version = _register(store, run, folder, name, seen)
+        if found:
+            warnings.warn(
+                f"MLflow: files of {name} version {found[0].version} are gone; its weights are "
+                f"registered again as version {version.version}",
+                stacklevel=2,
+            )
     if ALIAS not in version.aliases:
         store.client.set_registered_model_alias(name, ALIAS, version.version)
 
 
-def _find_version(store: Store, name: str, seen: str) -> "ModelVersion | None":
-    found = store.client.search_model_versions(f"name = '{name}' AND tags.`{_DIGEST}` = '{seen}'")
-    if not found:
-        return None
-    return store.client.get_model_version(name, found[0].version)  # a search leaves out aliases
+def served_model(root: Path, name: str | None) -> tuple[str, Address]:
+    """Return the URI of the model that is to be served, and where it is registered.
+
+    Args:
+        root: The project.
+        name: Of the registered model; None: that of the project's own.
+
+    Raises:
+        UserError: If there is none, or its files are gone; it says what to run.
+        Exception: Whatever else MLflow, a network or a disk can do.
+    """
+    from mlflow.exceptions import MlflowException
+
+    own = model_name(Params.read(root / "params.yaml").tracking.experiment)
+    uri = f"models:/{name or own}@{ALIAS}"
+    trained = is_headline(root / RUNS / HEADLINE, root)
+    remedy = (
+        f"`make serve MODEL={own}` serves this project's"
+        if name not in (None, own)
+        else "`python -m pipeline sync-mlflow` registers the headline"
+        if trained
+        else "`make repro` trains, scores and registers the headline"
+    )
+    address = address_of(root)
+    if address.database is not None and not address.database.exists():
+        raise UserError(f"there is no model {uri}, for there is no {address.database}; {remedy}.")
+    client, address = open_store(root)
+    try:
+        version = client.get_model_version_by_alias(name or own, ALIAS)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(f"there is no model {uri} in {address.shown}; {remedy}.") from None
+    if not _is_whole(client, version):
+        raise UserError(f"the files of {uri}, version {version.version}, are gone; {remedy}.")
+    return uri, address
+
+
+def _versions(client: "MlflowClient", name: str, seen: str) -> "list[ModelVersion]":
+    """Return the versions of these weights, with their aliases, which a search leaves out."""
+    found = client.search_model_versions(f"name = '{name}' AND tags.`{_DIGEST}` = '{seen}'")
+    return [client.get_model_version(name, each.version) for each in found]
+
+
+def _is_whole(client: "MlflowClient", version: "ModelVersion") -> bool:
+    """Whether the files of a version are there; what a tag says of them is their sizes."""
+    from mlflow.exceptions import MlflowException
+
+    if _FILES not in version.tags:  # registered by hand
+        return True
+    try:
+        return _sizes(client, version.model_id) == str(version.tags[_FILES])
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "NOT_FOUND"):
+            return False
+        raise
+
+
+def _sizes(client: "MlflowClient", model_id: str) -> str:
+    """Hash the names and sizes of a logged model's files."""
+    lines, folders = [], [None]
+    for folder in folders:
+        for file in client.list_logged_model_artifacts(model_id, folder):
+            if file.is_dir:
+                folders.append(file.path)
+            else:
+                lines.append(f"{file.path} {file.file_size}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "ModelVersion":
@@ -56,7 +151,9 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
     from semimae.model_file import open_model
 
     client, identity = store.client, run.info.run_id
-    mlflow.set_tracking_uri(client.tracking_uri)  # a version's source is looked up by way of it
+    mlflow.set_tracking_uri(store.address.uri)  # a version's source is looked up by way of them
+    mlflow.set_registry_uri(store.address.registry)
+    require_files(store)
     trained = open_model(folder)
     with tempfile.TemporaryDirectory() as temporary:
         saved = Path(temporary) / "model"
@@ -81,24 +178,26 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
         name,
         source=f"models:/{logged.model_id}",
         run_id=identity,
-        tags={_DIGEST: seen},
-        description=card,
+        tags={_DIGEST: seen, _FILES: _sizes(client, logged.model_id)},
+        description=card[:_LONGEST_CARD],
         model_id=logged.model_id,
     )
 
 
 def _save(trained: "Trained", folder: Path, out: Path) -> None:
-    """Write the model in MLflow's format, so that torch, timm and mlflow are all it needs."""
+    """Write the model in MLflow's format, so that torch and mlflow are all it needs."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    from semimae.inference.exports import export
+    from semimae.inference.exports import PROGRAM, export
 
     dataset = trained.info.dataset
+    # The one signature through which MLflow passes numbers as they are, and text as well. One of
+    # uint8 would cut 0.5 to 0.
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, dataset.channels))]),
+        Schema([TensorSpec(np.dtype(object), (-1,), "image")]),
         Schema(
             [
                 ColSpec(DataType.string, "class"),
@@ -107,27 +206,39 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
             ]
         ),
     )
-    shape = (2, dataset.image_size, dataset.image_size, dataset.channels)
-    ramp = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % 256
     with tempfile.TemporaryDirectory() as temporary:
-        timm_folder = Path(temporary) / "timm"
-        timm_folder.mkdir()
-        export(trained, "timm", timm_folder)
+        export(trained, "torch", Path(temporary))
         with warnings.catch_warnings():  # MLflow warns of type hints, its own among them
             warnings.simplefilter("ignore", UserWarning)
             import mlflow.pyfunc
 
             mlflow.pyfunc.save_model(
                 out,
-                python_model=str(Path(__file__).with_name("served.py")),
-                artifacts={"timm": str(timm_folder)},
+                python_model=str(_SERVED),
+                artifacts={"program": str(Path(temporary) / PROGRAM)},
                 signature=signature,
-                input_example=ramp.astype(np.uint8),
+                input_example=np.array([_example(dataset.image_size)], dtype=object),
+                model_config={
+                    "about": which_model(trained, folder),  # what the server says when it starts
+                    "names": list(dataset.class_names),
+                    "size": dataset.image_size,
+                    "channels": dataset.channels,
+                    "share": trained.center,
+                    "cache_size": dataset.cache_size,
+                    "white_level": dataset.white_level,
+                },
                 pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],
                 metadata={"classes": list(dataset.class_names)},
             )
     card = model_card(trained, folder, [])
     (out / CARD).write_text(card, encoding="utf-8")
+
+
+def _example(size: int) -> str:
+    """Return a gray ramp as a PNG file in base64."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((size, size)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _public_version(package: str) -> str:

@@ -13,6 +13,7 @@ from pipeline.tracking.cells import create_run, find_run, publish_files, publish
 from pipeline.tracking.model import is_headline, publish_model
 from pipeline.tracking.store import Row, Store, connect, log_rows
 from pipeline.tracking.system import SystemMetrics
+from pipeline.tracking.trouble import explain
 from semimae.types import Interrupted
 
 FLUSH_SECONDS = 5.0
@@ -143,8 +144,4 @@ def _publish(store: Store, folder: Path) -> None:
 
 
 def _warn(error: Exception) -> None:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    warnings.warn(
-        f"MLflow: {reason}; nothing is lost: `python -m pipeline sync-mlflow` logs it later",
-        stacklevel=2,
-    )
+    warnings.warn(f"MLflow: {explain(error)}", stacklevel=2)

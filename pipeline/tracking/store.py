@@ -3,27 +3,32 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from pipeline.tracking.address import Address, address_of
+from pipeline.tracking.places import KIND, check_files, follow_move
 from pipeline.workspace import git_commit
 from semimae.options.params import Params, TrackingConfig
+from semimae.types import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 Row = dict[str, float]
 BATCH = 1000  # metrics per request, MLflow's limit
 PIPELINE = "semimae.pipeline"  # tag of the run that holds an invocation's report
 NOTE = "mlflow.note.content"  # what MLflow's pages show as description
 _EXPERIMENT = {
-    "mlflow.experimentKind": "custom_model_development",  # its pages begin with the runs
+    KIND: "custom_model_development",  # its pages begin with the runs
     NOTE: (
         "One run per setting and seed, with training curves (`loss/`, `val/`, `pseudo/`, "
         "`gradient/`) and test scores (`test/`); and per invocation one run with the report as "
@@ -40,7 +45,8 @@ class Store(NamedTuple):
     client: "MlflowClient"
     experiment: str  # id
     root: Path
-    ui: str  # address of its pages
+    address: Address
+    location: str  # where the experiment keeps files
     config: TrackingConfig
 
 
@@ -50,7 +56,37 @@ def connect(root: Path) -> Store:
     Without MLFLOW_TRACKING_URI it is ``mlflow.db`` in the root, also from the temporary workspace
     of a queued experiment. Processes that open a fresh SQLite store at the same time destroy it,
     so a lock is held.
+
+    Raises:
+        UserError: If this cannot work, today or later; it says what to do.
+        Exception: Whatever else MLflow, a network or a disk can do.
     """
+    config = Params.read(root / "params.yaml").tracking
+    address, name = address_of(root), config.experiment
+    with _lock(root):
+        client = _open(address, name)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            identity = client.create_experiment(name, address.artifacts, _EXPERIMENT)
+            experiment = client.get_experiment(identity)
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"experiment {name!r} was deleted in MLflow; bring it back by `MLFLOW_TRACKING_URI="
+            f"{address.shown} mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}`, or set tracking.experiment to a new name."
+        )
+    location = experiment.artifact_location or ""
+    return Store(client, experiment.experiment_id, root, address, location, config)
+
+
+def open_store(root: Path) -> "tuple[MlflowClient, Address]":
+    """Open the tracking store for reading; a local one is made where there is none."""
+    experiment, address = Params.read(root / "params.yaml").tracking.experiment, address_of(root)
+    with _lock(root):
+        return _open(address, experiment), address
+
+
+def _open(address: Address, experiment: str) -> "MlflowClient":
     # An unreachable server would otherwise block for minutes per call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -59,21 +95,17 @@ def connect(root: Path) -> Store:
 
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    remote, database = os.environ.get("MLFLOW_TRACKING_URI"), root / "mlflow.db"
-    config = Params.read(root / "params.yaml").tracking
-    name = config.experiment
-    with _lock(root):
-        if not (remote or database.exists()):
-            _create(database)
-        client = MlflowClient(remote or f"sqlite:///{database}")
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            identity = client.create_experiment(
-                name, None if remote else _artifacts(root), _EXPERIMENT
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # logs what it raises, too
+    if address.database is not None:
+        if not address.database.exists():
+            _create(address.database)
+        elif before := follow_move(address.database, experiment):
+            warnings.warn(
+                f"MLflow: this project was in {before} before; {address.database.name} now names "
+                f"its files in {address.database.parent}",
+                stacklevel=2,
             )
-        else:
-            identity = experiment.experiment_id
-    return Store(client, identity, root, _ui(remote), config)
+    return MlflowClient(address.uri, address.registry)
 
 
 def invocation(origin: Mapping[str, str]) -> str:
@@ -90,12 +122,30 @@ def report_run(store: Store, origin: Mapping[str, str]) -> str:
     """
     name = invocation(origin)
     with _lock(store.root):
-        found = store.client.search_runs([store.experiment], f"tags.`{PIPELINE}` = '{name}'")
-        if found:
+        if found := runs_with_tag(store, PIPELINE, name):
             return str(found[0].info.run_id)
         tags = {PIPELINE: name} | {k: v for k, v in origin.items() if k != "dvc.stage"}
         run = store.client.create_run(store.experiment, tags=tags, run_name=f"report {name}")
         return str(run.info.run_id)
+
+
+def runs_with_tag(store: Store, tag: str, value: str) -> "list[Run]":
+    """Return the experiment's runs that have this very tag, the newest first.
+
+    MLflow's filters have no escape for quotes, and names of DVC's experiments may hold both kinds.
+    """
+    like = re.sub(r"""['"`\\]""", "_", value)  # in LIKE, any one letter
+    found = store.client.search_runs([store.experiment], f"tags.`{tag}` LIKE '{like}'")
+    return [run for run in found if run.data.tags.get(tag) == value]
+
+
+def require_files(store: Store) -> None:
+    """See that the experiment's files can be written to.
+
+    Raises:
+        UserError: If they cannot; it says what to do.
+    """
+    check_files(store.location, store.address, store.config.experiment)
 
 
 def provenance_of(root: Path) -> dict[str, str]:
@@ -136,20 +186,10 @@ def _create(database: Path) -> None:
         os.replace(folder / database.name, database)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where there is more in it
+            folder.parent.rmdir()
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
-
-
-def _ui(remote: str | None) -> str:
-    """Return the address of MLflow's pages: the server's without its password, or `make ui`'s."""
-    if remote is None or not remote.startswith(("http://", "https://")):
-        return "http://127.0.0.1:5000"
-    address = urlsplit(remote)
-    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
-
-
-def _artifacts(root: Path) -> str:
-    return (root / "mlartifacts").resolve().as_uri()
 
 
 def _lock(root: Path) -> FileLock:

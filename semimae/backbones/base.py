@@ -1,8 +1,9 @@
 """What a backbone offers to the rest of the library."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Backbone(Protocol):
@@ -18,13 +19,27 @@ class Backbone(Protocol):
     embed_dim: int  # width of an encoded token
     num_patches: int
     num_prefix_tokens: int  # class and register tokens in front of the patches
+    num_blocks: int
+    has_paths: bool  # whether residual branches can be left out, which ``paths`` asks for
     num_layers: int  # embedding, blocks; for layer-wise decay
     can_drop_patches: bool  # whether ``tokenize`` and ``encode`` take ``ids_keep``
     trim: bool  # whether ``features`` may leave out work that does not reach them
     recompute: bool  # whether activations inside blocks are computed again for the gradient
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last layer, which alone no other branch shares."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over all weights."""
+        ...
+
+    def __call__(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
+        """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``.
+
+        ``paths`` ``[B, 2 * num_blocks]`` are factors of the residual branches (``blocks.py``).
+        """
         ...
 
     def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
@@ -35,14 +50,24 @@ class Backbone(Protocol):
         """
         ...
 
+    def visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Return the images with all patches but ``ids_keep`` ``[B, K]`` blank.
+
+        Where a token sees its own patch alone, the images may be returned as they are.
+        """
+        ...
+
     def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
         """Put a mask token ``[1, 1, token_dim]``, with its position, at patches ``[B, K]``."""
         ...
 
-    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Run the blocks: ``[B, prefix + L, embed_dim]``, after the final norm.
 
-        ``ids_keep`` ``[B, K]`` are the patches that the tokens belong to, if not all.
+        ``ids_keep`` ``[B, K]`` are the patches that the tokens belong to, if not all; ``paths``
+        is as for the whole.
         """
         ...
 
@@ -50,7 +75,7 @@ class Backbone(Protocol):
         """Reduce encoded tokens to one feature per image, ``[B, embed_dim]``."""
         ...
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, embed_dim]``, before the classifier."""
         ...
 

@@ -1,5 +1,8 @@
 """A convolutional stem: overlapping convolutions in the place of the patch embedding."""
 
+import itertools
+
+import torch
 from timm.layers import StdConv2d
 from torch import Tensor, nn
 
@@ -21,32 +24,33 @@ class ConvStem(nn.Module):
     Source: arXiv:2106.14881 (convolutional stems), arXiv:1903.10520 (weight standardization).
     """
 
-    def __init__(self, image_size: int, patch_size: int, channels: int, embed_dim: int) -> None:
+    def __init__(
+        self, image_size: int, patch_size: int, channels: int, width: int, embed_dim: int
+    ) -> None:
         """Draw fresh weights.
 
         Args:
             image_size: S, in pixels.
             patch_size: A power of two, the total stride.
             channels: C.
-            embed_dim: D; the stages have D / ``patch_size`` channels and twice as many each.
+            width: Channels of the first stage, a multiple of 8; each further one has twice as many.
+            embed_dim: D.
         """
         super().__init__()
         self.img_size, self.patch_size = (image_size, image_size), (patch_size, patch_size)
         self.channels = channels
         stages: list[nn.Module] = []
         num_stages = patch_size.bit_length() - 1
-        width = channels
-        for stage in range(num_stages):
-            wider = max(_GROUP, (embed_dim >> num_stages) << stage) // _GROUP * _GROUP
+        widths = [channels, *(width << stage for stage in range(num_stages))]
+        for before, after in itertools.pairwise(widths):
             stages += [
-                StdConv2d(width, wider, 3, padding=1),
-                nn.GroupNorm(wider // _GROUP, wider),
+                StdConv2d(before, after, 3, padding=1),
+                nn.GroupNorm(after // _GROUP, after),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-            width = wider
         self.stages = nn.Sequential(*stages)
-        self.proj = nn.Conv2d(width, embed_dim, 3, padding=1)
+        self.proj = nn.Conv2d(widths[-1], embed_dim, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -59,12 +63,12 @@ class ConvStem(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-def blank(images: Tensor, ids: Tensor, patch_size: int) -> Tensor:
-    """Set patches ``ids`` ``[B, K]`` of normalized images to 0, which is the mean of all images.
+def visible(images: Tensor, ids_keep: Tensor, patch_size: int) -> Tensor:
+    """Set all patches of normalized images but ``ids_keep`` ``[B, K]`` to 0, which is the mean.
 
     What an overlapping stem does not see cannot leak into the tokens around it.
     """
     patches = patchify(images, patch_size)
-    hidden = patches.new_zeros(*ids.shape, patches.shape[-1])
-    index = ids.unsqueeze(-1).expand_as(hidden)
-    return unpatchify(patches.scatter(1, index, hidden), patch_size, images.shape[1])
+    index = ids_keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+    kept = torch.zeros_like(patches).scatter(1, index, patches.gather(1, index))
+    return unpatchify(kept, patch_size, images.shape[1])

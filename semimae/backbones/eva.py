@@ -4,7 +4,7 @@ from timm.layers import apply_keep_indices_nlc
 from timm.models.eva import Eva
 from torch import Tensor
 
-from semimae.backbones.blocks import run_block
+from semimae.backbones.blocks import paths_of_blocks, run_block
 from semimae.backbones.vit import ViT
 
 
@@ -18,16 +18,21 @@ class RotaryViT(ViT):
     def __init__(self, eva: Eva) -> None:
         super().__init__(eva)
 
-    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Run the blocks: ``[B, prefix + K, D]``, after the final norm.
 
         Args:
             tokens: ``[B, K, D]``.
             ids_keep: ``[B, K]``, the patches that the tokens belong to; ``None``: all, in order.
+            paths: ``[B, 2 * num_blocks]``, factors of the residual branches; ``None``: ones.
         """
         x = self._add_prefix(tokens)
-        for block, rotation in zip(self.vit.blocks, self._rotations(tokens, ids_keep), strict=True):
-            x = run_block(block, x, recompute=self.recompute, rope=rotation)
+        rotations = self._rotations(tokens, ids_keep)
+        parts = paths_of_blocks(paths, self.num_blocks)
+        for block, rotation, own in zip(self.blocks, rotations, parts, strict=True):
+            x = run_block(block, x, own, recompute=self.recompute, rope=rotation)
         encoded: Tensor = self.vit.norm(x)
         return encoded
 

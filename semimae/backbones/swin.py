@@ -1,11 +1,14 @@
 """Hierarchical transformers with windows; the only file that touches timm's Swin internals."""
 
+from collections.abc import Sequence
+
 import torch
 from timm.models import group_parameters
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
+from semimae.backbones.blocks import run_blocks
 from semimae.backbones.timm_base import TimmBackbone
 from semimae.types import UserError
 
@@ -27,6 +30,11 @@ class Swin(TimmBackbone):
         matcher = swin.group_matcher(coarse=False)
         self._layer_ids: dict[str, int] = group_parameters(swin, matcher, reverse=True)
         self.num_layers = max(self._layer_ids.values())
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks, in their order."""
+        return [block for stage in self.vit.layers for block in stage.blocks]
 
     @property
     def classifier(self) -> nn.Linear:
@@ -53,14 +61,19 @@ class Swin(TimmBackbone):
         hidden = hidden.repeat_interleave(self.cells, 1).repeat_interleave(self.cells, 2)
         return torch.where(hidden.reshape(len(tokens), -1, 1), mask_token.to(tokens.dtype), tokens)
 
-    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Run all stages: ``[B, L, embed_dim]``, after the final norm."""
         assert ids_keep is None, "tokenize refused it"
         side = self.cells * self.image_size // self.patch_size
         x = tokens.unflatten(1, (side, side))
-        for stage in self.vit.layers:
-            stage.grad_checkpointing = self.recompute
-        encoded: Tensor = self.vit.norm(self.vit.layers(x))
+        parts = [None] * len(self.vit.layers)
+        if paths is not None:
+            parts = paths.split([2 * len(stage.blocks) for stage in self.vit.layers], dim=1)
+        for stage, own in zip(self.vit.layers, parts, strict=True):
+            x = run_blocks(stage.blocks, stage.downsample(x), own, recompute=self.recompute)
+        encoded: Tensor = self.vit.norm(x)
         return encoded.flatten(1, 2)
 
     def pool(self, encoded: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """What all backbones that are made of a timm model share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from semimae.backbones.blocks import add_paths
 
 
 class TimmBackbone(nn.Module):
@@ -22,11 +25,18 @@ class TimmBackbone(nn.Module):
         embed = self.vit.patch_embed
         self.image_size: int = embed.img_size[0]
         self.patch_size: int = embed.patch_size[0]
-        self.channels: int = embed.proj.in_channels
+        self.channels: int = getattr(embed, "channels", embed.proj.in_channels)
         self.token_dim: int = embed.proj.out_channels
         self.embed_dim: int = self.classifier.in_features
         self.num_patches = (self.image_size // self.patch_size) ** 2
         self.num_prefix_tokens = 0
+        self.num_blocks = len(self.blocks)
+        self.has_paths = add_paths(self.blocks)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks, in their order."""
+        return list(self.vit.blocks)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -38,11 +48,17 @@ class TimmBackbone(nn.Module):
         """Embed patches and their positions."""
         raise NotImplementedError
 
+    def visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Blank all patches but ``ids_keep``, where tokens would see beyond their own patch."""
+        return images
+
     def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
         """Put a mask token, with its position, at some patches."""
         raise NotImplementedError
 
-    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Run the blocks."""
         raise NotImplementedError
 
@@ -54,18 +70,18 @@ class TimmBackbone(nn.Module):
         """Return the depth of a parameter, 0 for the embedding; for layer-wise decay."""
         raise NotImplementedError
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, embed_dim]``, before the classifier."""
-        return self.pool(self.encode(self.tokenize(images)))
+        return self.pool(self.encode(self.tokenize(images), paths=paths))
 
     def classify(self, features: Tensor) -> Tensor:
         """Map features ``[B, embed_dim]`` to logits ``[B, num_classes]``."""
         logits: Tensor = self.classifier(features)
         return logits
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        return self.classify(self.features(images))
+        return self.classify(self.features(images, paths))
 
     def reset_head(self) -> None:
         """Give the classifier fresh weights."""

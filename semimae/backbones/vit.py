@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semimae.backbones.blocks import can_run_rows, run_blocks, run_rows
+from semimae.backbones.conv_stem import ConvStem, visible
 from semimae.backbones.timm_base import TimmBackbone
 from semimae.options.backbone import ViTConfig
 from semimae.patches import gather_patches, patchify
@@ -25,17 +26,33 @@ class ViT(TimmBackbone):
     def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Embed patches and their positions: ``[B, L, D]``, or ``[B, K, D]`` of ``ids_keep``.
 
-        The convolution is applied as a linear map, so that hidden pixels cost nothing.
+        Patches are embedded by a linear map, so that hidden pixels cost nothing. A convolutional
+        stem sees the whole image, in which hidden patches are blank.
         """
-        patches = patchify(images, self.patch_size)  # [B, L, p * p * C]
         position = self._position()  # [1, L, D]
         if ids_keep is not None:
-            patches = gather_patches(patches, ids_keep)
             position = None if position is None else gather_patches(position, ids_keep)
+        tokens = self._embed(images, ids_keep)
+        return tokens if position is None else tokens + position
+
+    def _embed(self, images: Tensor, ids_keep: Tensor | None) -> Tensor:
         embed = self.vit.patch_embed
+        if isinstance(embed, ConvStem):
+            if ids_keep is None:
+                return embed(images)  # type: ignore[no-any-return]
+            return gather_patches(embed(self.visible(images, ids_keep)), ids_keep)
+        patches = patchify(images, self.patch_size)  # [B, L, p * p * C]
+        if ids_keep is not None:
+            patches = gather_patches(patches, ids_keep)
         weight = embed.proj.weight.permute(0, 2, 3, 1).reshape(self.embed_dim, -1)
         tokens: Tensor = embed.norm(functional.linear(patches, weight, embed.proj.bias))
-        return tokens if position is None else tokens + position
+        return tokens
+
+    def visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Blank all patches but ``ids_keep``, where tokens would see beyond their own patch."""
+        if not isinstance(self.vit.patch_embed, ConvStem):
+            return images
+        return visible(images, ids_keep, self.patch_size)
 
     def hide(self, tokens: Tensor, ids_hide: Tensor, mask_token: Tensor) -> Tensor:
         """Put a mask token ``[1, 1, D]``, with its position, at patches ``[B, K]``."""
@@ -45,25 +62,31 @@ class ViT(TimmBackbone):
         mask = mask_token if position is None else mask_token + position
         return torch.where(hidden.unsqueeze(-1), mask.to(tokens.dtype), tokens)
 
-    def encode(self, tokens: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Run the blocks: ``[B, prefix + K, D]``, after the final norm.
 
         ``ids_keep`` is not needed: the tokens hold their positions.
         """
-        x = run_blocks(self.vit.blocks, self._add_prefix(tokens), recompute=self.recompute)
+        x = run_blocks(self.blocks, self._add_prefix(tokens), paths, recompute=self.recompute)
         encoded: Tensor = self.vit.norm(x)
         return encoded
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, D]``, before the classifier.
 
         If the class token is pooled, the other tokens leave the last block as keys and values.
         """
-        *blocks, last = self.vit.blocks
+        *blocks, last = self.blocks
         if not (self.trim and self.vit.global_pool == "token" and can_run_rows(last)):
-            return super().features(images)
-        x = run_blocks(blocks, self._add_prefix(self.tokenize(images)), recompute=self.recompute)
-        feature: Tensor = self.vit.norm(run_rows(last, x, slice(0, 1)))[:, 0]
+            return super().features(images, paths)
+        own, of_last = None, None
+        if paths is not None:
+            own, of_last = paths.tensor_split([2 * len(blocks)], dim=1)
+        x = self._add_prefix(self.tokenize(images))
+        x = run_blocks(blocks, x, own, recompute=self.recompute)
+        feature: Tensor = self.vit.norm(run_rows(last, x, slice(0, 1), of_last))[:, 0]
         return feature
 
     def pool(self, encoded: Tensor) -> Tensor:
@@ -112,13 +135,19 @@ def timm_arguments(
         "num_heads": config.num_heads,
         "mlp_ratio": config.mlp_ratio,
         "reg_tokens": config.num_registers,
+        "init_values": config.layer_scale,
         "fc_norm": False,  # timm would move the final norm behind the average pooling
     }
 
 
 def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: int) -> ViT:
     """Return a Vision Transformer of the given sizes with fresh weights."""
-    backbone = ViT(VisionTransformer(**timm_arguments(config, image_size, channels, num_classes)))
+    model = VisionTransformer(**timm_arguments(config, image_size, channels, num_classes))
+    if config.stem == "conv":
+        model.patch_embed = ConvStem(
+            image_size, config.patch_size, channels, config.stem_width, config.embed_dim
+        )
+    backbone = ViT(model)
     _initialize(backbone.vit)
     if config.pos_embed == "sincos":
         fixed = sincos_position_embedding(config.embed_dim, image_size // config.patch_size)
@@ -139,5 +168,6 @@ def _initialize(vit: VisionTransformer) -> None:
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.xavier_uniform_(vit.patch_embed.proj.weight.flatten(1))
+    if not isinstance(vit.patch_embed, ConvStem):
+        nn.init.xavier_uniform_(vit.patch_embed.proj.weight.flatten(1))
     nn.init.normal_(vit.cls_token, std=0.02)

@@ -93,6 +93,7 @@ class TrainViews:
         device: torch.device,
         labeled: LabeledConfig | None = None,
         accumulate: int = 1,
+        path_rates: Tensor | None = None,
     ) -> None:
         """Set up.
 
@@ -109,6 +110,7 @@ class TrainViews:
             labeled: How labeled images are mixed and their labels smoothed; ``None`` for methods
                 that learn no labels.
             accumulate: Micro-batches per step, for ``Batch``.
+            path_rates: Probability that each residual branch is left out; ``None``: none ever is.
         """
         self.config, self.seed, self.device = config, seed, device
         self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
@@ -116,8 +118,12 @@ class TrainViews:
         # Draws are the global batch's; views are made of this process's share alone.
         self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
         self.regularized, self.num_classes = labeled, prepared.info.num_classes
+        self.path_rates = path_rates
         self.labels = torch.from_numpy(prepared.labels)
         self.labeled = np.asarray(split.labeled, dtype=np.int64)
+        # A pseudo label of an image whose own label is trained on says nothing of the others.
+        self.hidden = self.labels.clone()
+        self.hidden[self.labeled] = -1
         self.unlabeled = split.unlabeled(prepared)
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
         self.reader = ImageReader(prepared, config, rows, device)
@@ -150,7 +156,14 @@ class TrainViews:
             nobody = labels[:0]
             none = (nothing, nothing, nothing, nothing, nobody)
             empty = Batch(
-                labeled, labels, *none, progress, first, accumulate=parts, targets=targets
+                labeled,
+                labels,
+                *none,
+                progress,
+                first,
+                accumulate=parts,
+                targets=targets,
+                paths=self._paths(step),
             )
             return Step(empty, labels[:0])
         rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
@@ -170,8 +183,17 @@ class TrainViews:
             first_unlabeled=own.start,
             accumulate=parts,
             targets=targets,
+            paths=self._paths(step),
         )
-        return Step(batch, self._send(self.labels[rows]))
+        return Step(batch, self._send(self.hidden[rows]))
+
+    def _paths(self, step: int) -> Tensor | None:
+        """Return the factors of residual branches: 0, or what keeps their expectation at 1."""
+        rates = self.path_rates
+        if rates is None:
+            return None
+        shape = (self.batch_size + self.num_unlabeled, len(rates))
+        return self._send((uniform(shape, self.seed, "paths", step) >= rates) / (1 - rates))
 
     def _send(self, tensor: Tensor) -> Tensor:
         return sent(tensor, self.device)
@@ -186,6 +208,11 @@ class TrainViews:
         if mixes:
             own = [(own[0] - 1) % len(rows), *own]
         (images,) = self._views(rows, own, {"labeled": config.view == "strong"}, step)
+        if config.view == "strong" and config.view_probability < 1:
+            (weak,) = self._views(rows, own, {"labeled": False}, step)  # the same crops
+            chosen = uniform((len(rows),), self.seed, "strong", "labeled", step)[own]
+            is_strong = self._send(chosen < config.view_probability)
+            images = torch.where(is_strong.view(-1, 1, 1, 1), images, weak)
         if not (config.mixes or config.smoothing):
             return images, None
         labels = self._send(self.labels[rows[own]])

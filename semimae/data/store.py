@@ -30,6 +30,7 @@ class DatasetInfo(Frozen):
     image_size: int  # pixels
     channels: Literal[1, 3]
     packed: bool  # all images are in images.npy; otherwise they stay where they are
+    white_level: int | None  # gray value of more than 8 bits that is white; null: 65535
     cache_size: int | None  # shorter side, in pixels, of the copies in cache.npy, if there are any
     mean: tuple[float, ...]  # per channel in [0, 1], over rows of split train and unlabeled
     std: tuple[float, ...]
@@ -69,7 +70,8 @@ class Prepared:
             workers: Threads that decode those; 0: one per core.
 
         Raises:
-            UserError: If the folder is missing, damaged or of another version.
+            UserError: If the folder is missing, damaged or of another version, or the images are
+                not where they were.
         """
         again = "run `dvc repro prepare`"
         if not (folder / INFO).is_file():
@@ -84,6 +86,8 @@ class Prepared:
             raise UserError(
                 f"{folder.name}/ is damaged or of another version ({reason}): {again}."
             ) from error
+        if root is not None and not info.packed and cache is None and not root.is_dir():
+            raise UserError(_gone(root))
         counts = dict(zip(*np.unique(splits, return_counts=True), strict=True))
         agree = counts == {split: n for split, n in info.counts.items() if n}
         if images is not None:
@@ -107,13 +111,22 @@ class Prepared:
         assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
         try:
             with open_file(os.path.join(self.root, self.names[index])) as image:
-                whole = convert(image, self.info.channels)
+                whole = convert(image, self.info.channels, self.info.white_level)
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+            if not self.root.is_dir():
+                raise UserError(_gone(self.root)) from error
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
                 f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
             ) from error
         return np.asarray(whole).reshape(whole.height, whole.width, -1)
+
+
+def _gone(root: Path) -> str:
+    return (
+        f"the data folder {root} is gone; mount the disk that holds it, or set data.root or "
+        "SEMIMAE_DATA to where the images are now."
+    )
 
 
 def _read_manifest(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semimae.engine.meter import Meter
+from semimae.model import SemiModel
 from semimae.types import PseudoLabels
 
 MAX_CLASS_CURVES = 20  # more classes than this get no curve each
@@ -27,7 +28,7 @@ def measure_pseudo_labels(
     Args:
         meter: Takes the values.
         pseudo: The labels of ``U`` images.
-        hidden_labels: ``[U]``, their true classes, -1 where unknown.
+        hidden_labels: ``[U]``, their true classes; -1 where unknown or trained on.
         num_classes: Number of classes.
         counts: Whether the step counts, a scalar; by default it does.
     """
@@ -44,11 +45,13 @@ def measure_pseudo_labels(
         meter.add("pseudo/class_coverage", weights / len(pseudo.weight), counts)
 
 
-def term_gradients(losses: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return each term's gradient in the backbone, as one vector; the graph is kept."""
-    parameters = [
-        p for n, p in model.named_parameters() if n.startswith("backbone.") and p.requires_grad
-    ]
+def term_gradients(losses: dict[str, Tensor], model: SemiModel) -> dict[str, Tensor]:
+    """Return each term's gradient in the encoder, as one vector; the graph is kept.
+
+    The encoder is the backbone without its classifier, which the reconstruction does not reach.
+    """
+    classifier = set(model.backbone.classifier.parameters())
+    parameters = [p for p in model.backbone.parameters() if p.requires_grad and p not in classifier]
     gradients = {}
     for name, loss in losses.items():
         parts: Sequence[Tensor | None] = [None] * len(parameters)
@@ -63,7 +66,7 @@ def term_gradients(losses: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def measure_gradients(meter: Meter, gradients: dict[str, Tensor]) -> None:
-    """Add the norm of each term's gradient in the backbone, and how far two of them agree.
+    """Add the norm of each term's gradient in the encoder, and how far two of them agree.
 
     ``gradient/cosine`` is between the consistency and the reconstruction term: above 0 the MIM
     branch moves the shared weights to where the pseudo labels pull them too.

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semimae.backbones.blocks import path_rates
+from semimae.calibration import fit_temperature
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -22,7 +24,7 @@ from semimae.methods.registry import build_method
 from semimae.model import SemiModel, model_of
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
-from semimae.types import Interrupted, UserError
+from semimae.types import Interrupted, PseudoLabels, UserError
 
 
 def fit(
@@ -88,6 +90,7 @@ def fit(
         device=device,
         labeled=cell.labeled,
         accumulate=cell.train.accumulate,
+        path_rates=_path_rates(cell, model),
     )
     try:
         train(
@@ -108,6 +111,20 @@ def fit(
             "set train.recompute: true, or lower train.batch_size or train.mu."
         ) from error
     return state
+
+
+def _path_rates(cell: Cell, model: SemiModel) -> Tensor | None:
+    """Return the probability that each residual branch is left out, if any ever is."""
+    rate = cell.train.drop_path
+    if not rate:
+        return None
+    if not model.backbone.has_paths:
+        name = getattr(cell.backbone, "model", cell.backbone.name)
+        raise UserError(
+            f"train.drop_path={rate:g}: the blocks of {name} are not of two residual branches "
+            "each, which stochastic depth leaves out; set train.drop_path: 0.0."
+        )
+    return path_rates(rate, model.backbone.num_blocks)
 
 
 def evaluate(
@@ -138,11 +155,39 @@ def evaluate(
     if any_process(stopped):
         return None
     student, teacher = (gather_rows(share, own.start, len(rows)) for share in shares)
+    pseudo = state.method.label_validation(student, teacher, state.step / cell.train.steps)
     state.method.observe_validation(teacher, labels)
     true = teacher[torch.arange(len(rows)), labels]
     top1 = accuracy(teacher, labels)
-    return {
+    row = {
         "val/top1": top1,
         "val/loss": -true.clamp(min=1e-12).log().mean().item(),
         "val/teacher_gain": top1 - accuracy(student, labels),
     }
+    if pseudo is not None:
+        row |= pseudo_label_scores(pseudo, labels)
+    if state.step == cell.train.steps and (t := fit_temperature(teacher, labels)) is not None:
+        row["val/temperature"] = t
+    return row
+
+
+def temperature_of(state: TrainState) -> float | None:
+    """Return the temperature of a finished run's average, or None: see ``fit_temperature``."""
+    return state.validation[-1].get("val/temperature")
+
+
+def pseudo_label_scores(pseudo: PseudoLabels, labels: Tensor) -> Row:
+    """Return coverage of the pseudo labels of validation images, and accuracy of those that count.
+
+    Both are weighted as the labels count; of none that counts there is no accuracy.
+
+    Args:
+        pseudo: The labels of ``N`` images, on any device.
+        labels: ``[N]``, their true classes, on the CPU.
+    """
+    weight = pseudo.weight.cpu().double()
+    right = (pseudo.labels.cpu() == labels).double()
+    row = {"val/pseudo_coverage": weight.mean().item()}
+    if weight.any():
+        row["val/pseudo_accuracy"] = ((right * weight).sum() / weight.sum()).item()
+    return row

@@ -33,7 +33,7 @@ class Gradients:
             teacher: The moving average.
             batch: This process's share of the global batch.
             autocast: Makes the context of the forward passes.
-            measured: If given, receives each term's gradient in the backbone.
+            measured: If given, receives each term's gradient in the encoder.
 
         Returns:
             The global batch's loss terms and their weighted sum ``total``, and what they were

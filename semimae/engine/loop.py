@@ -7,13 +7,21 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.gradients import Gradients
-from semimae.engine.optim import cosine_lr, ema_update, gather_state, set_lr, skip_if
+from semimae.engine.meter import Meter
+from semimae.engine.optim import (
+    clip_gradients,
+    cosine_lr,
+    ema_update,
+    gather_state,
+    set_lr,
+    skip_if,
+)
+from semimae.methods.base import Method
 from semimae.options.train import CellTrain, OptimConfig, Rhythm
 from semimae.types import Interrupted, Step
 
@@ -90,20 +98,28 @@ def train(
         set_lr(optimizer, lr)
         with clock.waiting():
             batch, hidden_labels = steps(state.step)
-        measuring = rhythm.gradient_every and state.step % rhythm.gradient_every == 0
-        measured: dict[str, Tensor] | None = {} if measuring else None
+        logging, observing = (
+            bool(every) and state.step % every == 0
+            for every in (rhythm.gradient_every, method.gradient_every)
+        )
+        measured: dict[str, Tensor] | None = {} if logging or observing else None
         before = [buffer.clone() for buffer in method.buffers()]
         losses, inputs = gradients.compute(state.ema, batch, autocast, measured)
-        if measured is not None:
+        if measured is not None and logging:
             measure_gradients(meter, measured)
-        grad_norm = clip_grad_norm_(gradients.parameters, optim.grad_clip)
+        grad_norm = clip_gradients(gradients.parameters, optim.grad_clip)
         finite = state.bad_steps.note(state.step + 1, losses, grad_norm, most_bad)
+        _meter_weights(meter, method, finite)
+        if measured is not None and observing:
+            method.observe_gradients(measured)
         skip_if(optimizer, (~finite).float())
         optimizer.step()
         for buffer, kept in zip(method.buffers(), before, strict=True):  # running means, memories
             buffer.copy_(torch.where(finite, buffer, kept))
-        # The average forgets its random start early on, as in TensorFlow's num_updates rule.
-        ema_update(state.ema, model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
+        decay = config.ema_decay
+        if config.ema_warmup:  # TensorFlow's num_updates rule
+            decay = min(decay, (1 + state.step) / (10 + state.step))
+        ema_update(state.ema, model, decay)
         state.step += 1
         if config.compile and state.step == 1:
             _log.info("first step, with compiling: %.1f s", clock.now()["seconds"])
@@ -112,6 +128,8 @@ def train(
             meter.add(f"loss/{name}", value, finite)
         for name, value in (dict(inputs.metrics) | {"grad_norm": grad_norm}).items():
             meter.add(name, value, finite)
+        if optim.grad_clip is not None:
+            meter.add("clipped", grad_norm > optim.grad_clip, finite)
         if inputs.pseudo is not None:
             measure_pseudo_labels(meter, inputs.pseudo, hidden_labels, method.num_classes, finite)
 
@@ -176,6 +194,13 @@ class Clock:
         share = self.waited / self.busy
         self.waited = self.busy = 0.0
         return share
+
+
+def _meter_weights(meter: Meter, method: Method, finite: Tensor) -> None:
+    """Add the weights that move, as this step has used them."""
+    for name, weight in method.weights.items():
+        if isinstance(weight, Tensor):
+            meter.add(f"weight/{name}", weight, finite)
 
 
 def _evaluation_is_due(state: TrainState, last: int, eval_every: int) -> bool:

@@ -84,6 +84,15 @@ def build_optimizer(
     return torch.optim.AdamW(groups, **options)
 
 
+def clip_gradients(parameters: list[nn.Parameter], largest: float | None) -> Tensor:
+    """Scale gradients down to the norm ``largest``, if there is one; return what it was before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if largest is not None:
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm
+
+
 def skip_if(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
     """Make the next step of a fused optimizer do nothing where ``found_inf`` is 1."""
     acting: Any = getattr(optimizer, "optim", optimizer)  # zero1 wraps it

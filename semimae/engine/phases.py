@@ -24,10 +24,19 @@ _HELD, _WAITING, _STOPPED = range(3)  # how the first process stands with a lock
 
 
 def phases(cell: Cell) -> list[Cell]:
-    """Return the cells that a cell trains one after the other; most are their own only phase."""
-    made = []
+    """Return the cells that a cell trains one after the other; most are their own only phase.
+
+    A phase behind one that has trained the classifier starts with that phase's average as its
+    teacher, which a warm-up of the average would replace by the student within some steps.
+    """
+    made: list[Cell] = []
     for options, steps in cell.options.phases():
-        train = cell.train if steps is None else cell.train.model_copy(update={"steps": steps})
+        changes: dict[str, object] = {} if steps is None else {"steps": steps}
+        if not options.learns_classes:
+            changes["drop_path"] = 0.0  # nothing is classified, so all rates share the phase
+        if any(before.options.learns_classes for before in made):
+            changes["ema_warmup"] = False
+        train = cell.train.model_copy(update=changes)
         made.append(cell.model_copy(update={"options": options, "train": train}))
     return made
 

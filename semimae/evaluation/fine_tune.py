@@ -52,6 +52,7 @@ def fine_tune(
             "steps": config.steps,
             "batch_size": config.batch_size,
             "ema_decay": config.ema_decay,
+            "drop_path": config.drop_path,
         }
     )
     supervised = SupervisedOptions(name="supervised", labeled=config.labeled)

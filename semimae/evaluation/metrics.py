@@ -76,12 +76,18 @@ def proportion(successes: int, trials: int) -> Estimate:
     """
     if trials == 0:
         return Estimate(value=0.0, low=0.0, high=1.0)
-    share, spread = successes / trials, _Z**2 / trials
+    share = successes / trials
+    low, high = wilson(share, trials)
+    return Estimate(value=share, low=low, high=high)
+
+
+def wilson(share: float, trials: float) -> tuple[float, float]:
+    """Return the 95% interval of a share of trials, whose number may be a sum of weights."""
+    spread = _Z**2 / trials
     center = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
     # At shares of 0 and 1 an end of the interval is the share itself, but for rounding.
-    low, high = max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
-    return Estimate(value=share, low=low, high=high)
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
 def expected_calibration_error(

@@ -1,12 +1,15 @@
 """Classifiers on frozen features: a linear one and nearest neighbors."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from semimae.calibration import tempered
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.device import set_up_device
@@ -20,19 +23,29 @@ from semimae.options.evaluation import LinearProbeConfig
 _SIMILARITIES = 2**26  # float64, in memory at the same time: 512 MiB
 
 
+class Probed(NamedTuple):
+    """What scoring leads to."""
+
+    # {"pool", "l2", "temperature", "protocols": {name: Scores}, "mistakes": [Mistake]}, the latter
+    # of the classifier; plain JSON
+    scores: dict[str, Any]
+    predictions: dict[str, NDArray[Any]]  # see ``_predictions``
+
+
 def probe(
-    model: SemiModel, cell: Cell, prepared: Prepared, split: Split, config: LinearProbeConfig
-) -> dict[str, Any]:
+    model: SemiModel,
+    cell: Cell,
+    prepared: Prepared,
+    split: Split,
+    config: LinearProbeConfig,
+    temperature: float | None = None,
+) -> Probed:
     """Score a trained model on the test set without changing its weights.
 
-    Three protocols: ``classifier`` (the model's own), ``linear_probe`` (logistic regression on
-    standardized features of the labeled images, ridge strength chosen on the validation split)
-    and ``knn`` (votes of the nearest labeled images). Features are pooled as
-    ``backbone.pool`` says, after the final norm.
-
-    Returns:
-        ``{"pool", "l2", "protocols": {name: Scores}, "mistakes": [Mistake]}``, the latter of the
-        classifier.
+    Protocols: ``classifier`` (the model's own), ``calibrated`` (the same by its temperature, where
+    it has one), ``linear_probe`` (logistic regression on standardized features of the labeled
+    images, ridge strength chosen on the validation split) and ``knn`` (votes of the nearest labeled
+    images). Features are pooled as ``backbone.pool`` says, after the final norm.
     """
     device = set_up_device(cell.train)
     if device.type == "mps":  # it has no float64
@@ -63,18 +76,42 @@ def probe(
         config.knn_k,
         config.knn_temperature,
     )
+    calibrated = tempered(test.probabilities, temperature)
     protocols = {
         "classifier": scores(test.probabilities),
+        **({} if temperature is None else {"calibrated": scores(calibrated)}),
         "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
         "knn": scores(neighbors),
     }
-    mistakes = most_confident_mistakes(test.probabilities.numpy(), prepared, cell.data, rows[2])
-    return {
+    mistakes = most_confident_mistakes(calibrated.numpy(), prepared, cell.data, rows[2])
+    result = {
         "pool": cell.backbone.pool,
         "l2": best[1],
+        "temperature": temperature,
         "protocols": protocols,
         "mistakes": [mistake.model_dump() for mistake in mistakes],
     }
+    parts = {
+        "test": test._replace(probabilities=calibrated),
+        "val": val._replace(probabilities=tempered(val.probabilities, temperature)),
+    }
+    return Probed(result, _predictions(parts))
+
+
+def _predictions(parts: Mapping[str, Outputs]) -> dict[str, NDArray[Any]]:
+    """Return what the classifier says of each image, so that two models can be compared by image.
+
+    Returns:
+        For each part, ``PART_label``, ``PART_predicted`` (int32) and ``PART_confidence`` (float32),
+        each ``[N]``, in the order of the dataset's rows.
+    """
+    found = {}
+    for name, outputs in parts.items():
+        confidence, predicted = outputs.probabilities.max(dim=1)
+        found[f"{name}_label"] = outputs.labels.numpy().astype(np.int32)
+        found[f"{name}_predicted"] = predicted.numpy().astype(np.int32)
+        found[f"{name}_confidence"] = confidence.numpy().astype(np.float32)
+    return found
 
 
 def fit_linear(

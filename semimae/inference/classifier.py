@@ -15,6 +15,7 @@ class Classifier(nn.Module):
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.backbone: nn.Module = trained.model.backbone  # type: ignore[assignment]
+        self.temperature = trained.info.temperature or 1.0
         for name in ("mean", "std"):
             level = torch.tensor(getattr(trained.info, name)).mul(255).view(1, -1, 1, 1)
             self.register_buffer(name, level)
@@ -24,6 +25,6 @@ class Classifier(nn.Module):
         return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``[B, S, S, C]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.backbone(self.normalize(images))
+        """Map uint8 images ``[B, S, S, C]`` to logits ``[B, num_classes]``, calibrated."""
+        logits: Tensor = self.backbone(self.normalize(images)) / self.temperature
         return logits

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semimae.calibration import tempered
 from semimae.data.augment import to_float
 from semimae.data.images import Progress, decoding_error, mapped, open_file, pillow_warnings
 from semimae.engine.device import make_autocast, set_up_device, set_up_model
@@ -31,7 +32,7 @@ def predict_files(
         trained: The model; it is moved to the device.
         paths: The files.
         on_batch: Is given paths, in order, and what the model says of them; ``labels`` are the
-            predicted classes.
+            predicted classes, probabilities are calibrated where the model has a temperature.
         on_bad: Is given each path that cannot be decoded, and the reason.
         progress: Called with (done, total).
         batch_size: Images per forward pass.
@@ -60,7 +61,9 @@ def predict_files(
         images = to_float(images, trained.info.mean, trained.info.std)
         unknown = torch.full((len(names),), -1)
         outputs = run_model(model, [(images, unknown)], autocast)
-        on_batch(list(names), outputs._replace(labels=outputs.probabilities.argmax(dim=1)))
+        probabilities = tempered(outputs.probabilities, trained.info.temperature)
+        labels = probabilities.argmax(dim=1)
+        on_batch(list(names), outputs._replace(probabilities=probabilities, labels=labels))
 
     waiting: list[tuple[str, NDArray[np.uint8]]] = []
     with pillow_warnings():

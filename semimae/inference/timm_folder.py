@@ -24,6 +24,10 @@ def write_timm(trained: Trained, folder: Path) -> None:
     """
     config = _config(trained)
     state = trained.model.state_dict()
+    if trained.info.temperature is not None:  # in the last layer, since timm has no place for it
+        last = {id(p) for p in trained.model.backbone.classifier.parameters()}
+        names = [name for name, p in trained.model.named_parameters() if id(p) in last]
+        state |= {name: state[name] / trained.info.temperature for name in names}
     tensors = {k.removeprefix(_ENCODER): v.cpu().contiguous() for k, v in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)

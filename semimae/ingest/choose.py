@@ -1,6 +1,7 @@
 """Which training images keep their labels and which are held out for model selection."""
 
 import hashlib
+import logging
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from semimae.ingest.stratify import held_out_count, stratified_order
 from semimae.options.cell import Cell
 from semimae.types import UserError
 
+_log = logging.getLogger(__name__)
 _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
@@ -39,6 +41,17 @@ def split_for(cell: Cell, prepared: Prepared, lists: Path = Path()) -> Split:
         include_labeled=cell.data.include_labeled,
     )
     split.check_unlabeled(cell.method, cell.num_unlabeled)
+    if (
+        cell.num_unlabeled
+        and cell.data.include_labeled
+        and split.num_unlabeled == len(split.labeled)
+    ):
+        _log.warning(
+            "method=%s learns from unlabeled images, but has none except the %d labeled ones; add "
+            "unlabeled images, or use fewer labels (label_fraction, num_labels).",
+            cell.method,
+            len(split.labeled),
+        )
     return split
 
 
@@ -86,7 +99,16 @@ def make_split(
     rank = _uniform(len(prepared.names), info.fingerprint, seed)
     listed = source = None
     if labeled_list is not None:
-        named, listed, source = match_names(labeled_list, prepared, train)
+        named, found, missing, source = match_names(labeled_list, prepared, train)
+        listed = found, found + len(missing)
+        if missing:
+            _log.warning(
+                "%s: %d of %d lines name no training image, first: %s",
+                labeled_list.name,
+                len(missing),
+                listed[1],
+                missing[0],
+            )
         others = np.setdiff1d(train, named)
         pool = others if len(others) >= num_val else train
         val = pool[stratified_order(prepared.labels[pool], rank[pool])][len(pool) - num_val :]

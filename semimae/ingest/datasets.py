@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semimae.ingest.image_files import csv_manifest, imagefolder
+from semimae.ingest.csv_manifest import csv_manifest
+from semimae.ingest.image_files import imagefolder
 from semimae.ingest.source import Source, from_arrays
 from semimae.options.data import DataConfig
 from semimae.types import UserError

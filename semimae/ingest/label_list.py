@@ -3,26 +3,79 @@
 import gzip
 import hashlib
 import io
+import posixpath
+import re
+import unicodedata
 import zlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from semimae.data.store import Prepared, Rows
 from semimae.types import UserError
 
+_EXACT = "./"  # before a path that is relative to the root for certain
 _LARGEST = 2**28  # bytes; a name for each image of ImageNet has a tenth of it
 
 
-def match_names(path: Path, prepared: Prepared, train: Rows) -> tuple[Rows, tuple[int, int], str]:
-    """Find the training images that a list names, comparing names without their folders.
+class Named(NamedTuple):
+    """What a list names."""
 
-    Returns:
-        Their rows, sorted; how many names were found and how many there are; "NAME sha256:HEX",
-        the digest being that of the uncompressed list.
+    rows: Rows  # training images, sorted
+    found: int  # lines that name one
+    missing: tuple[str, ...]  # lines that name none
+    source: str  # "NAME sha256:HEX", the digest being that of the uncompressed list
+
+
+def match_names(path: Path, prepared: Prepared, train: Rows) -> Named:
+    """Find the training images that a list names.
+
+    A line with a folder names the image whose path it ends with, or else the one whose path ends
+    with it, folder by folder: ``cat/0.png`` and ``/disk/images/train/cat/0.png`` are
+    train/cat/0.png, and neither is train/dog/0.png. Of several that a line ends with, the longest
+    path counts. A line without a folder names the image with that name in any folder.
 
     Raises:
-        UserError: If the list cannot be read, names no training image, or names two at once.
+        UserError: If the list cannot be read, names no training image, or a line could mean
+            several.
+    """
+    content = read_list(path)
+    lines = {line.strip() for line in content.decode("utf-8-sig").splitlines()} - {""}
+    wanted = {line: _as_path(line, prepared.root) for line in lines}
+    found = _match(set(wanted.values()), prepared.names, set(train.tolist()), str)
+    # Where a file system writes accents as letters and marks, and the list does not, or vice versa.
+    if left := set(wanted.values()).difference(found):
+        found |= _match(left, prepared.names, set(train.tolist()), _composed)
+    for line, wish in sorted(wanted.items()):
+        if len(several := found.get(wish, [])) > 1:
+            names = " and ".join(prepared.names[row] for row in several[:2])
+            raise UserError(
+                f"{path.name}: {line} is ambiguous, as it may be {names}; give more of its path."
+            )
+    missing = tuple(sorted(line for line, wish in wanted.items() if not found.get(wish)))
+    if len(missing) == len(lines):
+        raise UserError(
+            f"{path.name} names no training image: it has {min(lines, default='nothing')!r}, "
+            f"the dataset has {prepared.names[train[0]]!r}; give a list of this dataset's images."
+        )
+    rows = {row for each in found.values() for row in each}
+    digest = list_hash(content)
+    return Named(
+        np.array(sorted(rows), dtype=np.int64),
+        len(lines) - len(missing),
+        missing,
+        f"{path.name} sha256:{digest[:12]}",
+    )
+
+
+def read_list(path: Path) -> bytes:
+    """Return the content of a list, which may be compressed.
+
+    Raises:
+        UserError: If it cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -31,32 +84,80 @@ def match_names(path: Path, prepared: Prepared, train: Rows) -> tuple[Rows, tupl
                 content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise UserError(f"data.labeled_list={path} holds more than {_LARGEST} bytes.")
-        lines = {line.strip() for line in content.decode("utf-8-sig").splitlines()} - {""}
+        content.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(
             f"data.labeled_list={path} cannot be read ({reason}); give a text file or .gz of one."
         ) from error
-    wanted = {line.rpartition("/")[2]: line for line in sorted(lines)}
-    found: dict[str, int] = {}
-    for row in train.tolist():
-        name = prepared.names[row].rpartition("/")[2]
-        if name not in wanted:
+    return content
+
+
+def list_hash(content: bytes) -> str:
+    """Return the SHA-256 of a list."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _as_path(line: str, root: Path | None) -> str:
+    """Return a line with "/" between its folders; relative to ``root`` if it lies below it."""
+    if "\\" in line and "/" not in line:  # written on Windows
+        line = re.sub(r"^[A-Za-z]:", "", line).replace("\\", "/")
+    path = posixpath.normpath(line)
+    if root is not None and (below := path.removeprefix(f"{root}/")) != path:
+        return _EXACT + below
+    return path
+
+
+def _match(
+    wanted: Collection[str],
+    names: list[str],
+    train: set[int],
+    form: Callable[[str], str],
+) -> dict[str, list[int]]:
+    """Return for each wanted path that names an image the rows that it may mean.
+
+    One that means an image of another split, by its whole path, has an empty list.
+    """
+    by_form: defaultdict[str, list[str]] = defaultdict(list)
+    by_end: defaultdict[str, list[str]] = defaultdict(list)  # what paths with a folder end with
+    for wish in wanted:
+        by_form[form(wish)].append(wish)
+        if wish.startswith(_EXACT):
+            by_end[form(wish.removeprefix(_EXACT))].append(wish)
             continue
-        if name in found or len(wanted) < len(lines):
-            raise UserError(
-                f"{path.name}: {name} is ambiguous, as several images share a name without folder; "
-                "rename them."
-            )
-        found[name] = row
-    if not found:
-        raise UserError(
-            f"{path.name} names no training image: it has {min(wanted, default='nothing')!r}, "
-            f"the dataset has {prepared.names[train[0]]!r}; give a list of this dataset's images."
-        )
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    return (
-        np.array(sorted(found.values()), dtype=np.int64),
-        (len(found), len(wanted)),
-        f"{path.name} sha256:{digest}",
-    )
+        for end in _ends(form(wish)):
+            if "/" in end or end == form(wish):
+                by_end[end].append(wish)
+    whole: dict[str, tuple[int, list[int]]] = {}  # length of the longest name, and its rows
+    partial: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(map(form, names)):
+        for wish in by_end.get(name, ()):
+            longest = whole.get(wish, (0, []))
+            if len(name) > longest[0]:
+                whole[wish] = (len(name), [row])
+            elif len(name) == longest[0]:
+                longest[1].append(row)
+        if row in train:
+            for end in _ends(name):
+                for wish in by_form.get(end, ()) if end != name else ():
+                    partial[wish].append(row)
+    found = dict(partial)
+    found |= {wish: [row for row in rows if row in train] for wish, (_, rows) in whole.items()}
+    return found
+
+
+def _ends(path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it without its first folders.
+
+    >>> list(_ends("a/b/c"))
+    ['a/b/c', 'b/c', 'c']
+    """
+    while True:
+        yield path
+        _, slash, path = path.partition("/")
+        if not slash:
+            return
+
+
+def _composed(path: str) -> str:
+    return path if path.isascii() else unicodedata.normalize("NFC", path)

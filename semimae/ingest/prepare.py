@@ -11,6 +11,8 @@ from semimae.data.images import Progress
 from semimae.data.store import COLUMNS, IMAGES, INFO, MANIFEST, DatasetInfo
 from semimae.files import replaced_folder, write_csv, write_text
 from semimae.ingest.datasets import DATASETS
+from semimae.ingest.findings import beside, find, write_findings
+from semimae.ingest.layout import check_root
 from semimae.ingest.scan import Checked, check_images, moments, pack_and_count
 from semimae.ingest.source import SPLITS, Source
 from semimae.ingest.stratify import held_out_count, stratified_order
@@ -27,6 +29,8 @@ def prepare(
     """Decode every image, then write ``out``: the same bytes for the same images and config.
 
     Nothing in ``out`` depends on where it or ``root`` lies. Rows are sorted by split and name.
+    Beside it, ``<out>.findings.json`` has what a person should know of the images, and
+    ``<out>.skipped.csv`` names what was passed over.
 
     Args:
         dataset: A key of `DATASETS`.
@@ -48,6 +52,8 @@ def prepare(
     report = progress or (lambda done, total: None)
     source = DATASETS[dataset](root, config)
     checked = check_images(source, config, report)
+    if checked.bad and source.root is not None:
+        check_root(Path(source.root))  # a disk may be gone, which says more than a thousand errors
     _report_bad(checked.bad, len(source.names), out, config)
     labels, splits = _labels_and_splits(source, checked, config)
     order = np.argsort([SPLITS.index(split) for split in splits.tolist()], kind="stable")
@@ -77,6 +83,7 @@ def prepare(
             image_size=config.image_size,
             channels=config.channels,
             packed=packed,
+            white_level=config.white_level,
             cache_size=cache_size,
             mean=mean,
             std=std,
@@ -88,6 +95,16 @@ def prepare(
         write_text(folder / INFO, info.model_dump_json(indent=2) + "\n")
         if checked.bad:
             write_csv(folder / BAD_IMAGES, ["path", "reason"], checked.bad)
+    found = find(
+        source,
+        checked,
+        names=names,
+        labels=labels,
+        splits=splits,
+        digests=digests,
+        image_size=config.image_size,
+    )
+    write_findings(out, found, source)
     return info
 
 
@@ -97,7 +114,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _report_bad(bad: list[tuple[str, str]], num_images: int, out: Path, config: DataConfig) -> None:
-    report = out.with_name(f"{out.name}.{BAD_IMAGES}")
+    report = beside(out, BAD_IMAGES)
     if not bad or config.on_bad_image == "skip":
         report.unlink(missing_ok=True)  # of an earlier failure
         return
@@ -126,7 +143,11 @@ def _labels_and_splits(
     counts = np.bincount(labels[train], minlength=num_classes)
     if not counts.all():
         name = source.class_names[int(counts.argmin())]
-        raise UserError(f"class {name!r} has no readable training image; add some or remove it.")
+        passed = [f" ({path}: {why})" for path, why in source.skipped if f"/{name}/" in f"/{path}"]
+        raise UserError(
+            f"class {name!r} has no readable training image{''.join(passed[:1])}; add some or "
+            "remove it."
+        )
     if "test" not in splits:
         count = held_out_count(len(train), config.test_fraction, num_classes, "data.test_fraction")
         rank = np.ascontiguousarray(checked.digests[train, :8]).view(np.dtype(">u8"))[:, 0]

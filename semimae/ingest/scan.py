@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semimae.data.images import Progress, convert, decoding_error, fit, mapped, pillow_warnings
+from semimae.data.images import (
+    Progress,
+    convert,
+    decoding_error,
+    fit,
+    largest_value,
+    mapped,
+    pillow_warnings,
+)
 from semimae.data.store import Rows
 from semimae.ingest.source import Source
 from semimae.options.data import DataConfig
@@ -22,27 +30,30 @@ class Checked:
     rows: Rows  # [N], source indices of the good images, in the order of their names
     digests: NDArray[np.uint8]  # [N, 32], SHA-256 of their content
     sizes: NDArray[np.int32]  # [N, 2], width and height in pixels, after decoding
+    levels: NDArray[np.int32]  # [N], largest value where it has more than 8 bits, else -1
     bad: list[tuple[str, str]]  # name and reason of the others
 
 
 def check_images(source: Source, config: DataConfig, progress: Progress) -> Checked:
     """Decode and convert each image once."""
 
-    def check(index: int) -> tuple[bytes, tuple[int, int]] | str:
+    def check(index: int) -> tuple[bytes, tuple[int, int], int] | str:
         try:
             content = source.read_bytes(index)
             if not content:
                 return "empty file"
             with source.open(index) as image:
-                size = convert(image, config.channels).size
+                largest = largest_value(image)
+                size = convert(image, config.channels, config.white_level).size
         except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
             return decoding_error(error)
-        return hashlib.sha256(content).digest(), size
+        return hashlib.sha256(content).digest(), size, -1 if largest is None else largest
 
     by_name = sorted(range(len(source.names)), key=source.names.__getitem__)
     good: list[int] = []
     digests = bytearray()
     sizes: list[tuple[int, int]] = []
+    levels: list[int] = []
     bad: list[tuple[str, str]] = []
     with pillow_warnings():
         for index, result in mapped(check, by_name, config.workers, progress):
@@ -52,9 +63,11 @@ def check_images(source: Source, config: DataConfig, progress: Progress) -> Chec
             good.append(index)
             digests += result[0]
             sizes.append(result[1])
+            levels.append(result[2])
     table = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
     shapes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
-    return Checked(np.array(good, dtype=np.int64), table, shapes, bad)
+    values = np.array(levels, dtype=np.int32)
+    return Checked(np.array(good, dtype=np.int64), table, shapes, values, bad)
 
 
 def pack_and_count(
@@ -86,7 +99,7 @@ def pack_and_count(
 
     def load(place: int) -> NDArray[np.uint8]:
         with source.open(int(rows[place])) as image:
-            return fit(convert(image, config.channels), config.image_size)
+            return fit(convert(image, config.channels, config.white_level), config.image_size)
 
     histogram = np.zeros((config.channels, 256), dtype=np.int64)
     with pillow_warnings():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from semimae.data.images import open_file
+from semimae.ingest.walk import Skipped
 
 SPLITS = ("train", "unlabeled", "val", "test")
 LARGEST_FILE = 2**30  # bytes; an image of the largest size that is decoded, uncompressed, has less
@@ -29,6 +30,7 @@ class Source:
     open: Callable[[int], Image.Image]  # lazy where the image is a file
     read_bytes: Callable[[int], bytes]  # the content that the fingerprint covers
     root: str | None  # the folder, if the images are files
+    skipped: tuple[Skipped, ...] = ()  # files and folders that were passed over
 
 
 def class_order(names: Iterable[str]) -> list[str]:
@@ -64,7 +66,11 @@ def from_arrays(
 
 
 def from_files(
-    name: str, root: Path, rows: list[tuple[str, int, str]], class_names: list[str]
+    name: str,
+    root: Path,
+    rows: list[tuple[str, int, str]],
+    class_names: list[str],
+    skipped: Iterable[Skipped] = (),
 ) -> Source:
     """Make a source of ``(path relative to the root, label, split)`` rows."""
 
@@ -80,6 +86,7 @@ def from_files(
         open=lambda index: open_file(path(index)),
         read_bytes=lambda index: _read_image(path(index)),
         root=str(root),
+        skipped=tuple(skipped),
     )
 
 

@@ -20,7 +20,7 @@ def write_cache(
     Args:
         folder: Where to.
         source: The images.
-        config: ``cache_size`` and ``channels``.
+        config: ``cache_size``, ``channels`` and ``white_level``.
         rows: ``[N]``, source indices.
         sizes: Of these images, as they are after decoding.
         progress: Called with (done, total).
@@ -34,7 +34,7 @@ def write_cache(
 
     def copy(place: int) -> None:
         with source.open(int(rows[place])) as image:
-            whole = convert(image, config.channels)
+            whole = convert(image, config.channels, config.white_level)
         width, height = small[place].tolist()
         if whole.size != (width, height):
             whole = whole.resize((width, height), Image.Resampling.BICUBIC)

@@ -9,7 +9,7 @@ from semimae.distributed import gather_rows
 from semimae.losses import part_of_mean
 from semimae.model import SemiModel
 from semimae.options.method import MethodOptions
-from semimae.types import Batch, LossInputs
+from semimae.types import Batch, LossInputs, PseudoLabels
 
 
 class Method(nn.Module):
@@ -18,6 +18,8 @@ class Method(nn.Module):
     A method returns *unweighted* terms; the training loop alone applies ``weights``, so that
     curves stay comparable across sweeps of the weights.
     """
+
+    gradient_every = 0  # steps between two calls of ``observe_gradients``; 0: never
 
     def __init__(self, options: MethodOptions, num_classes: int, num_unlabeled: int) -> None:
         """Keep the options.
@@ -31,8 +33,8 @@ class Method(nn.Module):
         self.options, self.num_classes, self.num_unlabeled = options, num_classes, num_unlabeled
 
     @property
-    def weights(self) -> Mapping[str, float]:
-        """Weight of every loss term that ``losses`` returns."""
+    def weights(self) -> Mapping[str, float | Tensor]:
+        """Weight of every loss term that ``losses`` returns; one that moves is a scalar tensor."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -58,8 +60,53 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def label_validation(
+        self, student: Tensor, teacher: Tensor, progress: float
+    ) -> PseudoLabels | None:
+        """Return the pseudo labels that validation images would have, by predictions on them.
+
+        Their classes are known and never trained on, so they tell how right pseudo labels are.
+        Nothing that outlives the call may change.
+
+        Args:
+            student: Probabilities ``[N, classes]`` on whole images.
+            teacher: The same of the moving average.
+            progress: Share of the run that is done.
+
+        Returns:
+            ``None`` if the method makes no pseudo labels.
+        """
+        return None
+
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         """Take note of the teacher's predictions ``[N, classes]`` on the validation split."""
+
+    @torch.no_grad()
+    def observe_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Take note of each unweighted term's gradient in the encoder, of the global batch."""
+
+
+def student_logits(
+    model: SemiModel, batch: Batch, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the labeled and the strong views of a share in one pass, each on its own paths.
+
+    Args:
+        model: The student.
+        batch: The share.
+        rows: The strong views that are run; ``None``: all.
+
+    Returns:
+        Logits of the labeled and of the strong views.
+    """
+    strong, paths = batch.strong, batch.strong_paths
+    if rows is not None:
+        strong, paths = strong[rows], None if paths is None else paths[rows]
+    if paths is not None and batch.labeled_paths is not None:
+        paths = torch.cat([batch.labeled_paths, paths])
+    logits = model(torch.cat([batch.labeled, strong]), paths)
+    ours, theirs = logits.tensor_split([len(batch.labeled)])
+    return ours, theirs
 
 
 def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:

@@ -32,12 +32,18 @@ class FlexRule(Rule):
         self.register_buffer("latest", torch.full((num_unlabeled,), num_classes))  # none yet
 
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        weighed = self.weigh(probs, batch.progress)
+        confidence, labels = probs.max(dim=-1)
         base = base_threshold(self.options, batch.progress)
+        write(self.latest, batch.unlabeled_index, labels, confidence >= base)
+        return weighed
+
+    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        base = base_threshold(self.options, progress)
         confidence, labels = probs.max(dim=-1)
         # scatter_add rather than bincount: no wait for the device
         status = probs.new_zeros(self.num_classes + 1)
         status = status.scatter_add(0, self.latest, torch.ones_like(self.latest, dtype=probs.dtype))
         share = status[:-1] / status.max().clamp(min=1)  # the last entry counts images without one
         thresholds = base * share / (2 - share)
-        write(self.latest, batch.unlabeled_index, labels, confidence >= base)
         return (confidence >= thresholds[labels]).float(), thresholds.mean()

@@ -46,6 +46,10 @@ class FreeRule(Rule):
         self.confidence.lerp_(confidence.mean(), pace)
         self.mean_probs.lerp_(probs.mean(dim=0), pace)
         self.histogram.lerp_(class_shares(labels, self.num_classes), pace)
+        return self.weigh(probs, batch.progress)
+
+    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        confidence, labels = probs.max(dim=-1)
         thresholds = self.confidence * self.mean_probs / self.mean_probs.max()
         return (confidence >= thresholds[labels]).float(), thresholds.mean()
 

@@ -16,7 +16,7 @@ class MaskedPretraining(Method):
     """
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"reconstruction": 1.0}
 
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:

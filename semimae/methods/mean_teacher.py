@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from semimae.losses import part_of_mean, supervised_loss
-from semimae.methods.base import Method, predict
+from semimae.methods.base import Method, predict, student_logits
 from semimae.methods.pseudo import fade_in
 from semimae.model import SemiModel
 from semimae.options.method import MeanTeacherOptions
@@ -24,7 +24,7 @@ class MeanTeacher(Method):
     options: MeanTeacherOptions
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"supervised": 1.0, "consistency": self.options.pseudo_label.lambda_mse}
 
     @torch.no_grad()
@@ -34,12 +34,16 @@ class MeanTeacher(Method):
         pseudo = PseudoLabels(labels, confidence, torch.ones_like(confidence))
         return LossInputs(batch, pseudo, probs=probs)
 
+    def label_validation(self, student: Tensor, teacher: Tensor, progress: float) -> PseudoLabels:
+        """Label all images by the average; there is no threshold."""
+        confidence, labels = teacher.max(dim=-1)
+        return PseudoLabels(labels, confidence, torch.ones_like(confidence))
+
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         batch, probs = inputs.batch, inputs.probs
         assert probs is not None
-        logits = model(torch.cat([batch.labeled, batch.strong])).float()
-        ours, strong = logits.tensor_split([len(batch.labeled)])
-        error = functional.mse_loss(strong.softmax(dim=-1), probs[batch.unlabeled_rows])
+        ours, strong = student_logits(model, batch)
+        error = functional.mse_loss(strong.float().softmax(dim=-1), probs[batch.unlabeled_rows])
         error = part_of_mean(error, len(batch.strong), len(probs))
         return {
             "supervised": supervised_loss(ours, batch),

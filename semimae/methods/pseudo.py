@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semimae.distributed import add_up, gather_rows
 from semimae.losses import consistency_loss, supervised_loss
-from semimae.methods.base import Method, predict
+from semimae.methods.base import Method, predict, student_logits
 from semimae.methods.mixup import pseudo_mixup
 from semimae.methods.rules import Alignment, Rule
 from semimae.model import SemiModel
@@ -32,7 +32,7 @@ class PseudoLabelMethod(Method):
         self.align = Alignment(self.config, num_classes)
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"supervised": 1.0, "consistency": self.config.lambda_u, **self.rule.weights}
 
     @torch.no_grad()
@@ -40,8 +40,7 @@ class PseudoLabelMethod(Method):
         probs = predict(teacher if self.config.teacher == "ema" else model, batch, "weak")
         aligned = self.align(probs, batch.labels)
         weight, threshold = self.rule(aligned, batch)
-        confidence, labels = (aligned if self.rule.labels_by_aligned else probs).max(dim=-1)
-        pseudo = targets = PseudoLabels(labels, confidence, weight)
+        pseudo = targets = self._pseudo_labels(probs, aligned, weight)
         if self.config.mixup:  # partners come from the global batch
             strong = gather_rows(batch.strong, batch.first_unlabeled, len(weight))
             mixed, targets = pseudo_mixup(strong, pseudo, batch.mix_noise, batch.unlabeled_rows)
@@ -53,11 +52,23 @@ class PseudoLabelMethod(Method):
             made = made._replace(statistics=add_up(sums.sum(dim=0)))
         return made
 
+    def label_validation(self, student: Tensor, teacher: Tensor, progress: float) -> PseudoLabels:
+        """Label by the rule and the alignment as they stand."""
+        probs = (teacher if self.config.teacher == "ema" else student).to(self.align.mean_probs)
+        aligned = self.align.aligned(probs)
+        weight, _ = self.rule.weigh(aligned, progress)
+        return self._pseudo_labels(probs, aligned, weight)
+
+    def _pseudo_labels(self, probs: Tensor, aligned: Tensor, weight: Tensor) -> PseudoLabels:
+        confidence, labels = (aligned if self.rule.labels_by_aligned else probs).max(dim=-1)
+        return PseudoLabels(labels, confidence, weight)
+
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         batch, targets = inputs.batch, inputs.targets
         assert targets is not None
         own, num_images = targets.take(batch.unlabeled_rows), len(targets.weight)
-        ours, logits, rows = self.student_logits(model, batch.labeled, batch.strong, own.weight)
+        rows = self.rows_to_run(own.weight)
+        ours, logits = student_logits(model, batch, rows)
         ramp = fade_in(batch.progress, self.config.lambda_ramp)
         losses = {
             "supervised": supervised_loss(ours, batch),
@@ -79,32 +90,23 @@ class PseudoLabelMethod(Method):
         """Return the rule's statistics of a micro-batch's strong views."""
         assert inputs.targets is not None
         weight = inputs.targets.weight[inputs.batch.unlabeled_rows]
-        strong = inputs.batch.strong
-        _, logits, rows = self.student_logits(model, strong[:0], strong, weight)
+        rows = self.rows_to_run(weight)
+        unlabeled = inputs.batch._replace(labeled=inputs.batch.labeled[:0])
+        _, logits = student_logits(model, unlabeled, rows)
         return self.rule.statistics(logits, weight if rows is None else weight[rows])
 
-    def student_logits(
-        self, model: SemiModel, labeled: Tensor, strong: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run labeled and strong views in one pass.
+    def rows_to_run(self, weight: Tensor) -> Tensor | None:
+        """Return the rows of the strong views that the student sees; ``None``: all.
 
         A view with weight 0 has no gradient, so leaving it out changes nothing. How many there are
         must be known to the host, which on a GPU stalls the queue.
-
-        Returns:
-            Logits of the labeled views, of the strong views, and the rows of the strong views
-            that were run (``None``: all).
         """
-        rows = None
-        skip, device = self.config.skip_rejected, strong.device.type
+        skip, device = self.config.skip_rejected, weight.device.type
         if device == "cpu" and skip != "never":
-            rows = weight.nonzero().squeeze(1)
-        elif device in ("cuda", "mps") and skip == "always":
-            rows = rows_that_count(weight)
-        if rows is not None:
-            strong = strong[rows]
-        first, second = model(torch.cat([labeled, strong])).tensor_split([len(labeled)])
-        return first, second, rows
+            return weight.nonzero().squeeze(1)
+        if device in ("cuda", "mps") and skip == "always":
+            return rows_that_count(weight)
+        return None
 
 
 def rows_that_count(weight: Tensor, buckets: int = 8) -> Tensor:

@@ -28,7 +28,11 @@ class Rule(nn.Module):
         self.options, self.num_classes, self.num_unlabeled = options, num_classes, num_unlabeled
 
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the weights ``[U]`` and the mean threshold."""
+        """Return the weights ``[U]`` and the mean threshold; take note of the predictions."""
+        raise NotImplementedError
+
+    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Return the same for any images ``[K, N]``, as the rule stands; nothing is noted."""
         raise NotImplementedError
 
     @property
@@ -51,7 +55,10 @@ class FixedRule(Rule):
     options: FixedLabels
 
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        threshold = base_threshold(self.options, batch.progress)
+        return self.weigh(probs, batch.progress)
+
+    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        threshold = base_threshold(self.options, progress)
         keep = probs.max(dim=-1).values >= threshold
         return keep.float(), torch.full((), threshold, device=probs.device)
 
@@ -80,6 +87,12 @@ class Alignment(nn.Module):
         self.mean_probs.lerp_(probs.mean(dim=0), self.pace)
         if self.kind == "labeled":
             self.target.lerp_(class_shares(labels, probs.shape[1]), self.pace)
+        return self.aligned(probs)
+
+    def aligned(self, probs: Tensor) -> Tensor:
+        """Align the predictions ``[K, N]`` on any images to the running means as they are."""
+        if self.kind == "none":
+            return probs
         aligned = probs * (self.target + 1e-6) / (self.mean_probs + 1e-6)
         return aligned / aligned.sum(dim=-1, keepdim=True)
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from semimae.methods.base import reconstruction_loss
 from semimae.methods.pseudo import PseudoLabelMethod
+from semimae.methods.weighting import ReconstructionWeight
 from semimae.model import SemiModel
 from semimae.options.method import SemiMAEOptions
 from semimae.types import LossInputs
@@ -21,10 +23,19 @@ class SemiMAE(PseudoLabelMethod):
 
     options: SemiMAEOptions
 
+    def __init__(self, options: SemiMAEOptions, num_classes: int, num_unlabeled: int) -> None:
+        super().__init__(options, num_classes, num_unlabeled)
+        self.reconstruction = ReconstructionWeight(options.mim.branch)
+        self.gradient_every = self.reconstruction.every
+
     @property
-    def weights(self) -> Mapping[str, float]:
-        return {**super().weights, "reconstruction": self.options.mim.branch.lambda_mim}
+    def weights(self) -> Mapping[str, float | Tensor]:
+        return {**super().weights, "reconstruction": self.reconstruction.value}
 
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         reconstruction = reconstruction_loss(model, teacher, inputs.batch)
         return {**super().losses(model, teacher, inputs), "reconstruction": reconstruction}
+
+    @torch.no_grad()
+    def observe_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        self.reconstruction.observe(gradients, self.weights)

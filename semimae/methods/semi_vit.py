@@ -8,6 +8,6 @@ class SemiViT(PseudoLabelMethod):
 
     The run starts from masked pretraining and supervised fine-tuning (section ``start`` of
     params.yaml; 0 steps of either leave it out), the teacher is the moving average, and strong
-    views are mixed by confidence. Deviations: the views are this project's; the moving average
-    starts from the fine-tuned weights, not from their average.
+    views are mixed by confidence. The moving average starts from the fine-tuned weights. Deviation:
+    the views are this project's.
     """

@@ -42,6 +42,10 @@ class SoftRule(Rule):
         self.mean.lerp_(confidence.mean(), pace)
         if len(confidence) > 1:
             self.var.lerp_(confidence.var(), pace)
+        return self.weigh(probs, batch.progress)
+
+    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        confidence = probs.max(dim=-1).values
         below = (confidence - self.mean).clamp(max=0)
         width = (2 * self.var / 4).clamp(min=1e-12)  # all may be equally confident
         return (-below.square() / width).exp(), self.mean.clone()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from semimae.losses import consistency_loss, supervised_loss
-from semimae.methods.base import Method, predict, reconstruction_loss
+from semimae.methods.base import Method, predict, reconstruction_loss, student_logits
 from semimae.methods.pseudo import fade_in
 from semimae.methods.rules import base_threshold, write
+from semimae.methods.weighting import ReconstructionWeight
 from semimae.model import SemiModel
 from semimae.options.method import SSMAEOptions
 from semimae.types import Batch, LossInputs, PseudoLabels
@@ -35,13 +36,15 @@ class SSMAE(Method):
         super().__init__(options, num_classes, num_unlabeled)
         self.register_buffer("gate", torch.zeros(()))  # 1: open
         self.register_buffer("memory", torch.full((num_unlabeled,), -1))
+        self.reconstruction = ReconstructionWeight(options.mim.branch)
+        self.gradient_every = self.reconstruction.every
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {
             "supervised": 1.0,
             "consistency": self.options.pseudo_label.lambda_u,
-            "reconstruction": self.options.mim.branch.lambda_mim,
+            "reconstruction": self.reconstruction.value,
         }
 
     @torch.no_grad()
@@ -53,8 +56,7 @@ class SSMAE(Method):
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
         config, batch, targets = self.options.pseudo_label, inputs.batch, inputs.targets
         assert targets is not None
-        logits = model(torch.cat([batch.labeled, batch.strong]))
-        ours, strong = logits.tensor_split([len(batch.labeled)])
+        ours, strong = student_logits(model, batch)
         own = targets.take(batch.unlabeled_rows)
         return {
             "supervised": supervised_loss(ours, batch),
@@ -80,9 +82,19 @@ class SSMAE(Method):
             accepted = accepted | known
         return PseudoLabels(labels, confidence, accepted.float())
 
+    def label_validation(self, student: Tensor, teacher: Tensor, progress: float) -> PseudoLabels:
+        """Label as the gate does: by confidence on one view, whether or not it is open."""
+        confidence, labels = teacher.max(dim=-1)
+        threshold = base_threshold(self.options.pseudo_label, progress)
+        return PseudoLabels(labels, confidence, (confidence >= threshold).to(confidence))
+
     def observe_validation(self, probabilities: Tensor, labels: Tensor) -> None:
         config, options = self.options.pseudo_label, self.options.ssmae
         confidence, predicted = probabilities.max(dim=-1)
         sure = confidence >= config.threshold
         accuracy = (predicted == labels)[sure].float().mean() if sure.any() else torch.zeros(())
         self.gate.fill_(float(accuracy >= options.gate_accuracy))
+
+    @torch.no_grad()
+    def observe_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        self.reconstruction.observe(gradients, self.weights)

@@ -14,9 +14,9 @@ class Supervised(Method):
     """Cross-entropy of the views of the labeled images."""
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, float | Tensor]:
         return {"supervised": 1.0}
 
     def losses(self, model: SemiModel, teacher: SemiModel, inputs: LossInputs) -> dict[str, Tensor]:
-        logits = model(inputs.batch.labeled)
+        logits = model(inputs.batch.labeled, inputs.batch.labeled_paths)
         return {"supervised": supervised_loss(logits, inputs.batch)}

@@ -74,7 +74,7 @@ class MAE(MIMBranch):
             x = run_blocks(blocks, x, recompute=self.recompute)
             x = run_rows(last, x, wanted)
         else:
-            x = run_blocks(self.decoder_blocks, x, recompute=self.recompute)[:, wanted]
+            x = run_blocks([*self.decoder_blocks], x, recompute=self.recompute)[:, wanted]
         prediction: Tensor = self.decoder_pred(self.decoder_norm(x))
         return prediction
 

@@ -28,7 +28,8 @@ class SimMIM(MIMBranch):
     def reconstruct(self, backbone: Backbone, images: Tensor, noise: Tensor) -> tuple[Tensor, Mask]:
         """Hide patches of images and predict them: ``[B, L - K, target_dim]`` and the mask."""
         mask = self.mask(noise)
-        tokens = backbone.hide(backbone.tokenize(images), mask.ids_hide, self.mask_token)
+        tokens = backbone.tokenize(backbone.visible(images, mask.ids_keep))
+        tokens = backbone.hide(tokens, mask.ids_hide, self.mask_token)
         encoded = backbone.encode(tokens)[:, self.num_prefix_tokens :]  # [B, L, D]
         prediction: Tensor = self.predict(gather_patches(encoded, mask.ids_hide))
         return prediction, mask

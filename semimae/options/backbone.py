@@ -26,10 +26,24 @@ class ViTConfig(BackboneOptions):
 
     name: Literal["vit"] = Field(description="Plain Vision Transformer.")
     patch_size: int = Field(ge=1, le=64, description="Side of a patch in pixels.")
+    stem: Literal["patch", "conv"] = Field(
+        description="patch: a linear map of each patch; conv: overlapping convolutions, for "
+        "training from few labels (arXiv:2106.14881)."
+    )
+    stem_width: int = Field(
+        ge=8,
+        le=1024,
+        multiple_of=8,
+        description="Channels of the first stage of stem: conv; each later stage doubles them.",
+    )
     embed_dim: int = Field(ge=8, le=4096, description="Width; num_heads must divide it.")
     depth: int = Field(ge=1, le=64, description="Number of blocks.")
     num_heads: int = Field(ge=1, le=64, description="Attention heads.")
     mlp_ratio: float = Field(gt=0, le=16, description="Width of the MLP over embed_dim.")
+    layer_scale: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        description="First value of a learned factor on each residual branch (arXiv:2103.17239); "
+        "null: none."
+    )
     num_registers: int = Field(ge=0, le=64, description="Register tokens (arXiv:2309.16588).")
     pos_embed: Literal["learned", "sincos"] = Field(
         description="learned, or fixed sine-cosine as in arXiv:2111.06377."
@@ -40,6 +54,11 @@ class ViTConfig(BackboneOptions):
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}"
+            )
+        if self.stem == "conv" and (self.patch_size < 2 or self.patch_size.bit_count() != 1):
+            raise ValueError(
+                f"patch_size={self.patch_size} is not a power of two, which stem=conv needs; "
+                "allowed: 2, 4, 8, 16, 32, 64"
             )
         if self.pos_embed == "sincos" and self.embed_dim % 4:
             raise ValueError(

@@ -20,6 +20,7 @@ READ_BY_PREPARE = frozenset(
         "channels",
         "on_bad_image",
         "pack_max_side",
+        "white_level",
         "cache_size",
         "std",
         "test_fraction",
@@ -32,6 +33,12 @@ class CellData(Frozen):
 
     image_size: Side = Field(description="Height and width in pixels that the model sees.")
     channels: Literal[1, 3] = Field(description="1: gray, 3: RGB; images are converted.")
+    white_level: int | None = Field(
+        ge=1,
+        le=65535,
+        description="Value that becomes white in gray images of more than 8 bits, e.g. 4095 if 12 "
+        "of 16 bits are used. null: 65535.",
+    )
     pack_max_side: int = Field(
         ge=0,
         le=4096,

@@ -34,6 +34,7 @@ class FineTuneConfig(Frozen):
         description="Start with a fresh classifier instead of the trained one."
     )
     labeled: LabeledConfig
+    drop_path: float = Field(ge=0, lt=1, description="Stochastic depth, as train.drop_path.")
     optim: OptimConfig
 
     @model_validator(mode="after")

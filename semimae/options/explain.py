@@ -12,6 +12,16 @@ _short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
 _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 120, 120, 60
 
 
+def telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Return the error to speak of: of a key that is missing, the unknown one in its place."""
+    first = errors[0]
+    if first["type"] != "missing":
+        return first
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    beside = [error for error in unknown if error["loc"][:-1] == first["loc"][:-1]]
+    return next(iter(beside or unknown), first)
+
+
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:
     """Say in one line what is wrong: the key, what arrived, what is allowed."""
     keys, section = _follow(model, error["loc"])
@@ -72,5 +82,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def near(word: str, allowed: Iterable[str]) -> str:
     """Return a hint at the nearest allowed word, if one is near."""
-    near = difflib.get_close_matches(word, allowed, n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    by_letters = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(word.lower(), by_letters, n=1)
+    return f" (did you mean '{by_letters[near[0]]}'?)" if near else ""

@@ -14,6 +14,9 @@ class LabeledConfig(Frozen):
         description="weak: crop and mirror; strong: also RandAugment, cutout and erasing, as the "
         "strong views of unlabeled images."
     )
+    view_probability: float = Field(
+        ge=0, le=1, description="With which an image's view is strong, for view: strong."
+    )
     mixup: float = Field(
         ge=0,
         le=100,

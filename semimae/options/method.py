@@ -168,6 +168,7 @@ class MethodOptions(Frozen):
 
     implementation: ClassVar[str]  # "module:class"
     uses_unlabeled: ClassVar[bool] = True
+    learns_classes: ClassVar[bool] = True  # whether its last phase trains the classifier
     reconstructs_alone: ClassVar[bool] = False  # in a phase of its own: its weight means nothing
     # Values that the method itself sets.
     settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
@@ -182,11 +183,10 @@ class MethodOptions(Frozen):
             sections: By name; ``mim`` is a ``Masked``.
         """
         own = dict(sections)
-        if cls.reconstructs_alone:
-            mim = own["mim"]
-            assert isinstance(mim, Masked)
-            branch = mim.branch.model_copy(update={"lambda_mim": 1.0})
-            own["mim"] = mim.model_copy(update={"branch": branch})
+        mim = own["mim"]
+        assert isinstance(mim, Masked)
+        branch = mim.branch.without_unread(alone=cls.reconstructs_alone)
+        own["mim"] = mim.model_copy(update={"branch": branch})
         for section, values in cls.settled.items():
             own[section] = own[section].model_copy(update=dict(values))
         (name,) = get_args(cls.model_fields["name"].annotation)
@@ -286,6 +286,7 @@ class MAEOptions(MethodOptions):
     """Masked image modeling alone."""
 
     implementation = "semimae.methods.mae:MaskedPretraining"
+    learns_classes = False
     name: Literal["mae"]
     reconstructs_alone = True
     mim: Masked

@@ -4,12 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from semimae.options.train import Steps
 from semimae.patches import num_hidden
 from semimae.types import Frozen
 
 TargetName = Literal["pixels", "norm_pixels", "hog", "teacher_features"]
 MaskRatio = Annotated[float, Field(gt=0, lt=1)]
 LossName = Literal["mse", "l1", "smooth_l1"]
+LARGEST_WEIGHT = 1000.0  # of the reconstruction loss
+_UNREAD = {"gradient_ratio": 1.0, "weighting_every": 1, "weighting_momentum": 0.0}
 SMALLEST_BLOCK_GRID = 6  # below it the noise cannot be smoothed and blocks would be single patches
 
 
@@ -17,7 +20,23 @@ class MIMOptions(Frozen):
     """What all branches have in common."""
 
     lambda_mim: float = Field(
-        ge=0, le=1000, description="Weight of the reconstruction loss, for semi_mae and ssmae."
+        ge=0,
+        le=LARGEST_WEIGHT,
+        description="Weight of the reconstruction loss, for semi_mae and ssmae; with weighting: "
+        "gradient that of the first step, before anything has been measured.",
+    )
+    weighting: Literal["fixed", "gradient"] = Field(
+        description="fixed: lambda_mim; gradient: the weight keeps the reconstruction's gradient "
+        "in the encoder at gradient_ratio times that of all other terms."
+    )
+    gradient_ratio: float = Field(
+        gt=0, le=100, description="Norm of the reconstruction's gradient over that of the others."
+    )
+    weighting_every: Steps = Field(
+        description="Steps between measurements of both; each costs a backward pass per term."
+    )
+    weighting_momentum: float = Field(
+        ge=0, lt=1, description="Of the running means of both norms, per measurement."
     )
     target: TargetName = Field(description="What is predicted at each hidden patch.")
     loss: LossName = Field(description="Distance to the target: mse (MAE), l1 (SimMIM), smooth_l1.")
@@ -27,6 +46,16 @@ class MIMOptions(Frozen):
     mask_unit: int = Field(
         ge=1, le=64, description="Patches per side of a square that is hidden as a whole."
     )
+
+    def without_unread(self, *, alone: bool) -> Self:
+        """Return the options with equal values in all keys about the weight that decide nothing.
+
+        Args:
+            alone: Whether the reconstruction is the only loss, so that no weight means anything.
+        """
+        if alone:
+            return self.model_copy(update={"weighting": "fixed", "lambda_mim": 1.0} | _UNREAD)
+        return self.model_copy(update=_UNREAD) if self.weighting == "fixed" else self
 
     def check_patches(self, side: int, num_values: int, mask_ratio: float) -> None:
         """Check that ``side * side`` patches of ``num_values`` can be hidden and predicted.

@@ -13,7 +13,7 @@ from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
 from semimae.options.data import DataConfig
 from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
-from semimae.options.explain import explain, near
+from semimae.options.explain import explain, near, telling
 from semimae.options.grid import (
     PLAIN,
     AblationConfig,
@@ -26,6 +26,7 @@ from semimae.options.grid import (
 from semimae.options.labeled import LabeledConfig
 from semimae.options.method import (
     METHODS,
+    MethodOptions,
     PseudoLabelConfig,
     SSMAEConfig,
     StartConfig,
@@ -97,7 +98,7 @@ class Params(Frozen):
             params.cell()
             params.grid()
         except ValidationError as error:
-            raise UserError(f"{path}: {explain(cls, error.errors()[0])}") from None
+            raise UserError(f"{path}: {explain(cls, telling(error.errors()))}") from None
         return params
 
     def cell(
@@ -121,22 +122,11 @@ class Params(Frozen):
         factor = self.ablation.time_factor.get(method) if budget == "time" else 1.0
         if factor is None:
             raise UserError(f"ablation.time_factor has no {method}, which budget time needs.")
-        train = self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
-        start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+        train = self._train(factor)
         by_fraction = label_fraction is not None  # it then takes the place of all other choices
         data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
         try:
-            ratio = self.mask_ratio if mask_ratio is None else mask_ratio
-            options = METHODS[method].from_sections(
-                {
-                    "labeled": self.labeled,
-                    "mim": Masked(mask_ratio=ratio, branch=self.mim),
-                    "pseudo_label": self.pseudo_label,
-                    "ssmae": self.ssmae,
-                    "start": self.start.model_copy(update=start),
-                    "train": train,
-                }
-            )
+            options = self.options(method, mask_ratio, factor)
             asked = SimpleNamespace(
                 dataset=self.dataset,
                 options=options,
@@ -152,6 +142,32 @@ class Params(Frozen):
             return Cell.model_validate(asked, from_attributes=True)  # of each section its own keys
         except ValidationError as error:
             raise UserError(explain(Cell, error.errors()[0])) from None
+
+    def options(
+        self, method: str, mask_ratio: float | None = None, factor: float = 1.0
+    ) -> MethodOptions:
+        """Return what a method reads, whether or not its phases fit the rest.
+
+        Args:
+            method: A key of ``METHODS``.
+            mask_ratio: Instead of the headline's.
+            factor: That the steps of all its phases are multiplied by.
+        """
+        ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+        return METHODS[method].from_sections(
+            {
+                "labeled": self.labeled,
+                "mim": Masked(mask_ratio=ratio, branch=self.mim),
+                "pseudo_label": self.pseudo_label,
+                "ssmae": self.ssmae,
+                "start": self.start.model_copy(update=start),
+                "train": self._train(factor),
+            }
+        )
+
+    def _train(self, factor: float) -> TrainConfig:
+        return self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
 
     def variant(self, name: str) -> Self:
         """Return the params with the changes of one of the grid's variants.
@@ -173,7 +189,7 @@ class Params(Frozen):
         try:
             return type(self).model_validate(tree)
         except ValidationError as error:
-            words = explain(type(self), error.errors()[0])
+            words = explain(type(self), telling(error.errors()))
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:

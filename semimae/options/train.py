@@ -25,8 +25,8 @@ class OptimConfig(Frozen):
         Field(strict=False, description="AdamW's decay rates."),
     ]
     layer_decay: float = Field(gt=0, le=1, description="Learning-rate factor per layer downwards.")
-    grad_clip: float = Field(
-        gt=0, description="Largest gradient norm; larger ones are scaled down."
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(
+        description="Largest gradient norm; larger ones are scaled down. null: none is."
     )
 
     @model_validator(mode="after")
@@ -54,7 +54,17 @@ class CellTrain(Frozen):
     steps: Steps = Field(description="Optimizer steps.")
     batch_size: int = Field(ge=1, le=2**20, description="Labeled images per step.")
     mu: int = Field(ge=1, le=1000, description="Unlabeled images per labeled one.")
+    drop_path: float = Field(
+        ge=0,
+        lt=1,
+        description="Stochastic depth: probability that a residual branch of the last block is "
+        "left out for an image, linear over the blocks from 0; where the student classifies.",
+    )
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights.")
+    ema_warmup: bool = Field(
+        description="Decay of at most (1 + t) / (10 + t) at step t, which forgets a random start. "
+        "Never in a phase that starts from a trained classifier, whose average is its teacher."
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         description="auto: cuda if there is one, else mps, else cpu."
     )

@@ -30,6 +30,7 @@ def config(**changes: Any) -> DataConfig:
         "image_size": 32,
         "channels": 3,
         "on_bad_image": "fail",
+        "white_level": None,
         "pack_max_side": 64,
         "cache_size": None,
         "mean": None,

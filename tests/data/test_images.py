@@ -1,3 +1,7 @@
+import os
+import struct
+import zlib
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
@@ -6,7 +10,7 @@ import pytest
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torchvision.transforms import functional
 
-from semimae.data.images import convert, fit, open_file
+from semimae.data.images import convert, fit, largest_value, open_file, readable_formats
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -72,6 +76,120 @@ def test_16_bit_is_scaled_not_clipped(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
     pixels = reread(Image.fromarray(values), tmp_path / name, 1)
     assert pixels[0].tolist() == [0, 0, 1, 1, 128, 255]  # round(v * 255 / 65535)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jp2"])
+@pytest.mark.parametrize("white", [1, 255, 1023, 4095, 16383, 40000, 65535])
+def test_the_white_level_decides_what_becomes_white(tmp_path: Path, name: str, white: int) -> None:
+    values = np.linspace(0, 65535, 3000).astype(np.uint16).reshape(50, 60)
+    values[0] = np.clip(white + np.arange(-30, 30), 0, 65535)
+    Image.fromarray(values).save(tmp_path / name)
+    with open_file(tmp_path / name) as image:
+        pixels = np.asarray(convert(image, 1, white))
+    exact = [[min(255, round(Fraction(255 * int(v), white))) for v in row] for row in values]
+    ties = white % 2 == 0  # that round() breaks another way
+    assert np.abs(pixels.astype(int) - exact).max() <= ties
+    assert (pixels[values >= white] == 255).all()
+
+
+def test_twelve_bits_keep_all_levels_that_eight_bits_can_hold(tmp_path: Path) -> None:
+    ramp = Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    assert len(np.unique(np.asarray(convert(ramp, 1)))) == 17
+    assert len(np.unique(np.asarray(convert(ramp, 1, 4095)))) == 256
+
+
+def test_the_white_level_leaves_images_of_8_bits_alone(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    with open_file(tmp_path / "a.png") as image:
+        assert (np.asarray(convert(image, 3, 4095)) == PIXELS).all()
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_color_is_told_and_has_no_white_level(tmp_path: Path, channels: int) -> None:
+    """Pillow keeps the upper 8 bits of such images, so that 12 bits leave 16 levels."""
+    values = np.full((4, 5, channels), 100, dtype=np.uint16)
+    values[1, 1, 0], values[..., -1] = 4095, 65535 if channels != 3 else 100
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(values))
+    with open_file(tmp_path / "a.png") as image:
+        assert largest_value(image) == 4095 // 256 * 257
+    with (
+        open_file(tmp_path / "a.png") as image,
+        pytest.raises(ValueError, match=r"data\.white_level cannot scale"),
+    ):
+        convert(image, 3, 4095)
+
+
+def test_the_largest_value_is_that_of_images_with_more_than_8_bits(tmp_path: Path) -> None:
+    for name, values, expected in (
+        ("a.png", np.array([[7, 4095]], dtype=np.uint16), 4095),
+        ("b.tif", np.array([[7, 65535]], dtype=np.uint16), 65535),
+        ("c.tif", np.array([[7, 300]], dtype=np.int32), 300),
+        ("d.png", np.array([[7, 255]], dtype=np.uint8), None),
+        ("e.png", PIXELS, None),
+    ):
+        Image.fromarray(values).save(tmp_path / name)
+        with open_file(tmp_path / name) as image:
+            assert largest_value(image) == expected, name
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """Encode ``[H, W, C]`` as in the PNG specification; Pillow writes gray of 16 bits alone."""
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50)
+
+
+def test_avif_is_read(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).resize((40, 30)).save(tmp_path / "a.jpg", format="AVIF")
+    with open_file(tmp_path / "a.jpg") as image:
+        assert convert(image, 3).size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (HEIC, "HEIC, which needs the package pillow-heif"),
+        (HEIC.replace(b"heic", b"mif1"), "HEIC, which needs the package pillow-heif"),
+        (HEIC.replace(b"heic", b"avif"), "AVIF, which needs a Pillow that reads it"),
+    ],
+)
+def test_without_a_decoder_the_remedy_is_named(
+    content: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = tuple(name for name in readable_formats() if name not in ("HEIF", "AVIF"))
+    monkeypatch.setattr("semimae.data.images.readable_formats", lambda: lacking)
+    (tmp_path / "IMG_1.jpg").write_bytes(content)  # whatever it is called
+    with pytest.raises(ValueError, match=said):
+        open_file(tmp_path / "IMG_1.jpg")
+
+
+def test_heic_is_read_where_its_decoder_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert "HEIF" in readable_formats()
+    Image.fromarray(PIXELS).resize((40, 30)).save(tmp_path / "a.heic", quality=-1)
+    with open_file(tmp_path / "a.heic") as image:
+        assert convert(image, 3).size == (40, 30)
+    (tmp_path / "b.heic").write_bytes(HEIC)
+    with pytest.raises(OSError, match="cannot identify"):
+        open_file(tmp_path / "b.heic")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="not a plain file"):
+        open_file(tmp_path / "a.png")
 
 
 def test_values_without_a_defined_range_are_refused(tmp_path: Path) -> None:

@@ -227,6 +227,16 @@ def test_a_strong_labeled_view_keeps_the_crop(batch_of: Callable[..., Batch]) ->
     assert not torch.equal(weak.labeled, strong.labeled)
 
 
+def test_a_share_of_the_labeled_views_is_strong(batch_of: Callable[..., Batch]) -> None:
+    """The others are weak views of the same crops."""
+    data = {"crop": "resized", "randaugment_ops": 2}
+    weak, strong = (batch_of(data, view=view).labeled for view in ("weak", "strong"))
+    some = batch_of(data, view="strong", view_probability=0.5).labeled
+    chosen = uniform((7,), 3, "strong", "labeled", 4) < 0.5
+    assert 0 < int(chosen.sum()) < 7
+    assert torch.equal(some, torch.where(chosen.view(-1, 1, 1, 1), strong, weak))
+
+
 @pytest.mark.parametrize("parts", [2, 3, 4, 9])
 def test_shares_of_processes_are_parts_of_the_whole_batch(
     parts: int, batch_of: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch

@@ -317,6 +317,24 @@ def test_views_of_one_image_differ_but_are_of_that_image(
     torch.testing.assert_close(batch.labeled, expected)
 
 
+def test_diagnostics_never_see_a_label_that_is_trained_on(
+    packed: tuple[Prepared, DataConfig],
+) -> None:
+    """With `data.include_labeled` labeled images are among the unlabeled ones."""
+    prepared, _ = packed
+    split = halve(prepared)
+    both = split.model_copy(update={"include_labeled": True})
+    both = both.model_copy(update={"num_unlabeled": len(both.unlabeled(prepared))})
+    made, seen = views(packed, both), set()
+    for step in range(9):
+        rows = sample_rows(both.unlabeled(prepared), 8, 0, "unlabeled", step)
+        for row, label in zip(rows.tolist(), made(step).hidden_labels.tolist(), strict=True):
+            trained_on = row in split.labeled
+            assert label == (-1 if trained_on else prepared.labels[row])
+            seen.add(trained_on)
+    assert seen == {True, False}
+
+
 @pytest.mark.parametrize("kind", ["files", "packed"])
 @pytest.mark.parametrize("num_unlabeled", [0, 8])
 def test_neither_test_nor_validation_images_are_ever_loaded(

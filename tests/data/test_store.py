@@ -78,6 +78,24 @@ def test_pixels_keep_the_size_of_images_that_are_not_packed(
         prepared.pixels(0)
 
 
+@pytest.mark.parametrize("cache_size", [None, 8])
+def test_images_that_are_gone_are_said_to_be_gone_where_they_are_needed(
+    cache_size: int | None, tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = tree(*NAMES)
+    config = data_config(pack_max_side=0, cache_size=cache_size)
+    prepare("imagefolder", config, root, tmp_path / "prepared")
+    prepared = Prepared.read(tmp_path / "prepared", root)
+    root.rename(tmp_path / "elsewhere")
+    if cache_size is not None:  # the copies are all that is read
+        assert Prepared.read(tmp_path / "prepared", root).pixels(0).shape == (8, 8, 3)
+        return
+    with pytest.raises(UserError, match=f"the data folder {root} is gone; mount the disk"):
+        Prepared.read(tmp_path / "prepared", root)
+    with pytest.raises(UserError, match=f"the data folder {root} is gone"):
+        prepared.pixels(0)
+
+
 def test_a_missing_or_foreign_folder_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "prepared").startswith("prepared/ is missing")
     (tmp_path / "prepared").mkdir()

@@ -43,6 +43,17 @@ CASES: dict[str, dict[str, object]] = {
     "semi_mae": {"method": "semi_mae"} | LOW,
     "mixup": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW,
     "regularized": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW | REGULARIZED,
+    "all at once": {
+        "method": "semi_mae",
+        "pseudo_label__rule": "free",
+        "pseudo_label__mixup": True,
+        "mim__weighting": "gradient",
+        "mim__weighting_every": 2,
+        "train__drop_path": 0.5,
+        "train__ema_warmup": False,
+        "optim__grad_clip": None,
+    }
+    | LOW,
 }
 
 
@@ -122,7 +133,7 @@ def main(data: Path, out: Path) -> None:
             run(sharded, data, out / "zero1", stop=4, save_every=2)
             results["zero1"] = run(sharded, data, out / "zero1", save_every=2)
             run(sharded, data, out / "zero1-resumed", stop=4, save_every=2)
-            for name in ("freematch", "mixup", "regularized"):
+            for name in ("freematch", "mixup", "regularized", "all at once"):
                 cell = case(name, train__accumulate=2)
                 results[f"{name}, accumulated"] = run(cell, data, out / f"{name}-accumulated")
         (out / f"rank{here.rank}.json").write_text(json.dumps(results))

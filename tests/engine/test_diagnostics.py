@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -34,6 +34,7 @@ def measure(
     return meter.flush()
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(image, min_size=3, max_size=3), min_size=1, max_size=4))
 def test_pseudo_labels_are_counted_as_in_a_plain_loop(
     batches: list[list[tuple[int, int, float, float]]],
@@ -68,24 +69,32 @@ def test_many_classes_get_no_curves(num_classes: int, shown: bool) -> None:
     assert any(name.startswith("pseudo/class_coverage") for name in found) == shown
 
 
-class TwoParts(nn.Module):
+class Encoder(nn.Linear):
     def __init__(self) -> None:
-        super().__init__()
-        self.backbone, self.mim = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+        super().__init__(2, 1, bias=False)
+        self.classifier = nn.Linear(2, 1, bias=False)
         self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
 
 
-def gradients(losses: dict[str, torch.Tensor], model: nn.Module) -> dict[str, float]:
+class TwoParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.mim = Encoder(), nn.Linear(2, 1, bias=False)
+
+
+def gradients(losses: dict[str, torch.Tensor], model: TwoParts) -> dict[str, float]:
     meter = Meter()
-    measure_gradients(meter, term_gradients(losses, model))
+    measure_gradients(meter, term_gradients(losses, model))  # type: ignore[arg-type]
     return meter.flush()
 
 
 def test_gradients_of_the_encoder_are_compared() -> None:
     model = TwoParts()
-    w, other = model.backbone.weight[0], model.mim.weight[0]
+    w, other, head = (
+        part.weight[0] for part in (model.backbone, model.mim, model.backbone.classifier)
+    )
     losses = {
-        "supervised": 5 * w[0] + 100 * other[0],
+        "supervised": 5 * w[0] + 100 * other[0] + 100 * head[1],
         "consistency": 3 * w[0] + 4 * w[1],
         "reconstruction": 2 * w[1] + 100 * other[1],
     }

@@ -159,7 +159,7 @@ def test_scores_with_one_labeled_and_one_test_image(
     cell = small_cell("supervised", **SHORT)
     state = run(cell, prepared, split, tmp_path)
     config = LinearProbeConfig(l2=(1.0,), max_iter=5, knn_k=99, knn_temperature=0.001)
-    result = probe(state.ema, cell, prepared, split, config)
+    result = probe(state.ema, cell, prepared, split, config).scores
     json.dumps(result, allow_nan=False)
     knn = result["protocols"]["knn"]
     assert knn["num_images"] == 1

@@ -8,13 +8,14 @@ import torch
 from safetensors import safe_open
 from support import Waits, small_rhythm
 
+from semimae.calibration import MIN_IMAGES, fit_temperature
 from semimae.data.loader import TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine import infer as infer_module
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, set_up_device
-from semimae.engine.fit import fit
+from semimae.engine.fit import fit, temperature_of
 from semimae.engine.infer import infer
 from semimae.model import model_of
 from semimae.model_file import ModelInfo, open_model, save_model
@@ -167,6 +168,55 @@ def test_training_opens_neither_the_test_images_nor_hidden_labels(
     for name, value in one.ema.state_dict().items():
         assert torch.equal(value, two.ema.state_dict()[name]), name
     assert one.history[-1]["pseudo/accuracy_all"] != two.history[-1]["pseudo/accuracy_all"]
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "freematch", "softmatch", "mean_teacher", "ssmae"])
+def test_validation_images_judge_the_pseudo_labels_of_own_images(
+    method: str, small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    """Only labeled images have a class, and they are trained on: `pseudo/accuracy` is not known."""
+    known = [*digits_split.labeled, *digits_split.val]
+    labels = np.full_like(digits.labels, -1)
+    labels[known] = digits.labels[known]
+    own = Prepared(digits.info, digits.names, labels, digits.splits, digits.images)
+    both = digits_split.model_copy(update={"include_labeled": True})
+    split = both.model_copy(update={"num_unlabeled": len(both.unlabeled(own))})
+    cell = small_cell(method, pseudo_label__threshold=0.2, pseudo_label__threshold_start=0.2)
+    state = run(cell, own, split, tmp_path)
+    assert not [key for row in state.history for key in row if key.startswith("pseudo/accuracy")]
+    row = state.validation[-1]
+    rows = np.array(split.val)
+    said = infer(state.ema, cell, own, rows).probabilities.tolist()
+    right = [p.index(max(p)) == own.labels[row] for p, row in zip(said, rows, strict=True)]
+    if method == "mean_teacher":
+        weights = [1.0] * len(rows)
+    elif method in ("fixmatch", "ssmae"):
+        weights = [float(max(p) >= 0.2) for p in said]
+    else:
+        weights = None
+    if weights is not None:
+        assert sum(weights) > 0
+        assert row["val/pseudo_coverage"] == pytest.approx(np.mean(weights))
+        expected = np.dot(weights, right) / sum(weights)
+        assert row["val/pseudo_accuracy"] == pytest.approx(expected)
+    else:
+        assert 0 < row["val/pseudo_coverage"] <= 1
+        assert 0 <= row["val/pseudo_accuracy"] <= 1
+
+
+def test_the_last_evaluation_fits_a_temperature(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    cell = small_cell("supervised")
+    state = run(cell, digits, digits_split, tmp_path / "a")
+    *before, last = state.validation
+    assert not any("val/temperature" in row for row in before)
+    outputs = infer(state.ema, cell, digits, np.array(digits_split.val))
+    expected = fit_temperature(outputs.probabilities, outputs.labels)
+    assert temperature_of(state) == last["val/temperature"] == pytest.approx(expected, rel=1e-6)
+    few = digits_split.model_copy(update={"val": digits_split.val[: MIN_IMAGES - 1]})
+    few = few.model_copy(update={"num_unlabeled": len(few.unlabeled(digits))})
+    assert temperature_of(run(cell, digits, few, tmp_path / "b")) is None
 
 
 @pytest.mark.parametrize(("needed", "opened"), [(0.0, 1.0), (1.0, 0.0)])

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def small_model() -> SemiModel:
 def configs(**changes: object) -> tuple[TrainConfig, OptimConfig]:
     options = {"steps": 12, "eval_every": 100, "log_every": 100, "save_every": 100}
     options |= {"gradient_every": 0, "ema_decay": 0.99, "max_bad_steps": 3} | changes
-    optim = section("optim", lr=3e-3, min_lr=1e-4, warmup_steps=3, grad_clip=0.5, weight_decay=0.1)
+    clip = options.pop("grad_clip", 0.5)
+    optim = section("optim", lr=3e-3, min_lr=1e-4, warmup_steps=3, grad_clip=clip, weight_decay=0.1)
     return section("train", **options), optim
 
 
@@ -223,6 +225,45 @@ def test_training_changes_every_weight_that_can_learn(tmp_path: Path) -> None:
     ):
         assert torch.equal(average, p) == (not p.requires_grad), name
         assert not average.requires_grad
+
+
+def test_without_clipping_the_gradient_is_taken_as_it_is(tmp_path: Path) -> None:
+    free = Run(tmp_path / "free", Stub(), grad_clip=None, log_every=1)()
+    loose = Run(tmp_path / "loose", Stub(), grad_clip=1e6, log_every=1)()
+    for a, b in zip(free.weights(), loose.weights(), strict=True):
+        assert torch.equal(a, b)
+    norms = [[row["grad_norm"] for row in run.state.history] for run in (free, loose)]
+    assert norms[0] == norms[1]
+    assert not any("clipped" in row for row in free.state.history)
+    assert all(row["clipped"] == 0 for row in loose.state.history)
+
+
+def test_the_share_of_clipped_steps_is_logged(tmp_path: Path) -> None:
+    free = Run(tmp_path / "free", Stub(), grad_clip=None, log_every=1)().state.history
+    clip = statistics.median(row["grad_norm"] for row in free)
+    every = Run(tmp_path / "a", Stub({4: NAN}), grad_clip=clip, log_every=1)().state.history
+    norms = [row["grad_norm"] for row in every if "grad_norm" in row]
+    (row,) = Run(tmp_path / "b", Stub({4: NAN}), grad_clip=clip)().state.history
+    assert len(norms) == 11
+    assert 0 < row["clipped"] < 1
+    assert row["clipped"] == pytest.approx(sum(n > clip for n in norms) / 11)
+
+
+def test_without_warm_up_the_average_has_one_decay(tmp_path: Path) -> None:
+    run = Run(tmp_path, Stub(), ema_warmup=False, ema_decay=0.9, log_every=1, save_every=1)
+    before = small_model()
+    expected = [p.detach().clone() for p in before.parameters()]
+    student = run.weights
+
+    def add(state: TrainState) -> None:
+        for average, weight in zip(expected, student(), strict=True):
+            average.mul_(0.9).add_(weight, alpha=0.1)
+
+    run.checkpoints.save = add  # type: ignore[method-assign]
+    run()
+    add(run.state)  # the last step is not saved
+    for average, wanted in zip(run.state.ema.parameters(), expected, strict=True):
+        torch.testing.assert_close(average, wanted, rtol=1e-5, atol=1e-7)
 
 
 # --- non-finite gradients

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import WITH_OWN_PHASE, changed_params, section
+from support import SMALL, WITH_OWN_PHASE, changed_params, section
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -33,6 +33,13 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in WITH_O
     "micro-batches": {"method": "freematch", "train__accumulate": 2},
     "mixed": {"method": "semi_mae", "pseudo_label__mixup": True},
     "aligned": {"method": "semi_mae", "pseudo_label__alignment": "labeled"},
+    "regularized": {
+        "method": "semi_mae",
+        "mim__weighting": "gradient",
+        "mim__weighting_every": 1,
+        "train__drop_path": 0.5,
+        "optim__grad_clip": None,
+    },
     "bf16": {"method": "semi_mae", "train__precision": "bf16"},
     "blocks": {
         "method": "semi_mae",
@@ -71,6 +78,7 @@ def batch_of(cell: Cell) -> Step:
     def classes(count: int) -> Tensor:
         return torch.empty(count, dtype=torch.long)
 
+    paths = torch.empty(labeled + unlabeled, 2 * SMALL["backbone__depth"])  # type: ignore[operator]
     batch = Batch(
         labeled=images(labeled),
         labels=classes(labeled),
@@ -81,6 +89,7 @@ def batch_of(cell: Cell) -> Step:
         unlabeled_index=classes(unlabeled),
         progress=0.5,
         accumulate=cell.train.accumulate,
+        paths=paths if cell.train.drop_path else None,
     )
     return Step(batch, classes(unlabeled))
 

@@ -87,7 +87,7 @@ def test_micro_batches_add_up_to_the_whole_step(
     assert_close(run(case(name, train__accumulate=parts), data, tmp_path), one[name])
 
 
-@pytest.mark.parametrize("name", ["freematch", "mixup", "regularized"])
+@pytest.mark.parametrize("name", ["freematch", "mixup", "regularized", "all at once"])
 def test_processes_may_have_micro_batches(
     name: str, one: Results, two: tuple[Results, Path]
 ) -> None:
@@ -124,6 +124,8 @@ def test_the_cases_do_what_they_are_for(one: Results) -> None:
     for name in ("fixmatch", "freematch", "mixup", "regularized", "ssmae"):
         used = [row["pseudo/coverage"] for row in one[name]["rows"] if "pseudo/coverage" in row]
         assert any(0 < share < 1 for share in used), (name, used)
+    weights = [r["weight/reconstruction"] for r in one["all at once"]["rows"] if "lr" in r]
+    assert len(set(weights)) == len(weights)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8])

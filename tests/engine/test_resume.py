@@ -123,6 +123,28 @@ def test_a_run_with_everything_that_regularizes_continues(
     assert_same(state, expected)
 
 
+def test_what_regularizes_and_weighs_continues_too(
+    small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    """Stopped right behind a measurement of gradients, and between two."""
+    cell = small_cell(
+        "semi_mae",
+        pseudo_label__threshold=0.11,
+        pseudo_label__mixup=True,
+        mim__weighting="gradient",
+        mim__weighting_every=3,
+        train__drop_path=0.4,
+        train__ema_warmup=False,
+        train__accumulate=2,
+        train__recompute=True,
+        optim__grad_clip=None,
+    )
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [4, 6])
+    assert_same(state, expected)
+    assert "clipped" not in state.history[-1]
+
+
 def test_a_run_depends_on_its_seed(
     whole: tuple[TrainState, Rows],
     small_cell: Callable[..., Cell],

@@ -151,7 +151,7 @@ def result(
     probe_config: LinearProbeConfig,
 ) -> dict[str, object]:
     cell = small_cell("semi_mae")
-    return probe(model_of(cell, digits), cell, digits, digits_split, probe_config)
+    return probe(model_of(cell, digits), cell, digits, digits_split, probe_config).scores
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_apples_gpu_is_not_asked_for_what_it_lacks(
     monkeypatch.setattr(evaluation, "set_up_device", lambda config: torch.device("mps"))
     cell = small_cell("semi_mae")
     again = probe(model_of(cell, digits), cell, digits, digits_split, probe_config)
-    assert again == result
+    assert again.scores == result
 
 
 def test_the_strength_is_chosen_on_the_validation_split(
@@ -201,7 +201,7 @@ def test_the_strength_is_chosen_on_the_validation_split(
     model = model_of(cell, digits)
     strengths = (1e-4, 1e-1, 1.0, 1e4)
     config = probe_config.model_copy(update={"l2": strengths})
-    chosen = probe(model, cell, digits, digits_split, config)["l2"]
+    chosen = probe(model, cell, digits, digits_split, config).scores["l2"]
 
     rows = [np.array(digits_split.labeled), np.array(digits_split.val)]
     (x, _, y), (val_x, _, val_y) = (
@@ -227,7 +227,7 @@ def test_of_equally_good_strengths_the_stronger_is_taken(
     for strengths in [(0.1, 0.1000001), (0.1000001, 0.1)]:  # too close to predict differently
         config = probe_config.model_copy(update={"l2": strengths})
         made = probe(model_of(cell, digits), cell, digits, digits_split, config)
-        assert made["l2"] == 0.1000001
+        assert made.scores["l2"] == 0.1000001
 
 
 def test_the_test_set_takes_no_part_in_the_choice(
@@ -242,7 +242,9 @@ def test_the_test_set_takes_no_part_in_the_choice(
     test = digits.splits == "test"
     labels[test] = (labels[test] + 1) % 10
     poisoned = Prepared(digits.info, digits.names, labels, digits.splits, digits.images)
-    clean, other = (probe(model, cell, d, digits_split, probe_config) for d in (digits, poisoned))
+    clean, other = (
+        probe(model, cell, d, digits_split, probe_config).scores for d in (digits, poisoned)
+    )
     assert clean["l2"] == other["l2"]
     for name, scores in clean["protocols"].items():
         moved = np.roll(np.array(scores["confusion"]), 1, axis=0)
@@ -260,3 +262,30 @@ def test_probing_does_not_change_the_model(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     probe(model, cell, digits, digits_split, probe_config)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_predictions_of_each_image_stand_beside_the_scores(
+    small_cell: Callable[..., Cell],
+    digits: Prepared,
+    digits_split: Split,
+    probe_config: LinearProbeConfig,
+) -> None:
+    cell, temperature = small_cell("semi_mae"), 0.25
+    model = model_of(cell, digits)
+    made = probe(model, cell, digits, digits_split, probe_config, temperature)
+    for part, rows in (("test", digits_split.test(digits)), ("val", np.array(digits_split.val))):
+        said = infer(model, cell, digits, rows).probabilities
+        by_hand = said.pow(1 / temperature) / said.pow(1 / temperature).sum(dim=1, keepdim=True)
+        predicted, confidence = (
+            made.predictions[f"{part}_{n}"] for n in ("predicted", "confidence")
+        )
+        assert made.predictions[f"{part}_label"].tolist() == digits.labels[rows].tolist()
+        assert predicted.tolist() == said.argmax(dim=1).tolist()
+        np.testing.assert_allclose(confidence, by_hand.max(dim=1).values, rtol=1e-6)
+        right = (predicted == digits.labels[rows]).mean()
+    protocols = made.scores["protocols"]
+    assert made.scores["temperature"] == temperature
+    for name in ("top1", "confusion"):  # a temperature changes no class
+        assert protocols["calibrated"][name] == protocols["classifier"][name]
+    assert protocols["calibrated"]["nll"] != protocols["classifier"]["nll"]
+    assert 0 < right < 1

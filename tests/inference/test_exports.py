@@ -34,6 +34,7 @@ def trained(name: str) -> Trained:
         image_size=IMAGE_SIZE,
         channels=CHANNELS,
         packed=True,
+        white_level=None,
         cache_size=None,
         mean=MEAN,
         std=STD,
@@ -110,6 +111,24 @@ def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path
         torch.testing.assert_close(program(images), expected, rtol=1e-5, atol=1e-5)
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_temperature_leaves_with_the_model(form: str, tmp_path: Path) -> None:
+    model = trained("vit_registers")
+    images = pixels(3)
+    expected = model.model(normalized(images)) / 2.5
+    model = model._replace(info=model.info.model_copy(update={"temperature": 2.5}))
+    export(model, form, tmp_path)
+    if form == "timm":
+        loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        logits = loaded(normalized(images))
+    elif form == "onnx":
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        logits = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    else:
+        logits = torch.export.load(tmp_path / "model.pt2").module()(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_copy_that_answers_differently_is_refused_and_removed(

@@ -154,7 +154,7 @@ def test_real_jpegs(shared: Path, tmp_path: Path) -> None:
     ("names", "expected"),
     [
         (["train/a/1.png", "train/a/2.png"], "fewer than 2 classes"),
-        (["train/a/1.png", "train/b/notes.txt"], "class 'b' has no readable training image"),
+        (["train/a/1.png", "train/b/.2.png"], r"class 'b' has no .* \(train/b/\.2\.png: hidden\)"),
     ],
 )
 def test_classes_without_images(
@@ -206,7 +206,7 @@ def test_a_failure_leaves_the_earlier_output_alone(tree: Tree, tmp_path: Path, m
     with pytest.raises(OSError, match="No space"):
         prepare("imagefolder", data_config(), root, tmp_path / "out")
     assert contents(tmp_path / "out") == before
-    assert sorted(os.listdir(tmp_path)) == ["out", "root"]
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.findings.json", "root"]
 
 
 def test_it_replaces_earlier_output_and_clears_what_a_killed_run_left(
@@ -218,7 +218,7 @@ def test_it_replaces_earlier_output_and_clears_what_a_killed_run_left(
     (tmp_path / ".out.tmp/images.npy").write_bytes(b"half")
     prepare("imagefolder", data_config(pack_max_side=0), root, tmp_path / "out")
     assert sorted(contents(tmp_path / "out")) == ["dataset.json", "manifest.csv"]
-    assert sorted(os.listdir(tmp_path)) == ["out", "root"]
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.findings.json", "root"]
     info = DatasetInfo.model_validate(
         json.loads((tmp_path / "out/dataset.json").read_text()), strict=False
     )

@@ -16,6 +16,7 @@ from semimae.engine.checkpoint import TrainState
 from semimae.engine.phases import fit_phases, phase_key, phases
 from semimae.files import held_lock
 from semimae.ingest.choose import make_split
+from semimae.model_file import open_model
 from semimae.options.cell import Cell
 from semimae.options.method import SemiViTOptions
 from semimae.types import Interrupted
@@ -51,10 +52,49 @@ def test_phases_take_their_steps_and_only_the_sections_they_read(small_cell: Mak
     assert first.mask_ratio == cell.mask_ratio
     assert second.mim is None
     assert second.options.model_dump().keys() == {"name", "labeled"}
+    assert second.labeled == cell.labeled
     assert last.mim is None
     assert isinstance(cell.options, SemiViTOptions)
     assert isinstance(last.options, SemiViTOptions)
     assert last.options.pseudo_label == cell.options.pseudo_label
+
+
+def test_the_average_warms_up_until_a_phase_has_trained_the_classifier(
+    small_cell: MakeCell,
+) -> None:
+    steps = {"start__mae_steps": 5, "start__supervised_steps": 4}
+    cell = small_cell("semi_vit", **steps)
+    assert [p.train.ema_warmup for p in phases(cell)] == [True, True, False]
+    without = small_cell("semi_vit", **steps | {"start__supervised_steps": 0})
+    assert [p.train.ema_warmup for p in phases(without)] == [True, True]
+    assert [p.train.ema_warmup for p in phases(small_cell("mae_finetune"))] == [True, True]
+    never_warm = small_cell("semi_vit", train__ema_warmup=False, **steps)
+    assert not any(p.train.ema_warmup for p in phases(never_warm))
+
+
+def test_the_teacher_of_the_last_phase_is_the_fine_tuned_average(
+    small_cell: MakeCell, digits: Prepared, digits_split: Split, tmp_path: Path
+) -> None:
+    """After n steps it still has the share that its decay leaves it: ``decay ** n``."""
+    cell = small_cell("semi_vit", train__steps=6, train__ema_decay=0.9999, optim__lr=1e-2)
+    state, _ = run(cell, digits, digits_split, tmp_path, never)
+    (start,) = [
+        open_model(path).model
+        for path in (tmp_path / "phases").glob("*.safetensors")
+        if open_model(path).info.cell.method == "supervised"
+    ]
+    students = dict(state.model.named_parameters())
+    averages = dict(state.ema.named_parameters())
+    for name, before in start.named_parameters():
+        moved = (averages[name] - before).norm()
+        assert moved <= 2 * (1 - 0.9999**6) * (students[name] - before).norm() + 1e-6, name
+
+
+def test_pretraining_is_shared_by_rates_of_stochastic_depth(small_cell: MakeCell) -> None:
+    cells = [phases(small_cell("semi_vit", train__drop_path=rate)) for rate in (0.0, 0.2)]
+    assert cells[0][0] == cells[1][0]
+    assert cells[0][1] != cells[1][1]
+    assert phases(small_cell("mae", train__drop_path=0.2)) == phases(small_cell("mae"))
 
 
 def test_a_phase_of_no_steps_is_left_out(small_cell: MakeCell) -> None:

@@ -201,3 +201,23 @@ def test_of_the_values_for_one_image_the_first_wanted_one_is_written(seed: int) 
     for place, value, want in reversed(list(zip(index, values, wanted, strict=True))):
         memory[place] = value if want else memory[place]
     assert ours.tolist() == memory
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("fixed", FixedRule), ("flex", FlexRule), ("free", FreeRule), ("soft", SoftRule)],
+)
+def test_weighing_other_images_changes_no_rule(name: str, rule: Any) -> None:
+    """Validation images are weighed as the rule stands: the next batch must not notice."""
+    asked, watched = (rule(options(name), CLASSES, IMAGES) for _ in range(2))
+    *before, (rows, index) = batches()
+    for r, i in before:
+        expected = asked(torch.tensor(r), as_batch(i))
+        found = watched(torch.tensor(r), as_batch(i))
+        for other, _ in batches(3, size=4):
+            first, second = (watched.weigh(torch.tensor(other), 0.5) for _ in range(2))
+            assert torch.equal(first[0], second[0])
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        watched(torch.tensor(rows), as_batch(index)), asked(torch.tensor(rows), as_batch(index))
+    )

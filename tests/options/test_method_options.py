@@ -23,6 +23,10 @@ WITH_THRESHOLD = {"fixmatch", "flexmatch", "semi_vit", "semi_mae", "ssmae"}
 READERS: dict[str, tuple[object, set[str]]] = {
     "mask_ratio": (0.5, RECONSTRUCT),
     "mim__lambda_mim": (30.0, {"ssmae", "semi_mae"}),
+    "mim__weighting": ("gradient", {"ssmae", "semi_mae"}),
+    "mim__gradient_ratio": (3.0, set()),  # these are read where gradients weigh: see below
+    "mim__weighting_every": (3, set()),
+    "mim__weighting_momentum": (0.3, set()),
     "mim__target": ("pixels", RECONSTRUCT),
     "mim__loss": ("l1", RECONSTRUCT),
     "mim__masking": ("block", RECONSTRUCT),
@@ -44,6 +48,7 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "pseudo_label__lambda_mse": (3.0, {"mean_teacher"}),
     "pseudo_label__lambda_fair": (3.0, {"freematch"}),
     "labeled__view": ("strong", LABELED),
+    "labeled__view_probability": (0.5, LABELED),
     "labeled__mixup": (0.8, LABELED),
     "labeled__cutmix": (1.0, LABELED),
     "labeled__mix_probability": (0.9, LABELED),
@@ -92,6 +97,14 @@ def test_a_key_changes_the_cells_of_the_methods_that_read_it(key: str) -> None:
     assert changed == readers
 
 
+@pytest.mark.parametrize("key", ["gradient_ratio", "weighting_every", "weighting_momentum"])
+def test_keys_of_the_weight_that_follows_gradients(key: str) -> None:
+    balanced = {"mim__weighting": "gradient"}
+    value = {f"mim__{key}": READERS[f"mim__{key}"][0]}
+    changed = {n for n in METHODS if config(n, **balanced) != config(n, **balanced, **value)}
+    assert changed == {"ssmae", "semi_mae"}
+
+
 @pytest.mark.parametrize(
     ("rule", "read"),
     [
@@ -111,6 +124,15 @@ def test_the_rule_says_which_keys_are_read(method: str, rule: str, read: set[str
         if config(method, **{"pseudo_label__rule": rule, f"pseudo_label__{key}": 0.123}) != base
     }
     assert changed == read
+
+
+@pytest.mark.parametrize("key", ["gradient_ratio", "weighting_every", "weighting_momentum"])
+def test_the_weighting_says_which_keys_are_read(key: str) -> None:
+    value, _ = READERS[f"mim__{key}"]
+    changes: dict[str, object] = {"mim__weighting": "gradient"}
+    other = changes | {f"mim__{key}": value}
+    changed = {name for name in METHODS if config(name, **changes) != config(name, **other)}
+    assert changed == {"ssmae", "semi_mae"}
 
 
 def test_the_kind_of_branch_changes_the_cells_that_have_one() -> None:

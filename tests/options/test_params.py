@@ -169,6 +169,39 @@ def test_every_recipe_stands_for_a_complete_params_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "typo", "expected"),
+    [
+        (("mask_ratio",), "mask_ration", "mask_ration: unknown key (did you mean 'mask_ratio'?)"),
+        (("optim",), "optm", "optm: unknown key (did you mean 'optim'?)"),
+        (("train", "steps"), "step", "train.step: unknown key (did you mean 'steps'?)"),
+        (("mim", "decoder_dim"), "dim", "mim.dim: unknown key"),
+        (("backbone", "depth"), "depths", "did you mean 'depth'?"),
+        (
+            ("fine_tune", "optim", "lr"),
+            "Lr",
+            "fine_tune.optim.Lr: unknown key (did you mean 'lr'?)",
+        ),
+    ],
+)
+def test_an_unknown_key_in_the_place_of_a_missing_one_is_the_one_to_name(
+    path: tuple[str, ...], typo: str, expected: str, folder: Path
+) -> None:
+    tree = copy.deepcopy(TREE)
+    section = tree
+    for part in path[:-1]:
+        section = section[part]
+    section[typo] = section.pop(path[-1])
+    assert expected in refusal(folder, tree)
+
+
+def test_of_two_mistakes_the_typo_beside_the_missing_key_is_named(folder: Path) -> None:
+    tree = copy.deepcopy(TREE)
+    tree["linear_probe"]["zzz"] = 1
+    tree["train"]["step"] = tree["train"].pop("steps")
+    assert "train.step: unknown key" in refusal(folder, tree)
+
+
+@pytest.mark.parametrize(
     ("path", "expected"),
     [
         (("mask_ration",), "mask_ration: unknown key (did you mean 'mask_ratio'?)"),
@@ -667,6 +700,10 @@ CHANGES = {"heavy": {"mim": {"lambda_mim": 10.0}}, "strong": {"data": {"cutout":
 SIMMIM = {
     "name": "simmim",
     "lambda_mim": 1.0,
+    "weighting": "fixed",
+    "gradient_ratio": 1.0,
+    "weighting_every": 1,
+    "weighting_momentum": 0.0,
     "target": "pixels",
     "loss": "l1",
     "masking": "random",

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 
@@ -86,7 +87,10 @@ def load() -> None:
     import semimae.evaluation.fine_tune
     import semimae.evaluation.probe
     import semimae.evaluation.reconstruct
+    from semimae.options.method import METHODS
 
+    for options in METHODS.values():
+        resolve_name(options.implementation)
     del mlflow, pipeline, semimae
     torch.set_num_threads(1)
     assert threading.active_count() == 1, threading.enumerate()

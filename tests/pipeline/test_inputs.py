@@ -183,6 +183,12 @@ def test_the_files_say_which_value_and_which_module(before: dict[str, str]) -> N
     assert {"semimae/ingest/choose.py", "semimae/data/split.py"} <= split["code"].keys()
 
 
+def test_a_method_that_nobody_asks_for_need_not_fit(project: Path) -> None:
+    set_params(project, "optim", warmup_steps=60)
+    set_params(project, "start", supervised_steps=50)  # of semi_vit, which has a warm-up too
+    assert "train/semi_vit" in written(project)
+
+
 def test_params_with_an_error_leave_the_files_alone(project: Path) -> None:
     before = written(project)
     set_params(project, "optim", lr="fast")
@@ -191,3 +197,43 @@ def test_params_with_an_error_leave_the_files_alone(project: Path) -> None:
     assert done.stderr.startswith("error: params.yaml: optim.lr")
     folder = project / "inputs"
     assert before == {name: (folder / f"{name}.json").read_text() for name in before}
+
+
+def test_a_changed_list_of_labeled_images_reaches_the_split(project: Path) -> None:
+    values = {"labeled_list": "lists/mine.txt"}
+    tree = YAML().load(project / "params.yaml")
+    tree["data"].update(values)
+    tree["label_fraction"] = None
+    YAML().dump(tree, project / "params.yaml")
+    missing = run(project)
+    assert missing.returncode == 2
+    assert "data.labeled_list=lists/mine.txt cannot be read (No such file" in missing.stderr
+    (project / "lists").mkdir()
+    (project / "lists/mine.txt").write_text("train/000001\n")
+    first = written(project)
+    assert changed(first, written(project)) == set()
+    (project / "lists/mine.txt").write_text("train/000002\n")
+    assert changed(first, written(project)) == {"split"}
+
+
+def test_a_list_that_is_not_watched_is_warned_of(project: Path) -> None:
+    tree = YAML().load(project / "params.yaml")
+    tree["data"]["labeled_list"], tree["label_fraction"] = "mine.txt", None
+    YAML().dump(tree, project / "params.yaml")
+    (project / "mine.txt").write_text("train/000001\n")
+    assert "warning: DVC watches the lists in lists/, not mine.txt" in run(project).stderr
+
+
+@pytest.mark.parametrize("where", ["headline", "variant"])
+def test_missing_weights_are_found_before_anything_runs(project: Path, where: str) -> None:
+    tree = YAML().load(project / "params.yaml")
+    if where == "headline":
+        tree["backbone"]["weights"] = "vit.safetensors"
+    else:
+        tree["ablation"]["variant"] = ["plain", "warm"]
+        tree["ablation"]["changes"] = {"warm": {"backbone": {"weights": "vit.safetensors"}}}
+    YAML().dump(tree, project / "params.yaml")
+    done = run(project)
+    assert done.returncode == 2
+    assert "backbone.weights=vit.safetensors: there is no file" in done.stderr
+    assert not (project / "inputs").exists()

@@ -1,4 +1,4 @@
-"""What a finished study leaves in results/ and on the page of results, and how one command gets there."""
+"""What a finished study leaves in results/ and on its page, and how one command gets there."""
 
 import json
 import shutil

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from data_helpers import SMALL, write_images
 from safetensors.torch import save_file
 from support import changed_params
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from pipeline.workspace import phases_folder, resume_folder
 from semimae.ingest.prepare import prepare
 from semimae.options.cell import Cell
 from semimae.options.params import Params
+from semimae.types import UserError
 
 
 @pytest.fixture
@@ -49,6 +51,68 @@ def test_null_of_the_grid_arrives_as_none(
     cell = Cell.read(Path("runs/x/config.json"))
     assert (cell.label_fraction, cell.num_labels) == (fraction, number)
     assert cell in params.grid()
+
+
+@pytest.mark.parametrize(
+    ("method", "fraction", "include", "warned"),
+    [
+        ("fixmatch", 1.0, True, True),
+        ("semi_mae", 1.0, True, True),
+        ("mae", 1.0, True, False),  # learns from images, whose labels it does not ask for
+        ("supervised", 1.0, True, False),
+        ("fixmatch", 0.5, True, False),
+        ("fixmatch", 0.5, False, False),
+    ],
+)
+def test_no_unlabeled_images_but_the_labeled_ones_is_warned_of(
+    method: str,
+    fraction: float,
+    include: bool,
+    warned: bool,
+    project: Callable[..., Params],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    project(data__include_labeled=include)
+    run("split", "runs/x", "--method", method, "--label-fraction", str(fraction))
+    said = [text for text in caplog.messages if "has none except the" in text]
+    assert len(said) == warned
+    assert all(f"method={method} learns from unlabeled images" in text for text in said)
+
+
+def test_missing_weights_are_found_by_prepare_and_split(project: Callable[..., Params]) -> None:
+    project(backbone__weights="w.safetensors")
+    for command in (("prepare",), ("split", "runs/x")):
+        with pytest.raises(UserError, match=r"backbone\.weights=w\.safetensors"):
+            run(*command)
+
+
+def test_a_data_folder_that_is_gone_is_said_by_prepare_and_split(
+    project: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    write_images(root, SMALL)
+    monkeypatch.setenv("SEMIMAE_DATA", str(root))
+    project(dataset="imagefolder", data__pack_max_side=0, data__image_size=8)
+    run("prepare")
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"there is no folder {root}"):
+        run("prepare")
+    with pytest.raises(UserError, match=f"the data folder {root} is gone"):
+        run("split", "runs/x")
+
+
+def test_prepare_prints_its_summary(
+    project: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    write_images(root, [*SMALL, "unlabeled/1.png"])
+    (root / "train/a/notes.txt").write_text("no image")
+    monkeypatch.setenv("SEMIMAE_DATA", str(root))
+    project(dataset="imagefolder", data__image_size=8)
+    said = run("prepare")
+    assert said.startswith("imagefolder: 13 images, 2 classes\n")
+    assert "1  no image (.txt): train/a/notes.txt" in said
+    assert "! 2 classes have fewer than 5 labeled training images:" in said
 
 
 def test_starting_weights_are_hashed_and_such_runs_are_kept(

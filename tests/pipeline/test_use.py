@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,13 @@ def test_a_folder_is_searched_and_what_is_no_image_is_named(project: Project, ph
     result = run("predict", project.run, photos, code=1)
     said = rows(result.stdout)
     assert [os.path.relpath(row["path"], photos) for row in said] == ["a.PNG", "b/1.png", "b/2.png"]
-    assert result.stderr.splitlines() == [f"{photos}/broken.jpg: not an image of a known format"]
+    _, *named = result.stderr.splitlines()
+    assert named == [
+        f"{photos}/.y.png: hidden",
+        f"{photos}/notes.txt: no image (.txt)",
+        f"{photos}/b/.hidden/: hidden",
+        f"{photos}/broken.jpg: not an image of a known format",
+    ]
     expected = infer(project.model, project.cell, project.prepared, np.array([3, 4, 0]))
     best = expected.probabilities.max(dim=1)
     assert [row["class"] for row in said] == [str(i) for i in best.indices.tolist()]
@@ -96,11 +103,35 @@ def test_a_csv_file_lists_images_beside_it_or_in_a_root(
     (photos / "list.csv").write_text("rank,path\n1,b/1.png\n2,b/1.png\n3,missing.png\n")
     result = run("predict", project.run, photos / "list.csv", photos / "b/1.png", code=1)
     assert [row["path"] for row in rows(result.stdout)] == [f"{photos}/b/1.png"]
-    assert result.stderr == f"{photos}/missing.png: No such file or directory\n"
+    assert result.stderr.endswith(f"\n{photos}/missing.png: No such file or directory\n")
     moved = tmp_path / "moved.csv"
     (photos / "list.csv").rename(moved)
     result = run("predict", project.run, moved, "--root", photos, code=1)
     assert [row["path"] for row in rows(result.stdout)] == [f"{photos}/b/1.png"]
+
+
+def test_it_says_which_model_answers(project: Project, photos: Path, tmp_path: Path) -> None:
+    scores = json.loads((project.run / "linear_probe.json").read_text())["protocols"]["classifier"]
+    tested = f"test top-1 {100 * scores['top1']['value']:.1f}% on {scores['num_images']} images"
+    photo = photos / "a.PNG"
+    said = run("predict", project.run, photo).stderr
+    assert said.startswith(f"{project.run}: {project.cell.name} on digits; {tested}; ")
+    assert "probabilities are not calibrated, since there were fewer than 30 validation" in said
+    assert tested in run("export", project.run, tmp_path / "out", "--format", "timm").stdout
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(project.run / "train" / "model.safetensors", copy)
+    assert "test score unknown" in run("predict", copy, photo).stderr
+
+
+def test_it_abstains_below_a_probability(project: Project, photos: Path) -> None:
+    plain = rows(run("predict", project.run, photos, code=1).stdout)
+    values = sorted(float(row["probability"]) for row in plain)
+    threshold = (values[0] + values[1]) / 2
+    said = rows(run("predict", project.run, photos, "--abstain", threshold, code=1).stdout)
+    for before, after in zip(plain, said, strict=True):
+        sure = float(before["probability"]) >= threshold
+        assert after == before | {"class": before["class"] if sure else ""}
+    assert [row["class"] for row in said].count("") == 1
 
 
 @pytest.mark.parametrize(
@@ -124,6 +155,49 @@ def test_an_argument_that_leads_nowhere_ends_it(
 def test_a_folder_without_images_ends_it(project: Project, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no image"):
         run("predict", project.run, tmp_path)
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"holds no image: .*notes\.txt \(no image \(\.txt\)\)"):
+        run("predict", project.run, tmp_path)
+
+
+def test_every_file_of_a_folder_has_a_line(project: Project, photos: Path, tmp_path: Path) -> None:
+    """Whatever lies there: links, pipes, names without suffix, HEIC, what systems leave behind."""
+    (tmp_path / "more").mkdir()
+    (photos / "a.PNG").rename(tmp_path / "more/linked.png")
+    (photos / "link").symlink_to(tmp_path / "more")
+    (photos / "loop").symlink_to(photos)
+    (photos / "b/1.png").rename(photos / "b/1.png?width=8")
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    (photos / "two\nlines.txt").touch()
+    (photos / "__MACOSX").mkdir()
+    os.mkfifo(photos / "pipe.png")
+    result = run("predict", project.run, photos, code=1)
+    done = [os.path.relpath(row["path"], photos) for row in rows(result.stdout)]
+    assert done == ["b/1.png?width=8", "b/2.png", "link/linked.png"]
+    named = {os.path.relpath(line.split(": ")[0], photos) for line in result.stderr.splitlines()}
+    assert named == {
+        ".y.png",
+        "IMG_1.HEIC",
+        "__MACOSX",
+        "b/.hidden",
+        "broken.jpg",
+        "loop",
+        "notes.txt",
+        "pipe.png",
+        "two\\nlines.txt",
+    }
+
+
+def test_only_images_that_cannot_be_read_are_errors(project: Project, photos: Path) -> None:
+    (photos / "broken.jpg").unlink()
+    run("predict", project.run, photos)
+
+
+def test_a_table_with_another_header_gets_a_hint(project: Project, tmp_path: Path) -> None:
+    for text, said in (("path;rank\n", "save it with commas"), ("Path\n", "instead of 'Path'")):
+        (tmp_path / "list.csv").write_text(text)
+        with pytest.raises(UserError, match=said):
+            run("predict", project.run, tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
@@ -256,6 +330,7 @@ def test_labeled_files_move_to_their_class(labelling: Labelling) -> None:
     ("path", "label", "said"),
     [
         ("unlabeled/deep/2.png", "dgo", "no class; did you mean 'dog'"),
+        ("unlabeled/deep/2.png", "DOG", "no class; did you mean 'dog'"),
         ("unlabeled/deep/2.png", "zebra", "for a new class make its folder"),
         ("unlabeled/gone.png", "dog", "is no file in"),
         ("unlabeled/../train/cat/0.png", "dog", "is no file in"),
@@ -270,6 +345,22 @@ def test_with_one_wrong_row_nothing_moves(
     with pytest.raises(UserError, match=said):
         labelling.add(("unlabeled/1.png", "dog"), (path, label))
     assert labelling.files() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path;label\nunlabeled/1.png;dog\n", "separated by semicolons: save it with commas"),
+        ("Path,Label\nunlabeled/1.png,dog\n", "write 'path' instead of 'Path'"),
+        ("path,class\nunlabeled/1.png,dog\n", "no column label; write 'label' instead of 'class'"),
+    ],
+)
+def test_a_header_that_is_nearly_right_gets_a_hint(
+    text: str, said: str, labelling: Labelling
+) -> None:
+    labelling.todo.write_text(text)
+    with pytest.raises(UserError, match=said):
+        run("add-labels", labelling.todo)
 
 
 def test_moves_are_undone_if_one_fails(

@@ -1,0 +1,90 @@
+"""``ui`` and ``serve``: MLflow's own programs, started once it is known that they can work."""
+
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline.tracking.trouble import explain
+from pipeline.workspace import dvc_root
+from semimae.types import UserError
+
+_HERE = "127.0.0.1"  # nobody is asked who they are, so only this machine is served
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Where to listen on this machine.")]
+
+
+def ui(port: Port = 5000) -> None:
+    """Show the runs: MLflow's pages on this machine, until Ctrl-C.
+
+    If MLFLOW_TRACKING_URI names a server, its address is printed: it has the pages.
+
+    Example: python -m pipeline ui --port 5005
+    """
+    from pipeline.tracking.address import address_of
+    from pipeline.tracking.store import open_store
+
+    address, runs = address_of(dvc_root()), "#/experiments?workflowType=machine_learning"
+    if address.is_server:
+        typer.echo(f"Runs: {address.pages}/{runs}")
+        return
+    _require_free(port)
+    try:
+        open_store(dvc_root())
+    except Exception as error:
+        raise UserError(f"MLflow: {explain(error)}") from None
+    typer.echo(f"Runs: http://{_HERE}:{port}/{runs}")
+    _become("ui", "--backend-store-uri", address.uri, "--host", _HERE, "--port", str(port))
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="A registered model; without it, this project's.")
+    ] = None,
+    port: Port = 5001,
+) -> None:
+    """Serve the headline's model on this machine, until Ctrl-C: POST /invocations.
+
+    Example: python -m pipeline serve --port 5005
+    """
+    from pipeline.tracking.model import served_model
+
+    try:
+        uri, address = served_model(dvc_root(), model or None)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"MLflow: {explain(error)}") from None
+    _require_free(port)
+    os.environ["MLFLOW_TRACKING_URI"] = address.uri
+    os.environ["MLFLOW_REGISTRY_URI"] = address.registry
+    local = ("--env-manager", "local", "--host", _HERE, "--port", str(port))
+    _become("models", "serve", "--model-uri", uri, *local)
+
+
+def _require_free(port: int) -> None:
+    """Refuse a port that another program has: its pages are not ours."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of one that has just ended
+        try:
+            probe.bind((_HERE, port))
+        except OSError as error:
+            reason = (
+                "another program listens there"
+                if error.errno == errno.EADDRINUSE
+                else error.strerror
+            )
+            raise UserError(
+                f"port {port} cannot be used ({reason}); choose another one, PORT={port + 1} with "
+                "make."
+            ) from None
+
+
+def _become(*arguments: str) -> NoReturn:
+    """Replace this process by MLflow, which finds the other programs of this environment."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

@@ -1,0 +1,181 @@
+"""What the report says of a choice: ties, few validation images, and the model that is in use."""
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from report_helpers import Workspace, ablation, read, report, write_run
+
+from pipeline.progress import Describe
+from pipeline.reporting.by_image import FEWEST, by_image, mcnemar
+from pipeline.reporting.confidence import accuracy_over_coverage
+from semimae.options.params import Params
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+Right = Callable[[str, int], tuple[int, int]]
+
+
+@pytest.mark.parametrize("images", range(1, 13))
+def test_mcnemar_counts_the_ways_in_which_coins_could_fall(images: int) -> None:
+    for only_a in range(images + 1):
+        far = abs(2 * only_a - images)
+        falls = itertools.product((0, 1), repeat=images)
+        extreme = sum(abs(2 * sum(fall) - images) >= far for fall in falls)
+        assert mcnemar(only_a, images - only_a) == pytest.approx(extreme / 2**images)
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_fewer_images_than_that_never_show_a_difference() -> None:
+    assert mcnemar(FEWEST, 0) < 0.05 <= mcnemar(FEWEST - 1, 0)
+
+
+def result(seed: int, right: list[int]) -> Any:
+    return SimpleNamespace(cell=SimpleNamespace(seed=seed), right=lambda part: np.array(right) == 1)
+
+
+def test_settings_are_compared_image_by_image() -> None:
+    a = [result(0, [1, 1, 1, 0] * 50), result(1, [1, 1, 0, 0] * 50), result(7, [0, 0, 0, 0] * 50)]
+    b = [result(0, [1, 0, 0, 1] * 50), result(1, [1, 1, 0, 1] * 50)]
+    one = by_image(a[:1], b, "test")
+    assert one is not None
+    assert (one.num_seeds, one.num_images, one.only_a, one.only_b) == (1, 200, 100, 50)
+    assert one.mean == pytest.approx(0.25)
+    half = 1.96 * np.std([0, 1, 1, -1]) / math.sqrt(200)  # by the normal distribution
+    assert (one.low, one.high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.01)
+    back = one.reversed()
+    assert (back.only_a, back.mean, back.low, back.p) == (50, -0.25, -one.high, one.p)
+    both = by_image(a, b, "test")
+    assert both is not None
+    # Of the same images means are drawn: each is 0, 0.5, 0.5 or -1 ahead.
+    assert (both.num_seeds, both.mean) == (2, 0.0)
+    half = 1.96 * np.std([0, 0.5, 0.5, -1]) / math.sqrt(200)
+    assert (both.low, both.high) == pytest.approx((-half, half), abs=0.01)
+    assert by_image(a, [result(9, [1] * 200)], "test") is None
+
+
+def test_accuracy_over_coverage_takes_the_surest_first() -> None:
+    confidence = np.array([0.5, 0.9, 0.7, 0.7], dtype=np.float32)
+    right = np.array([False, True, False, True])
+    coverage, accuracy = accuracy_over_coverage(confidence, right)
+    assert coverage.tolist() == [0.25, 0.75, 1.0]  # the two of 0.7 come together
+    assert accuracy.tolist() == pytest.approx([1.0, 2 / 3, 0.5])
+
+
+def grid(workspace: Workspace, params: Params, right: Right) -> tuple[str, dict[str, Any]]:
+    """Report on a grid whose validation images are as ``right`` says of a method and a seed."""
+    workspace(params)
+    shutil.rmtree("runs")
+    for cell, (first, *_) in params.grid().items():
+        write_run(Path("runs") / first.folder, cell, val=right(cell.method, cell.seed))
+    write_run(Path("runs/headline"), params.cell(), val=right(params.method, params.seed))
+    page, _, summary = report()
+    text = read(page).text
+    return " ".join(text[: text.index("Means over seeds with")].split()), summary
+
+
+ONE = {"mask_ratio": [0.75], "seed": [0]}
+
+
+@pytest.mark.parametrize("theirs", [10, 11])
+def test_twelve_validation_images_do_not_choose(theirs: int, workspace: Workspace) -> None:
+    """The baseline, first in the grid, equals the headline on validation, or is an image ahead."""
+    params = ablation(**ONE)
+    text, summary = grid(
+        workspace, params, lambda method, seed: (theirs if method == "supervised" else 10, 12)
+    )
+    assert (
+        "12 validation images cannot tell Semi-MAE, mask 0.75 and Supervised apart, so that this "
+        "report speaks of Semi-MAE, mask 0.75, the setting of params.yaml" in text
+    )
+    assert "On 12 validation images a difference of fewer than 6 images (50.0 points) is" in text
+    tied = "Semi-MAE, mask 0.75 and Supervised are tied at 83.3% validation accuracy."
+    assert (tied in text) == (theirs == 10)
+    assert summary["best"]["setting"] == "Semi-MAE, mask 0.75"
+    assert summary["best"]["validation_ties"] == ["Supervised"]
+    assert summary["best"]["validation_images"] == 12
+
+
+def test_enough_validation_images_choose(workspace: Workspace) -> None:
+    """And the first screen says that the model in use is another one, and how to change that."""
+    params = ablation(**ONE)
+    text, summary = grid(
+        workspace, params, lambda method, seed: (192 if method == "supervised" else 180, 200)
+    )
+    assert "Supervised is preferred by validation accuracy (200 validation images)" in text
+    assert "validation images cannot tell S" not in text
+    assert summary["best"]["validation_ties"] == []
+    assert (
+        "The model that predict, export and serve use is runs/headline: Semi-MAE, mask 0.75 with "
+        "10% of labels, 72.0%" in text
+    )
+    assert "This report recommends Supervised instead. To use that, run dvc exp run -S" in text
+    assert "-S method=supervised." in text
+
+
+def test_images_of_all_seeds_choose_together(workspace: Workspace) -> None:
+    params = ablation(mask_ratio=[0.75])
+    text, _ = grid(workspace, params, lambda method, seed: (12 if method == "semi_mae" else 10, 12))
+    assert "preferred by validation accuracy (12 validation images for each of 3 seeds)" in text
+    assert "Its setting is the one that this report recommends" in text
+
+
+def test_one_seed_is_judged_on_test_images(workspace: Workspace) -> None:
+    """Of 200 test images Semi-MAE gets all that the other one gets, and 20 more."""
+    text, _ = grid(workspace, ablation(**ONE), lambda method, seed: (10, 12))
+    assert (
+        "Of the same 200 test images, Semi-MAE, mask 0.75 alone is right on 20 and Supervised "
+        "alone on 0 (95% bootstrap interval over images [" in text
+    )
+    assert "exact McNemar test, adjusted p < 0.001): these two trained models differ" in text
+    assert "this trained model is significantly better than Supervised, the runner-up" in text
+
+
+def test_several_seeds_are_averaged_on_test_images(workspace: Workspace) -> None:
+    text, _ = grid(
+        workspace, ablation(mask_ratio=[0.75]), lambda method, seed: (round(170 + 5 * seed), 200)
+    )
+    assert "On the same 200 test images, averaged over 3 seeds: +11.0 points (95% boots" in text
+
+
+def test_pseudo_labels_of_own_images_are_judged_on_validation(workspace: Workspace) -> None:
+    """0.75 of 0.4 * 12 images; the interval is Wilson's of 4.8 of them."""
+    params = ablation(**ONE)
+    workspace(params)
+    shutil.rmtree("runs")
+    for cell, (first, *_) in params.grid().items():
+        folder = Path("runs") / first.folder
+        write_run(folder, cell, val=(10, 12))
+        path = folder / "train" / "history.json"
+        rows = [
+            {k: v for k, v in row.items() if not k.startswith("pseudo/accuracy")}
+            for row in json.loads(path.read_text())
+        ]
+        path.write_text(json.dumps(rows))
+    page, table, _ = report()
+    text = " ".join(read(page).text.split())
+    section = text[text.index("Pseudo labels in use at the end of training") :]
+    z, n, p = 1.959964, 4.8, 0.75
+    center, half = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+    low, high = ((center + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    shown = f"not known75.0 [{100 * low:.1f}, {100 * high:.1f}]5 of 12"
+    assert shown in section.replace(" not known", "not known")
+    semi = next(row for row in table if row["method"] == "semi_mae")
+    assert (semi["pseudo_accuracy_final"], semi["val_pseudo_accuracy_final"]) == ("", "0.75")
+    assert semi["val_images"] == "12"
+
+
+def test_the_bar_shows_what_is_known_of_pseudo_labels() -> None:
+    own, known = Describe(8), Describe(8)
+    row = {"step": 10, "seconds": 2.0, "val/pseudo_accuracy": 0.5}
+    assert "right on val 0.500" in own(row)
+    known({"step": 5, "seconds": 1.0, "pseudo/accuracy": 0.75})
+    note = known(row)
+    assert "right 0.750" in note
+    assert "right on val" not in note
