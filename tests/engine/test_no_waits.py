@@ -131,7 +131,7 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
                 cell.train,
                 params.train,
                 cell.optim,
-                autocast=make_autocast(cell.train, CPU),
+                autocast=make_autocast(cell.train, CPU, cell.backbone.embed_dim),
                 evaluate=lambda state: {},
                 on_row=lambda kind, row: rows.append(kind),
                 checkpoints=Nowhere(),
