@@ -29,6 +29,7 @@ LAYERS = [
     "semimae.random",
     "semimae.positions",
     "semimae.tensors",
+    "semimae.mixing",
     "semimae.distributed",
     "semimae.data",
     "semimae.ingest",
