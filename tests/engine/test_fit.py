@@ -12,7 +12,9 @@ from semimae.calibration import MIN_IMAGES, fit_temperature
 from semimae.data.loader import TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.engine import fit as fit_module
 from semimae.engine import infer as infer_module
+from semimae.engine import loop
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, set_up_device
 from semimae.engine.fit import fit, temperature_of

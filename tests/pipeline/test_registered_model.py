@@ -316,7 +316,7 @@ def test_a_model_whose_files_are_gone_is_registered_again(
     DAMAGE[damage](project.root / "mlartifacts")
     os.environ["DVC_ROOT"] = str(project.root)
     try:
-        with pytest.raises(UserError, match="version 1, are gone; .*sync-mlflow` registers"):
+        with pytest.raises(UserError, match=r"version 1, are gone; .*sync-mlflow` registers"):
             served_model(project.root, None)
     finally:
         del os.environ["DVC_ROOT"]

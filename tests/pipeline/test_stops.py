@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_the_command_itself_killed_and_run_again(whole: Workspace, workspace: Wo
     while killed != -signal.SIGKILL:  # unless it was done before it could be killed
         shutil.rmtree(workspace.cell / "train", ignore_errors=True)
         process = start()
-        wait_until(lambda: bool(workspace.checkpoints()) or process.poll() is not None)
+        while process.poll() is None and not workspace.checkpoints():
+            time.sleep(0.001)
         process.kill()
         killed = process.wait()
     assert start().wait() == 0
