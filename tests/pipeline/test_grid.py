@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from support import REPO, changed_params
+from support import PATIENCE, REPO, changed_params, wait_until
 
 import pipeline.grid
 
@@ -63,9 +62,9 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
 STAGES = """
 import pathlib, sys, time
 if "-s" in sys.argv:
-    pathlib.Path(sys.argv[-1] + ".begun").touch()
     try:
-        time.sleep(60)
+        pathlib.Path(sys.argv[-1] + ".begun").touch()
+        time.sleep(100_000)
     except KeyboardInterrupt:
         pathlib.Path(sys.argv[-1] + ".saved").touch()
         sys.exit(1)
@@ -96,12 +95,10 @@ def test_a_stop_reaches_the_stages_and_waits_for_them(
     with subprocess.Popen(
         [sys.executable, "-c", GRID], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)  # until both sleep
+        begun = lambda: len(list(tmp_path.glob("*.begun"))) == 2  # noqa: E731
+        wait_until(begun, lambda: process.poll() is None)
         process.send_signal(number)
-        assert process.wait(timeout=60) != 0
+        assert process.wait(PATIENCE) != 0
     assert {path.name for path in tmp_path.glob("*.saved")} == {"one.saved", "two.saved"}
     assert not (tmp_path / "three.begun").exists()
 
