@@ -35,6 +35,7 @@ LAYERS = [
     "semimae.ingest",
     "semimae.backbones",
     "semimae.losses",
+    "semimae.calibration",
     "semimae.mim",
     "semimae.model",
     "semimae.model_file",

@@ -131,7 +131,7 @@ def _sentences(*comparisons: Comparison | None) -> list[Block]:
             details.append(f"adjusted p {p_value(c.adjusted_p)}")
         numbers = f" ({', '.join(details)})" if details else ""
         shown = judgment(c)
-        verb = f"no difference shown: {shown.detail}" if shown.detail else "a difference is shown"
+        verb = f"not significant ({shown.detail})" if shown.detail else "significant"
         words = f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}."
         blocks.append(Text(f"{words}{image_sentence(c)}"))
     if not blocks:
@@ -211,7 +211,7 @@ def _method_of_comparison(study: Study) -> str:
     if n < _FEW_SEEDS:
         text += (
             f" With {n} seeds intervals are wide and only large differences can be shown: "
-            "“no difference shown” is not “no difference”."
+            "“not significant” does not mean “no difference”."
         )
     return text
 
