@@ -104,6 +104,8 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
                         raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS} pixels")
                     image = converted(file, self.channels, self.white_level)
         except UnidentifiedImageError:
+            if data[4:8] == b"ftyp":  # what phones write
+                raise Refused(f"{where} is HEIC or AVIF; send it as JPEG or PNG") from None
             raise Refused(f"{where} is not an image of a known format") from None
         except Exception as error:  # Pillow raises whatever damaged data lead it to
             reason = f"{error}".partition("\n")[0] or type(error).__name__

@@ -84,7 +84,9 @@ def whole(
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(stops=st.sets(st.integers(1, STEPS), min_size=1, max_size=4))
 def test_stopped_anywhere(

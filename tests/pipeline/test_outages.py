@@ -222,9 +222,13 @@ def test_an_artifact_store_that_cannot_be_written(
 
 @pytest.mark.parametrize("place", ["connect", "find_run", "log_rows"])
 def test_an_outage_does_not_hold_up_the_steps(
-    place: str, online: Workspace, monkeypatch: pytest.MonkeyPatch
+    place: str, online: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All rows are handed over while the store keeps the thread that talks to it waiting."""
+    workspace = online.copy(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.warns(UserWarning, match="this project was in"):
+        runs.connect(workspace.root)
     whole, asked, answer = getattr(runs, place), threading.Event(), threading.Event()
 
     def waiting(*given: Any) -> Any:
@@ -235,7 +239,7 @@ def test_an_outage_does_not_hold_up_the_steps(
     monkeypatch.setattr(runs, place, waiting)
     monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.01)
     monkeypatch.setattr(runs, "PATIENCE_SECONDS", (PATIENCE, PATIENCE))
-    live = LiveRun(online.cell, online.root)
+    live = LiveRun(workspace.cell, workspace.root)
     with live:
         assert asked.wait(PATIENCE)
         for step in range(500):

@@ -108,6 +108,7 @@ BROKEN: dict[str, MakeFile] = {
     "cut": lambda: mode("RGB")[:400],
     "floats": lambda: deep("TIFF", 9, np.float32),
     "32 bits": lambda: deep("TIFF", 70000, np.int32),
+    "of a phone": lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99),
     "of another kind": lambda: b"%PDF-1.4\n",
 }
 

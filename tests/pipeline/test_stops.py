@@ -133,7 +133,7 @@ def test_a_really_full_disk(
 def test_the_second_process_on_a_cell_waits(
     command: str, server: StageServer, whole: Workspace, workspace: Workspace
 ) -> None:
-    first = server.start(command, workspace, halt_at=4, **LATER)
+    first = server.start(command, workspace, halt_at=6, **LATER)
     first.wait_until_halted()
     assert first.holds(list(workspace.root.glob(f".semimae/resume/*{command}*.lock")))
     second = server.start(command, workspace, **LATER)
