@@ -89,7 +89,7 @@ def _by_reason(found: Mapping[str, Some]) -> Iterator[str]:
         if len(line) <= _WIDTH or len(reason) < _WIDTH // 2:
             yield _short(line, _WIDTH)
             continue
-        yield from _wrapped(f"{some.count:>6,}  {reason}:", indent=8)
+        yield from _wrapped(f"{some.count:>6,}  {reason}", indent=8)
         yield f"        {_short(_first(some), _WIDTH - 8)}"
 
 

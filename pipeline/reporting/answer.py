@@ -1,5 +1,6 @@
 """The first screen: which setting won, by how much, is it significant, what did it cost."""
 
+from pipeline.reporting.baselines import baseline_blocks
 from pipeline.reporting.blocks import (
     NONE,
     Block,
@@ -90,6 +91,7 @@ def _verdict(study: Study) -> list[Block]:
     ]
     return [
         Text(lead, tone="lead"),
+        *baseline_blocks(study, found.best),
         *model_in_use(study),
         *detectable(study, fraction),
         *_sentences(found.over_next, found.over_baseline),

@@ -376,17 +376,30 @@ def test_a_gpu_is_named_by_its_number_and_rounds_as_asked(
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "half"),
+    ("precision", "device", "units", "width", "half"),
     [
-        ("auto", "cpu", False),
-        ("auto", "cuda", True),
-        ("bf16", "cpu", True),
-        ("fp32", "cpu", False),
+        ("auto", "cpu", {"avx512_bf16": True}, 192, True),
+        ("auto", "cpu", {"avx512_bf16": False, "amx_bf16": True}, 768, True),
+        ("auto", "cpu", {"bf16": True}, 192, True),
+        ("auto", "cpu", {"avx512_bf16": True}, 96, False),
+        ("auto", "cpu", {"avx2": True}, 768, False),
+        ("auto", "cuda", {}, 16, True),
+        ("bf16", "cpu", {}, 16, True),
+        ("fp32", "cpu", {"avx512_bf16": True}, 768, False),
     ],
 )
-def test_precision(precision: str, device: str, half: bool, small_cell: MakeCell) -> None:
+def test_precision(
+    precision: str,
+    device: str,
+    units: dict[str, bool],
+    width: int,
+    half: bool,
+    small_cell: MakeCell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     config = small_cell(train__precision=precision).train
-    with make_autocast(config, torch.device(device))():
+    with make_autocast(config, torch.device(device), width)():
         assert torch.is_autocast_enabled(device) == half

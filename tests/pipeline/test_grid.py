@@ -12,21 +12,25 @@ from support import REPO, changed_params
 
 import pipeline.grid
 
+CNN = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
+
 
 def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Plain before heavy, as in the grid; a-0 is what an earlier version of dvc.yaml wrote.
-    heavy, plain, twin, probed = (
+    heavy, plain, twin, probed, cnn = (
         f"{cell}-images-{variant}"
         for cell, variant in (
             ("supervised-0.5-0.1-0", "heavy"),
             ("supervised-0.5-0.1-0", "plain"),
             ("semi_mae-0.5-0.1-0", "plain"),
             ("semi_mae-0.5-0.1-1", "plain"),
+            ("supervised-0.5-0.1-0", "cnn"),
         )
     )
     cells = {"a-0": "a", heavy: "a", plain: "a", twin: "h", "headline": "h", probed: "c"}
+    cells[cnn] = "b"
     for name, content in cells.items():
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
@@ -37,6 +41,7 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     steps = ("train", "linear_probe")
     changed = {f"grid_{step}@{name}" for step in steps for name in (heavy, plain, twin)}
     changed |= {"train", "linear_probe", "fine_tune", f"grid_linear_probe@{probed}", "report"}
+    changed |= {f"baseline_{step}@{cnn}" for step in steps}
     monkeypatch.setattr(pipeline.grid, "changed_stages", lambda root: changed)
     params = changed_params(
         ablation__method=["supervised", "semi_mae"],
@@ -44,12 +49,14 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
         ablation__label_fraction=[0.1],
         ablation__seed=[0, 1],
         ablation__variant=["plain", "heavy"],
-        ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}},
+        ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}, "cnn": {"backbone": CNN}},
+        ablation__baseline__variant=["cnn"],
     )
     assert pipeline.grid._pending_by_cell(tmp_path, params) == [
         ["train", "linear_probe", "fine_tune"],  # the headline, before its twin
         [f"grid_train@{plain}", f"grid_linear_probe@{plain}"],
         [f"grid_linear_probe@{probed}"],
+        [f"baseline_train@{cnn}", f"baseline_linear_probe@{cnn}"],
     ]
 
 

@@ -58,7 +58,7 @@ def test_null_of_the_grid_arrives_as_none(
     [
         ("fixmatch", 1.0, True, True),
         ("semi_mae", 1.0, True, True),
-        ("mae", 1.0, True, False),  # learns from images, whose labels it does not ask for
+        ("mae", 1.0, True, True),
         ("supervised", 1.0, True, False),
         ("fixmatch", 0.5, True, False),
         ("fixmatch", 0.5, False, False),
