@@ -50,7 +50,7 @@ def _counts(info: DatasetInfo, found: Findings) -> Iterator[str]:
     yield f"  {'':{width}}" + "".join(f"{split:>10}" for split in splits)
     for number, (name, counts) in enumerate(rows):
         if others and number == _ALL_SHOWN // 2:
-            yield f"  {others:{width}}{between:>10}"
+            yield f"  {others:{width}} {between:>9}"
         cells = "".join(f"{f'{count:,}' if count else '-':>10}" for count in counts)
         yield f"  {_short(name, width):{width}}{cells}"
 
