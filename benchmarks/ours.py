@@ -45,8 +45,8 @@ class Ours:
     def __init__(self, cell: Cell, prepared: Prepared, split: Split, rejected: float) -> None:
         self.cell = cell
         self.device = set_up_device(cell.train)
-        self.autocast = make_autocast(cell.train, self.device)
         self.model = model_of(cell, prepared).to(self.device)
+        self.autocast = make_autocast(cell.train, self.device, self.model.backbone.embed_dim)
         set_up_model(self.model, cell.train, self.device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         set_up_model(self.ema, cell.train, self.device)

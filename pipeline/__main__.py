@@ -37,7 +37,7 @@ app = typer.Typer(
     name="semimae",
     help="""Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.
 
-    `COMMAND --help` says more, each with an example. To begin: python -m pipeline recipe list
+    `COMMAND --help` shows an example. To begin: `python -m pipeline start FOLDER`
     """,
     no_args_is_help=True,
     add_completion=False,

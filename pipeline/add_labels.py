@@ -1,21 +1,24 @@
 """``add-labels``: what was labeled goes back to the images."""
 
 import csv
+import filecmp
 import os
 import posixpath
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.moves import move_all
 from pipeline.workspace import dvc_root
 from semimae.files import write_csv
 from semimae.ingest.table_header import header_hint
 from semimae.options.params import Params
 from semimae.types import UserError
 
-_UNLABELED = "unlabeled/"
+_UNLABELED = "unlabeled"
+_COLUMNS = ("path", "label")
+Labels = dict[str, str]  # of paths below the folder of the images
 
 
 def add_labels(
@@ -25,6 +28,7 @@ def add_labels(
 
     Rows without a label are left alone. With dataset csv the labels are written to the manifest,
     with dataset imagefolder the files move from unlabeled/ to train/LABEL/. All rows or none.
+    Paths are relative to the folder of the images, or as `predict` writes them.
 
     Example: python -m pipeline add-labels todo.csv
     """
@@ -33,7 +37,7 @@ def add_labels(
     root = dvc_root()
     params = Params.read(root / "params.yaml")
     images = resolve_root(params.data.root, root)
-    labels = _read(file)
+    labels = _read(file, images)
     if params.dataset == "imagefolder":
         _move(images, labels, file)
     elif params.dataset == "csv":
@@ -45,31 +49,63 @@ def add_labels(
     typer.echo(f"Labeled: {len(labels)}. Next: `dvc repro -f prepare`, then `make repro`.")
 
 
-def _read(file: Path) -> dict[str, str]:
-    """Return the label of each path that has one."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, strict=True)
-            _check_columns(file, reader.fieldnames or ())
-            rows = [(row["path"] or "", (row["label"] or "").strip()) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read ({error}); give a csv file in UTF-8.") from None
-    labels: dict[str, str] = {}
-    for path, label in rows:
-        if label and labels.setdefault(path, label) != label:
-            raise UserError(f"{file}: {path} has labels {labels[path]!r} and {label!r}; keep one.")
+def _read(file: Path, images: Path) -> Labels:
+    """Return the label of each image that has one."""
+    labels: Labels = {}
+    for row in _rows(file, "give a csv file in UTF-8")[1]:
+        label = row["label"].strip()
+        if not label:
+            continue
+        name = _name_of(row["path"], images)
+        if labels.setdefault(name, label) != label:
+            raise UserError(f"{file}: {name} has labels {labels[name]!r} and {label!r}; keep one.")
     if not labels:
         raise UserError(f"{file}: no row has a label; fill in the column label.")
     return labels
 
 
-def _check_columns(file: Path, columns: Sequence[str]) -> None:
-    if missing := {"path", "label"} - set(columns):
-        hint = header_hint(columns, ("path", "label"))
-        raise UserError(f"{file} has no column {' and no '.join(sorted(missing))}{hint}.")
+def _rows(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a csv file with columns path and label: all its columns, and its rows."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            columns, rows = list(reader.fieldnames or ()), []
+            if missing := [name for name in _COLUMNS if name not in columns]:
+                hint = header_hint(columns, _COLUMNS)
+                raise UserError(f"{file} has no column {' and no '.join(missing)}{hint}.")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(
+                        f"{file} line {reader.line_num} has other columns than its first line, "
+                        f"which has {', '.join(columns)}; names with commas need quotes."
+                    )
+                rows.append(row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read ({error}); {remedy}.") from None
+    return columns, rows
 
 
-def _check_classes(labels: dict[str, str], classes: set[str], file: Path, remedy: str) -> None:
+def _name_of(path: str, images: Path) -> str:
+    """Return a path of the list relative to the folder of the images.
+
+    `predict` writes paths as it was given them: whole, or relative to where it was called.
+    """
+    name = posixpath.normpath(path)
+    whole = os.path.abspath(path)
+    if not os.path.exists(whole) or (not os.path.isabs(path) and os.path.exists(images / name)):
+        return name
+    real, unlabeled = os.path.realpath(whole), os.path.realpath(images / _UNLABELED)
+    for place, start, prefix in (
+        (whole, os.path.abspath(images), ""),
+        (real, os.path.realpath(images), ""),
+        (real, unlabeled, _UNLABELED),  # a link to another disk, perhaps
+    ):
+        if Path(place).is_relative_to(start):
+            return posixpath.join(prefix, os.path.relpath(place, start))
+    return name
+
+
+def _check_classes(labels: Labels, classes: set[str], file: Path, remedy: str) -> None:
     from semimae.ingest.layout import near_name
 
     for path, label in labels.items():
@@ -79,7 +115,7 @@ def _check_classes(labels: dict[str, str], classes: set[str], file: Path, remedy
             raise UserError(f"{file}: {path} has the label {label!r}, which is no class; {hint}")
 
 
-def _move(images: Path, labels: dict[str, str], file: Path) -> None:
+def _move(images: Path, labels: Labels, file: Path) -> None:
     """Move files from unlabeled/ to train/LABEL/, keeping their path below it."""
     train = images / "train"
     classes = (
@@ -87,41 +123,28 @@ def _move(images: Path, labels: dict[str, str], file: Path) -> None:
     )
     _check_classes(labels, classes, file, f"for a new class make its folder in {train} first.")
     moves: list[tuple[Path, Path]] = []
-    for path, label in labels.items():
-        name = posixpath.normpath(path)
+    for name, label in labels.items():
         source = images / name
-        target = train / label / name.removeprefix(_UNLABELED)
-        if not name.startswith(_UNLABELED) or not source.is_file():
-            raise UserError(f"{file}: {path!r} is no file in {images / _UNLABELED}.")
-        if target.exists():
+        target = train / label / name.removeprefix(f"{_UNLABELED}/")
+        if not name.startswith(f"{_UNLABELED}/") or not source.is_file():
+            raise UserError(f"{file}: {name!r} is no file in {images / _UNLABELED}.")
+        if target.exists() and not filecmp.cmp(source, target, shallow=False):
             raise UserError(f"{file}: {target} is there already; rename {source}.")
         moves.append((source, target))
-    done: list[tuple[Path, Path]] = []
     try:
-        for source, target in moves:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(source, target)
-            done.append((source, target))
+        move_all(moves)
     except OSError as error:
-        for source, target in reversed(done):
-            os.rename(target, source)
         raise UserError(f"{error.filename} cannot be moved ({error.strerror}); none was.") from None
 
 
-def _rewrite(manifest: Path, labels: dict[str, str], file: Path) -> None:
+def _rewrite(manifest: Path, labels: Labels, file: Path) -> None:
     """Write the labels into the manifest's rows."""
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, strict=True)
-            columns, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{manifest} cannot be read ({error}).") from None
-    _check_columns(manifest, columns)
+    columns, rows = _rows(manifest, "set data.manifest to the csv file that lists the images")
     by_path = {posixpath.normpath(row["path"]): row for row in rows}
     classes = {row["label"] for row in rows if row["label"]}
     _check_classes(labels, classes, file, f"for a new class label one image in {manifest.name}.")
     for path, label in labels.items():
-        row = by_path.get(posixpath.normpath(path))
+        row = by_path.get(path)
         if row is None:
             raise UserError(
                 f"{file}: {path!r} is not in {manifest}; give paths as they stand there."

@@ -20,6 +20,7 @@ from pipeline.sync import sync
 from pipeline.tracking import LATER
 from pipeline.workspace import HEADLINE, dvc_root, on_stop, run_folders
 from semimae.options.cell import cell_id
+from semimae.options.grid import GridPoint
 from semimae.options.params import Params
 
 # `dvc repro` runs one stage after the other. Single stages may run side by side if they wait for
@@ -51,7 +52,7 @@ def grid(
 
 
 def _run_grid(root: Path, params: Params, jobs: int) -> None:
-    _run(["repro", "-q", "split", "grid_split"], root)
+    _run(["repro", "-q", "split", "grid_split", "baseline_split"], root)
     groups = _pending_by_cell(root, params)
     typer.echo(f"Settings to train or score: {len(groups)}, {jobs} at a time.")
     with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
@@ -91,13 +92,18 @@ def _pending_by_cell(root: Path, params: Params) -> list[list[str]]:
     changed = changed_stages(root)
     groups: dict[str, list[str]] = {}
     for folder in run_folders(root, params):
-        if stages := [stage for step in _STEPS if (stage := _stage(folder.name, step)) in changed]:
+        names = [_stage(folder.name, step, params) for step in _STEPS]
+        if stages := [name for name in names if name in changed]:
             groups.setdefault(cell_id(folder), stages)
     return list(groups.values())
 
 
-def _stage(name: str, step: str) -> str:
-    return step if name == HEADLINE else f"grid_{step}@{name}"
+def _stage(folder: str, step: str, params: Params) -> str:
+    if folder == HEADLINE:
+        return step
+    point = GridPoint.parse(folder)
+    is_baseline = point is not None and point.variant in params.ablation.baseline.variant
+    return f"{'baseline' if is_baseline else 'grid'}_{step}@{folder}"
 
 
 def changed_stages(root: Path) -> set[str]:

@@ -60,7 +60,8 @@ def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
 
     Variants may take another rule for pseudo labels, which is another file.
     """
-    variants = [params.variant(name) for name in params.ablation.variant]
+    a = params.ablation
+    variants = [params.variant(name) for name in (*a.variant, *a.baseline.variant)]
     return {name: [each.options(name) for each in variants] for name in METHODS}
 
 

@@ -35,7 +35,7 @@ def ui(port: Port = 5000) -> None:
     try:
         open_store(dvc_root())
     except Exception as error:
-        raise UserError(f"MLflow: {explain(error)}") from None
+        raise UserError(f"MLflow: {explain(error, 'try again later')}") from None
     typer.echo(f"Runs: http://{_HERE}:{port}/{runs}")
     _become("ui", "--backend-store-uri", address.uri, "--host", _HERE, "--port", str(port))
 
@@ -57,7 +57,7 @@ def serve(
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"MLflow: {explain(error)}") from None
+        raise UserError(f"MLflow: {explain(error, 'try again later')}") from None
     _require_free(port)
     os.environ["MLFLOW_TRACKING_URI"] = address.uri
     os.environ["MLFLOW_REGISTRY_URI"] = address.registry
@@ -72,14 +72,10 @@ def _require_free(port: int) -> None:
         try:
             probe.bind((_HERE, port))
         except OSError as error:
-            reason = (
-                "another program listens there"
-                if error.errno == errno.EADDRINUSE
-                else error.strerror
-            )
+            taken = error.errno == errno.EADDRINUSE
+            reason = "another program listens there" if taken else error.strerror
             raise UserError(
-                f"port {port} cannot be used ({reason}); choose another one, PORT={port + 1} with "
-                "make."
+                f"port {port} cannot be used ({reason}); choose another one, such as {port + 1}."
             ) from None
 
 

@@ -139,7 +139,8 @@ def _lengths(params: Params, num_classes: int, minutes: float) -> tuple[list[Cho
     """Return the length of the runs, by the speed of this machine, and the seconds in all."""
     from semimae.evaluation.speed import seconds_per_step
 
-    cells = list(params.grid())
+    baselines = params.ablation.baseline.variant  # they have a length of their own
+    cells = [c for c, (first, *_) in params.grid().items() if first.variant not in baselines]
     methods = {cell.method: cell for cell in cells}
     seconds = {name: seconds_per_step(cell, num_classes) for name, cell in methods.items()}
     jobs = min(JOBS, os.cpu_count() or 1, len(cells))

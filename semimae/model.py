@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semimae.backbones import from_timm, vit
+from semimae.backbones import cnn, from_timm, vit
 from semimae.backbones.base import Backbone
 from semimae.backbones.weights import WeightReport, load_weights
 from semimae.data.store import Prepared
 from semimae.mim.branch import MIMBranch
 from semimae.mim.mae import MAE
 from semimae.mim.simmim import SimMIM
-from semimae.options.backbone import BackboneConfig, TimmConfig
+from semimae.options.backbone import BackboneConfig, CNNConfig, TimmConfig, no_patches
 from semimae.options.cell import Cell
 from semimae.options.mim import MAEConfig, Masked
 from semimae.random import generator
@@ -69,6 +69,8 @@ def build_backbone(
     """
     if isinstance(config, TimmConfig):
         return from_timm.build(config, image_size, channels, num_classes)
+    if isinstance(config, CNNConfig):
+        return cnn.plain_cnn(config, image_size, channels, num_classes)
     try:
         config.patches_per_side(image_size)
     except ValueError as error:
@@ -80,9 +82,11 @@ def build_branch(masked: Masked, backbone: Backbone) -> MIMBranch:
     """Return a MIM branch with fresh weights.
 
     Raises:
-        UserError: If sizes do not fit together, or the branch leaves patches out and the backbone
-            needs all of them.
+        UserError: If sizes do not fit together, the backbone has no patches, or the branch leaves
+            patches out and the backbone needs all of them.
     """
+    if not backbone.has_patches:
+        raise UserError(f"{no_patches('the backbone')}.")
     size = backbone.patch_size
     try:
         masked.check_patches(backbone.image_size // size, size**2 * backbone.channels)
@@ -169,6 +173,8 @@ def timm_model(
     Raises:
         UserError: If timm has no such model.
     """
+    if isinstance(config, CNNConfig):
+        raise UserError("timm has no model like backbone.name=cnn; choose format onnx or torch.")
     sizes = (image_size, channels, num_classes)
     if isinstance(config, TimmConfig):
         return config.model, from_timm.timm_arguments(config, *sizes)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from data_helpers import write_images
+from hypothesis import HealthCheck, settings
 from support import PROPERTY, REPO, changed_params
 
 from semimae.data.split import Split
@@ -12,6 +13,12 @@ from semimae.data.store import Prepared
 from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare
 from semimae.options.cell import Cell
+
+# A slow machine is no reason to fail.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,8 +6,9 @@ import torch
 from support import section
 from torch import Tensor
 
+from semimae.backbones.batch_norm import running_statistics
 from semimae.model import SemiModel, build_model
-from semimae.options.backbone import TimmConfig, ViTConfig
+from semimae.options.backbone import BackboneConfig, CNNConfig, TimmConfig, ViTConfig
 from semimae.options.mim import MAEConfig, Masked, SimMIMConfig
 
 _VIT = section("backbone").model_dump() | {"patch_size": 4, "mlp_ratio": 2.0}
@@ -60,11 +61,28 @@ HIERARCHICAL = {
     "swin": timm_model(model="swin_tiny_patch4_window7_224", **_SWIN),
     "swinv2": timm_model(model="swinv2_tiny_window8_256", **_SWIN),
 }
-BACKBONES = FLAT | HIERARCHICAL
+BACKBONES = FLAT | HIERARCHICAL  # with patches, which a MIM branch can hide
+
+
+def timm_conv(model: str) -> TimmConfig:
+    return timm_model(
+        model=model, **dict.fromkeys(["patch_size", "embed_dim", "depth", "num_heads"])
+    )
+
+
+CONVOLUTIONAL: dict[str, BackboneConfig] = {
+    "cnn": CNNConfig(name="cnn", width=4, depth=3, weights=None),
+    "resnet": timm_conv("test_resnet"),
+    "convnext": timm_conv("test_convnext"),  # with LayerNorm
+    "efficientnet": timm_conv("test_efficientnet"),
+    "mobilenet": timm_conv("mobilenetv3_small_050"),  # with a layer behind the pooling
+    "regnet": timm_conv("regnetx_002"),
+}
+WITH_BATCH_NORM = [name for name in CONVOLUTIONAL if name != "convnext"]
 
 
 def build(
-    backbone: ViTConfig | TimmConfig,
+    backbone: BackboneConfig,
     branch: MAEConfig | SimMIMConfig | None = None,
     *,
     image_size: int = IMAGE_SIZE,
@@ -89,6 +107,8 @@ def scramble(model: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.3)
+        for statistic in running_statistics(model):  # a variance is above 0
+            statistic.copy_(torch.rand(statistic.shape, generator=source) + 0.5)
 
 
 def save(path: Path, state: object) -> str:

@@ -2,7 +2,8 @@
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from semimae.types import Batch, PseudoLabels
 
 REPO = Path(__file__).parents[1]
 PROPERTY = "generated cases"  # under which a test says how many it ran
+# Seconds after which a test gives up on what should long have happened. It only ends a test of what
+# is broken: no test may pass or fail by the speed of the machine.
+PATIENCE = 900.0
 
 # Over params.yaml: as small as it can be while every option still has an effect.
 SMALL = {
@@ -105,6 +109,33 @@ def copy_project(folder: Path) -> None:
         if (REPO / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPO / name, folder / name)
+
+
+def wait_until(happens: Callable[[], bool], possible: Callable[[], bool] = lambda: True) -> None:
+    """Wait until something happens, and fail at once where it no longer can."""
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert possible() or happens(), "it can no longer happen"
+        assert time.monotonic() < deadline, f"it has not happened in {PATIENCE:.0f} s"
+        time.sleep(0.01)
+
+
+class Time:
+    """Takes the place of the module ``time``: it passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    perf_counter = process_time = monotonic
+
+    def time_ns(self) -> int:
+        return int(1e9 * self.seconds)
 
 
 def section(name: str, /, **changes: object) -> Any:

@@ -16,6 +16,7 @@ from support import REPO
 from pipeline.inputs import OF_SPLIT
 from semimae.options.cell import Cell
 from semimae.options.data import READ_BY_PREPARE, DataConfig
+from semimae.options.grid import GridPoint
 from semimae.options.method import METHODS
 
 # From the bottom to the top; a module imports from its own layer and from those above it in this
@@ -28,11 +29,13 @@ LAYERS = [
     "semimae.random",
     "semimae.positions",
     "semimae.tensors",
+    "semimae.mixing",
     "semimae.distributed",
     "semimae.data",
     "semimae.ingest",
     "semimae.backbones",
     "semimae.losses",
+    "semimae.calibration",
     "semimae.mim",
     "semimae.model",
     "semimae.model_file",
@@ -333,14 +336,17 @@ def test_packages_hold_no_code_of_their_own() -> None:
 
 STAGES: dict[str, Any] = YAML(typ="safe").load(REPO / "dvc.yaml")["stages"]
 PARAMS: dict[str, Any] = YAML(typ="safe").load(REPO / "params.yaml")
-CELL = ("train", "grid_train", "linear_probe", "grid_linear_probe", "fine_tune")
+CELL = (
+    *("train", "grid_train", "baseline_train"),
+    *("linear_probe", "grid_linear_probe", "baseline_linear_probe", "fine_tune"),
+)
 
 
 def own_params(stage: dict[str, Any]) -> set[str]:
     return {key for key in stage.get("params", []) if isinstance(key, str)}
 
 
-@pytest.mark.parametrize("name", ["prepare", "split", "grid_split", *CELL])
+@pytest.mark.parametrize("name", ["prepare", "split", "grid_split", "baseline_split", *CELL])
 def test_code_is_a_dependency_through_the_file_that_is_computed(name: str) -> None:
     deps = [Path(dep) for dep in STAGES[name]["deps"]]
     assert sum("inputs" in dep.parts for dep in deps) == 1
@@ -372,6 +378,14 @@ def test_splitting_notices_all_of_params_yaml_that_is_in_a_cell() -> None:
     assert all(f"--{option} " in STAGES["grid_split"]["cmd"] + " " for option in named)
     by_option = {option.replace("-", "_") for option in named} - {"label_fraction"}  # null: theirs
     assert set(OF_SPLIT) == (fields - by_option) | by_name
+
+
+@pytest.mark.parametrize("step", ["split", "train", "linear_probe"])
+def test_baselines_are_made_as_the_grid_is(step: str) -> None:
+    ours, grid = (dict(STAGES[f"{kind}_{step}"]) for kind in ("baseline", "grid"))
+    for stage in (ours, grid):  # folders are named by them, in this order
+        assert tuple(stage.pop("matrix")) == GridPoint._fields
+    assert ours == grid
 
 
 def test_whatever_is_in_params_yaml_or_the_code_is_noted_anew() -> None:

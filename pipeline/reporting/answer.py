@@ -1,5 +1,6 @@
 """The first screen: which setting won, by how much, is it significant, what did it cost."""
 
+from pipeline.reporting.baselines import baseline_blocks
 from pipeline.reporting.blocks import (
     NONE,
     Block,
@@ -90,6 +91,7 @@ def _verdict(study: Study) -> list[Block]:
     ]
     return [
         Text(lead, tone="lead"),
+        *baseline_blocks(study, found.best),
         *model_in_use(study),
         *detectable(study, fraction),
         *_sentences(found.over_next, found.over_baseline),
@@ -129,7 +131,7 @@ def _sentences(*comparisons: Comparison | None) -> list[Block]:
             details.append(f"adjusted p {p_value(c.adjusted_p)}")
         numbers = f" ({', '.join(details)})" if details else ""
         shown = judgment(c)
-        verb = f"no difference shown: {shown.detail}" if shown.detail else "a difference is shown"
+        verb = f"not significant ({shown.detail})" if shown.detail else "significant"
         words = f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}."
         blocks.append(Text(f"{words}{image_sentence(c)}"))
     if not blocks:
@@ -209,7 +211,7 @@ def _method_of_comparison(study: Study) -> str:
     if n < _FEW_SEEDS:
         text += (
             f" With {n} seeds intervals are wide and only large differences can be shown: "
-            "“no difference shown” is not “no difference”."
+            "“not significant” does not mean “no difference”."
         )
     return text
 

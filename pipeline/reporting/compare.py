@@ -33,6 +33,13 @@ _NAMES = {
 }
 
 
+# Of variants, where the setting is better known by another name.
+_VARIANT_NAMES = {
+    ("supervised", "small_cnn"): "Small CNN, labels alone",
+    ("fixmatch", "small_cnn"): "Small CNN, FixMatch",
+}
+
+
 class Setting(NamedTuple):
     """What the grid varies, apart from the seed."""
 
@@ -44,6 +51,8 @@ class Setting(NamedTuple):
     @property
     def name(self) -> str:
         """A name for people, without the labels."""
+        if own := _VARIANT_NAMES.get((self.method, self.variant)):
+            return own
         ratio = "" if self.mask_ratio is None else f", mask {self.mask_ratio:g}"
         variant = "" if self.variant == PLAIN else f", {self.variant}"
         return method_name(self.method) + ratio + variant

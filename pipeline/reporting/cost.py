@@ -53,7 +53,7 @@ def total_work(results: list[Result]) -> str:
 
 def _setting_table(study: Study, *, timed: bool) -> Table:
     rows: list[list[Entry]] = []
-    for setting, results in (study.timed if timed else study.grid).items():
+    for setting, results in (study.timed if timed else study.with_baselines).items():
         n, seconds = len(results), sum(r.seconds for r in results)
         flops = [r.origin.flops for r in results]
         known = sum(filter(None, flops)) if None not in flops else 0

@@ -136,16 +136,18 @@ class Evidence:
     params: Params
     dataset: DatasetInfo | None
     grid: list[Result]  # all methods with the same steps
+    baselines: list[Result]  # beside the grid: what it is held against
     timed: list[Result]  # all methods for the same time; empty unless ablation.budget asks for it
     headline: Result | None
     missing: list[Missing]
 
     @cached_property
     def results(self) -> list[Result]:
-        """All cells, each once: the grid's and the headline."""
+        """All cells, each once: the grid's, the baselines and the headline."""
         extra = [self.headline] if self.headline else []
-        by_identity = {result.identity: result for result in (*extra, *self.timed, *self.grid)}
-        return sorted(by_identity.values(), key=[*self.grid, *self.timed, *extra].index)
+        asked = [*self.grid, *self.baselines, *self.timed, *extra]
+        by_identity = {result.identity: result for result in reversed(asked)}
+        return sorted(by_identity.values(), key=asked.index)
 
 
 def read_evidence(root: Path, params: Params) -> Evidence:
@@ -171,7 +173,7 @@ def read_evidence(root: Path, params: Params) -> Evidence:
         for cell, (first, *_) in asked.items()
         if isinstance(reason := found[cell], str)
     ]
-    grid, timed = (
+    equal_steps, timed = (
         [
             replace(result, point=first)
             for cell, (first, *_) in params.grid(budget).items()
@@ -179,14 +181,17 @@ def read_evidence(root: Path, params: Params) -> Evidence:
         ]
         for budget in BUDGETS
     )
+    names = params.ablation.baseline.variant
+    grid = [result for result in equal_steps if result.variant not in names]
+    baselines = [result for result in equal_steps if result.variant in names]
     cell = params.cell()
     headline = first_finished(cell, [])
     if not isinstance(headline, Result):
         missing.insert(0, Missing(cell, f"headline: {cell.name}", HEADLINE, headline))
-    if not grid and not timed and not isinstance(headline, Result):
+    if not equal_steps and not timed and not isinstance(headline, Result):
         raise UserError("runs/ holds no finished run that params.yaml asks for; run `dvc repro`.")
     finished = headline if isinstance(headline, Result) else None
-    return Evidence(params, dataset, grid, timed, finished, missing)
+    return Evidence(params, dataset, grid, baselines, timed, finished, missing)
 
 
 def _cell_in(folder: Path) -> Cell | None:

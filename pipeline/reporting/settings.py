@@ -1,6 +1,7 @@
 """All settings side by side: leaderboard, paired differences, effects of mask ratio and labels."""
 
 from pipeline.reporting.answer import cost, difference_value, judgment
+from pipeline.reporting.baselines import leaderboard_note
 from pipeline.reporting.blocks import (
     Block,
     Entry,
@@ -38,11 +39,13 @@ def leaderboard_section(study: Study) -> Section:
     words = (
         "Means over seeds with 95% t intervals, in %. Sorted by the classifier's test accuracy; "
         "the stressed row is the one that this report speaks of (see above)."
+        f"{leaderboard_note(study)}"
     )
     blocks: list[Block] = [Text(words)]
     for fraction in study.fractions:
-        settings = [s for s in study.grid if s.label_fraction == fraction]
-        settings.sort(key=lambda s: -over_seeds(study.grid[s], top1()).mean)
+        found = study.with_baselines
+        settings = [s for s in found if s.label_fraction == fraction]
+        settings.sort(key=lambda s: -over_seeds(found[s], top1()).mean)
         blocks.append(
             Table(
                 study.labels(fraction),
@@ -114,7 +117,7 @@ def differences_section(study: Study) -> Section:
 
 
 def _row(study: Study, setting: Setting) -> list[Entry]:
-    results = study.grid[setting]
+    results = study.with_baselines[setting]
     return [
         study.named(setting),
         *(accuracy(over_seeds(results, top1(protocol))) for protocol in _PROTOCOLS),

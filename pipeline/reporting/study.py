@@ -34,6 +34,7 @@ class Study:
 
     evidence: Evidence
     grid: Grid
+    baselines: Grid
     methods: list[str]  # in the order of params.yaml, which colors follow
     fractions: list[Labels]
     between_methods: list[Comparison]
@@ -43,6 +44,11 @@ class Study:
     between_timed: list[Comparison]
     asked: Setting  # that of params.yaml
 
+    @property
+    def with_baselines(self) -> Grid:
+        """All settings of equal budget, those last that the grid is held against."""
+        return self.grid | self.baselines
+
     def best_settings(self, label_fraction: Labels) -> list[Setting]:
         """Return each method's best setting by validation, in the order of the methods."""
         best = ranked(self.grid, label_fraction, self.asked)
@@ -50,7 +56,7 @@ class Study:
 
     def named(self, setting: Setting, *, timed: bool = False) -> Value:
         """Return a setting's name with a link to its runs, for equal steps or for equal time."""
-        results = (self.timed if timed else self.grid)[setting]
+        results = (self.timed if timed else self.with_baselines)[setting]
         return Value(setting.name, link=f"#{results[0].anchor}")
 
     def result_of(self, label_fraction: Labels) -> Result:
@@ -110,7 +116,9 @@ class Study:
         params = self.evidence.params
         ablation = params.ablation.model_dump()
         unused = {"time_factor"} if "time" not in params.ablation.budget else set()
-        unused |= {"changes"} if params.ablation.variant == [PLAIN] else set()
+        unused |= set() if params.ablation.baseline.variant else {"baseline"}
+        if params.ablation.variant == [PLAIN] and "baseline" in unused:
+            unused |= {"changes"}
         values = [
             # Without ++ Hydra refuses names that the file does not have yet.
             f"{'++' if isinstance(value, dict) else ''}ablation.{name}={_given(value)}"
@@ -132,6 +140,7 @@ def make_study(evidence: Evidence) -> Study:
     return Study(
         evidence=evidence,
         grid=grid,
+        baselines=by_setting(evidence.baselines),
         methods=list(dict.fromkeys(method for group in cells for method in group)),
         fractions=fractions(grid),
         between_methods=between_methods,

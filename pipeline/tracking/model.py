@@ -1,7 +1,6 @@
 """The headline's model in MLflow: logged, registered, and behind an alias that can be served."""
 
 import base64
-import hashlib
 import io
 import re
 import tempfile
@@ -118,21 +117,22 @@ def _versions(client: "MlflowClient", name: str, seen: str) -> "list[ModelVersio
 
 
 def _is_whole(client: "MlflowClient", version: "ModelVersion") -> bool:
-    """Whether the files of a version are there; what a tag says of them is their sizes."""
+    """Whether the files that a version is noted to have are there; MLflow adds others."""
     from mlflow.exceptions import MlflowException
 
-    if _FILES not in version.tags:  # registered by hand
-        return True
+    expected = set(version.tags.get(_FILES, "").splitlines())  # empty: registered by hand
     try:
-        return _sizes(client, version.model_id) == str(version.tags[_FILES])
+        return not expected or expected <= set(
+            _sizes(client, version.source.removeprefix("models:/"))
+        )
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "NOT_FOUND"):
             return False
         raise
 
 
-def _sizes(client: "MlflowClient", model_id: str) -> str:
-    """Hash the names and sizes of a logged model's files."""
+def _sizes(client: "MlflowClient", model_id: str) -> list[str]:
+    """Return name and size of each of a logged model's files."""
     lines, folders = [], [None]
     for folder in folders:
         for file in client.list_logged_model_artifacts(model_id, folder):
@@ -140,7 +140,7 @@ def _sizes(client: "MlflowClient", model_id: str) -> str:
                 folders.append(file.path)
             else:
                 lines.append(f"{file.path} {file.file_size}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+    return sorted(lines)
 
 
 def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "ModelVersion":
@@ -178,7 +178,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
         name,
         source=f"models:/{logged.model_id}",
         run_id=identity,
-        tags={_DIGEST: seen, _FILES: _sizes(client, logged.model_id)},
+        tags={_DIGEST: seen, _FILES: "\n".join(_sizes(client, logged.model_id))},
         description=card[:_LONGEST_CARD],
         model_id=logged.model_id,
     )

@@ -69,25 +69,27 @@ _REMEDIES = (
 # What heals: a network, a server or another writer that will be there, or be gone, later.
 _HEALS = re.compile(
     r"timed? ?out|no answer in|could not be acquired|refused|reset by peer|aborted"
-    r"|unreachable|resolve|name resolution|Max retries exceeded"
-    r"|closed the connection|terminating connection|starting up"
-    r"|too many (connections|clients)|is locked|is full|No space left|quota"
-    r"|error code (429|5\d\d)|TEMPORARILY_UNAVAILABLE",
+    r"|unreachable|resolve|name resolution|Max retries exceeded|closed the connection"
+    r"|terminating connection|starting up|too many (connections|clients)|is locked"
+    r"|is full|No space left|quota|error code (429|5\d\d)|TEMPORARILY_UNAVAILABLE",
     re.IGNORECASE,
 )
 
 
-def explain(error: BaseException) -> str:
-    """Return one line: what failed, and what will happen or has to be done."""
+def explain(error: BaseException, later: str = AWAY) -> str:
+    """Return one line: what failed, and what has to be done; ``later`` if that is nothing."""
     texts = [str(each) or type(each).__name__ for each in _chain(error)]
-    reason = without_password(texts[0].splitlines()[0][:_LONGEST]).rstrip(" .")
+    said = without_password(texts[0].splitlines()[0])
+    if found := re.match(r"API request to (https?://[^/\s]+)\S* failed with .*exception", said):
+        said = f"{found[1]}: {texts[-1].splitlines()[0]}"  # instead of all that was on the way
+    reason = said[:_LONGEST].rstrip(" .")
     if isinstance(error, UserError):  # says itself what to do
         return f"{without_password(str(error)).rstrip('.')}; then {SYNC} logs what is missing"
     whole = "\n".join(texts)
     remedy = _remedy(whole)
     if remedy is None:
         if _HEALS.search(whole) or _is_of_the_server(error):
-            return f"{reason}; {AWAY}"
+            return f"{reason}; {later}"
         remedy = "mend what it says"
     return (
         f"{reason}; this does not pass by itself: {remedy}; then {SYNC} logs what is missing, "

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Backbone(Protocol):
     """A feature extractor with a classifier.
 
-    ``forward(images) == classify(pool(encode(tokenize(images))))``.
+    ``forward(images) == classify(features(images))``, and where it has patches
+    ``features(images) == pool(encode(tokenize(images)))``.
     """
 
     image_size: int  # pixels
@@ -17,12 +18,14 @@ class Backbone(Protocol):
     channels: int
     token_dim: int  # width of a token, before encoding
     embed_dim: int  # width of an encoded token
-    num_patches: int
+    num_patches: int  # 0 if it has none
     num_prefix_tokens: int  # class and register tokens in front of the patches
     num_blocks: int
     has_paths: bool  # whether residual branches can be left out, which ``paths`` asks for
     num_layers: int  # embedding, blocks; for layer-wise decay
+    has_patches: bool  # whether there are ``tokenize`` to ``pool``, which a MIM branch needs
     can_drop_patches: bool  # whether ``tokenize`` and ``encode`` take ``ids_keep``
+    mixes_images: bool  # whether in training an image's features depend on the others of its pass
     trim: bool  # whether ``features`` may leave out work that does not reach them
     recompute: bool  # whether activations inside blocks are computed again for the gradient
 

@@ -1,20 +1,28 @@
 """Backbones by their names in timm: which families there are and how each is asked for."""
 
+import copy
 import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import timm
+import torch
 from timm.models import model_entrypoint
+from timm.models.convnext import ConvNeXt
+from timm.models.efficientnet import EfficientNet
 from timm.models.eva import Eva
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.regnet import RegNet
+from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from semimae.backbones.convolutional import ConvNet
 from semimae.backbones.eva import RotaryViT
+from semimae.backbones.feature_extractor import FeatureExtractor
 from semimae.backbones.swin import Swin
-from semimae.backbones.timm_base import TimmBackbone
 from semimae.backbones.vit import ViT
 from semimae.options.backbone import TimmConfig
 from semimae.types import UserError
@@ -24,13 +32,18 @@ class Family(NamedTuple):
     """Models of one of timm's classes."""
 
     model: type[nn.Module]
-    backbone: Callable[[Any], TimmBackbone]
+    backbone: Callable[..., FeatureExtractor]
     options: dict[str, object]  # for timm, beside the sizes
 
     @property
     def has_stages(self) -> bool:
         """Whether depth and heads are lists, one entry per stage."""
         return self.backbone is Swin
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether its names alone say all sizes, also for images of any size."""
+        return self.backbone is ConvNet
 
 
 # The final norm stays in front of the pooling: the MIM branch wants normalized tokens too.
@@ -44,6 +57,11 @@ FAMILIES = {
     "eva": _EVA,
     "swin_transformer": Family(SwinTransformer, Swin, {}),
     "swin_transformer_v2": Family(SwinTransformerV2, Swin, {}),
+    "resnet": Family(ResNet, ConvNet, {}),
+    "convnext": Family(ConvNeXt, ConvNet, {}),
+    "efficientnet": Family(EfficientNet, ConvNet, {}),
+    "mobilenetv3": Family(MobileNetV3, ConvNet, {}),
+    "regnet": Family(RegNet, ConvNet, {}),
 }
 
 
@@ -81,8 +99,9 @@ def timm_arguments(
         "num_heads": config.num_heads,
         "window_size": config.window_size,
     }
+    image = {} if family.is_convolutional else {"img_size": image_size}
     return {
-        "img_size": image_size,
+        **image,
         "in_chans": channels,
         "num_classes": num_classes,
         "global_pool": config.pool,
@@ -92,11 +111,11 @@ def timm_arguments(
     }
 
 
-def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) -> TimmBackbone:
+def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) -> FeatureExtractor:
     """Return a backbone with fresh weights.
 
-    Stochastic depth and dropout are off: timm draws them from the global generator, and everything
-    random in a run depends on its seed and step alone.
+    timm's stochastic depth and dropout are off: they draw from the global generator, and everything
+    random in a run depends on its seed and step alone. ``paths`` takes the place of the former.
 
     Raises:
         UserError: If timm has no such model, or not in these sizes.
@@ -109,6 +128,9 @@ def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) 
             pretrained=False,
             **timm_arguments(config, image_size, channels, num_classes),
         )
+        if family.is_convolutional:  # some shrink small images to nothing
+            blank = torch.empty(1, channels, image_size, image_size, device="meta")
+            copy.deepcopy(model).to("meta").eval()(blank)
     except (
         ArithmeticError,
         AssertionError,
@@ -127,12 +149,17 @@ def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) 
             f"backbone.model={config.model} is timm's {type(model).__name__} with parts of its "
             "own; choose a model without distillation token and attention pooling."
         )
+    if family.is_convolutional:
+        return family.backbone(model, image_size, channels)
     _check_grid(config, model, image_size)
     return family.backbone(model)
 
 
 def _check(config: TimmConfig, family: Family) -> None:
     """Check what timm would accept in silence or refuse without naming our key."""
+    if family.is_convolutional:
+        _check_convolutional(config)
+        return
     for key in ("depth", "num_heads"):
         value = getattr(config, key)
         if value is not None and isinstance(value, tuple) != family.has_stages:
@@ -147,6 +174,19 @@ def _check(config: TimmConfig, family: Family) -> None:
         raise UserError(
             f"backbone.window_size={config.window_size}: {config.model} has no windows; set it to "
             "null."
+        )
+
+
+def _check_convolutional(config: TimmConfig) -> None:
+    for key in ("patch_size", "embed_dim", "depth", "num_heads", "window_size"):
+        if getattr(config, key) is not None:
+            raise UserError(
+                f"backbone.{key}={getattr(config, key)}: {config.model} is a convolutional network "
+                "whose name says its sizes; set it to null."
+            )
+    if config.pool == "token":
+        raise UserError(
+            f"backbone.pool=token: {config.model} has no class token; set backbone.pool: avg."
         )
 
 

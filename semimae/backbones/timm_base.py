@@ -1,4 +1,4 @@
-"""What all backbones that are made of a timm model share."""
+"""What all backbones share that are made of a timm model with patches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,18 +6,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from semimae.backbones.blocks import add_paths
+from semimae.backbones.feature_extractor import FeatureExtractor
 
 
-class TimmBackbone(nn.Module):
-    """Base of all backbones (see ``base.Backbone``); a family adds how its tokens flow."""
+class TimmBackbone(FeatureExtractor):
+    """Base of transformers; a family adds how its tokens flow."""
 
     vit: Any  # of timm, which has no types
-    num_layers: int
-    can_drop_patches = True
-    trim = (
-        True  # leave out the last block's work on tokens that are not pooled, where that is known
-    )
-    recompute = False  # keep no activations inside the blocks
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
@@ -66,24 +61,6 @@ class TimmBackbone(nn.Module):
         """Reduce encoded tokens to one feature per image."""
         raise NotImplementedError
 
-    def layer_id(self, parameter: str) -> int:
-        """Return the depth of a parameter, 0 for the embedding; for layer-wise decay."""
-        raise NotImplementedError
-
     def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, embed_dim]``, before the classifier."""
         return self.pool(self.encode(self.tokenize(images), paths=paths))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Map features ``[B, embed_dim]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.classifier(features)
-        return logits
-
-    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
-        """Map ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        return self.classify(self.features(images, paths))
-
-    def reset_head(self) -> None:
-        """Give the classifier fresh weights."""
-        nn.init.xavier_uniform_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)

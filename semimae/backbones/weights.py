@@ -14,7 +14,6 @@ from semimae.backbones.weight_files import TIMM, read_file, read_timm
 from semimae.types import UserError
 
 _ENCODER = "backbone.vit."
-_HEAD = f"{_ENCODER}head."
 LARGEST_PATCH = 64  # pixels per side, as for backbone.patch_size
 _KINDS = ("missing", "unexpected", "dropped", "resized")
 
@@ -42,8 +41,9 @@ def load_weights(
 ) -> WeightReport:
     """Fill a model from weights of the same architecture; names and sizes are brought into line.
 
-    Position embeddings and patch embeddings are resampled where grid, patch or channels differ. The
-    classifier is left out where the number of classes differs, the MIM branch where any of it does.
+    Position embeddings and patch embeddings are resampled where grid, patch or channels differ, a
+    first convolution where channels do. The classifier is left out where the number of classes
+    differs, the MIM branch where any of it does.
 
     Args:
         model: A ``SemiModel``; changed in place.
@@ -59,6 +59,7 @@ def load_weights(
     wanted: dict[str, Tensor] = model.state_dict()
     loaded: dict[str, Tensor] = {}
     dropped, resized = [], []
+    head = _prefix_of(model.backbone.classifier, model)  # type: ignore[union-attr,arg-type]
     for name in sorted(found.keys() & wanted.keys()):
         theirs, shape = found[name], wanted[name].shape
         fitted = theirs if theirs.shape == shape else _resize(name, theirs, wanted[name], model)
@@ -71,7 +72,7 @@ def load_weights(
             loaded[name] = fitted
             if theirs.shape != shape:
                 resized.append(f"{name} ({_text(theirs.shape)} to {_text(shape)})")
-        elif name.startswith((_HEAD, "mim.")):
+        elif name.startswith((head, "mim.")):
             dropped.append(name)
         else:
             raise UserError(
@@ -123,7 +124,7 @@ def _stages_as_in_timm(found: dict[str, Tensor]) -> dict[str, Tensor]:
 
     def renamed(name: str) -> str:
         name = re.sub(r"layers\.(\d+)\.down", lambda m: f"layers.{int(m[1]) + 1}.down", name)
-        return name.replace(_HEAD, f"{_HEAD}fc.")
+        return name.replace(f"{_ENCODER}head.", f"{_ENCODER}head.fc.")
 
     return {renamed(name): tensor for name, tensor in found.items()}
 
@@ -171,21 +172,41 @@ def _resize(name: str, theirs: Tensor, ours: Tensor, model: nn.Module) -> Tensor
     if name.endswith("patch_embed.proj.weight") and theirs.shape[0] == ours.shape[0]:
         if not 0 < max(theirs.shape[2:]) == min(theirs.shape[2:]) <= LARGEST_PATCH:
             return None
-        channels = ours.shape[1]
-        if theirs.shape[1] != channels:
-            if 1 not in (theirs.shape[1], channels):
-                return None
-            # A gray image is one with equal colors: the response to it stays the same.
-            theirs = theirs.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
-        if theirs.shape[2:] != ours.shape[2:]:
-            theirs = resample_patch_embed(theirs.float(), list(ours.shape[2:]))
-        return theirs
+        fitted = _of_channels(theirs, ours.shape[1])
+        if fitted is not None and fitted.shape[2:] != ours.shape[2:]:
+            fitted = resample_patch_embed(fitted.float(), list(ours.shape[2:]))
+        return fitted
+    is_convolutional = not model.backbone.has_patches  # type: ignore[union-attr]
+    if is_convolutional and name == f"{_first_convolution(model)}weight":
+        return _of_channels(theirs, ours.shape[1])
     if name.endswith("relative_position_bias_table") and theirs.shape[1] == ours.shape[1]:
         if math.isqrt(len(theirs)) ** 2 != len(theirs) or not len(theirs):
             return None
         window = model.get_submodule(name.rpartition(".")[0]).window_size
         return resize_rel_pos_bias_table_simple(theirs, window, ours.shape)  # type: ignore[no-any-return]
     return None
+
+
+def _of_channels(weight: Tensor, channels: int) -> Tensor | None:
+    """Make a convolution for gray images one for colors or the reverse, if it is one of these.
+
+    A gray image is one with equal colors: the response to it stays the same.
+    """
+    if weight.shape[1] == channels:
+        return weight
+    if 1 not in (weight.shape[1], channels):
+        return None
+    return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
+
+
+def _first_convolution(model: nn.Module) -> str:
+    found = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    return _prefix_of(next(found), model)
+
+
+def _prefix_of(part: nn.Module, model: nn.Module) -> str:
+    """Return what the names of a part's weights begin with."""
+    return next(f"{name}." for name, module in model.named_modules() if module is part)
 
 
 def _text(shape: torch.Size) -> str:

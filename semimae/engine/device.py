@@ -1,9 +1,10 @@
 """Where and in which precision a run computes."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,9 @@ from semimae.distributed import world
 from semimae.model import SemiModel
 from semimae.options.train import CellTrain
 from semimae.types import UserError
+
+_BF16_WIDTH = 192  # ViT-Ti's
+_BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86's, then Arm's
 
 
 def set_up_device(config: CellTrain) -> torch.device:
@@ -58,13 +62,17 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def make_autocast(config: CellTrain, device: torch.device) -> Callable[[], torch.autocast]:
+def make_autocast(
+    config: CellTrain, device: torch.device, width: int
+) -> Callable[[], torch.autocast]:
     """Return a maker of the autocast context of a run.
 
-    ``auto`` takes bf16 on cuda only: for the small models that a CPU is used for, the casts cost
-    more than they save (docs/performance.md).
+    Args:
+        config: Names the precision.
+        device: Where the run computes.
+        width: Of the model's tokens, on which the precision ``auto`` depends on a CPU.
     """
-    bf16 = _is_bf16(config, device)
+    bf16 = _is_bf16(config, device, width)
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
 
 
@@ -74,7 +82,8 @@ def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> N
     On a CPU fused attention in bf16 takes 1.4 to 8 times as long as plain attention from 10 to 577
     tokens, forward and backward (docs/performance.md). In fp32 both are equal at short lengths.
     """
-    set_plain_attention(model, device.type == "cpu" and _is_bf16(config, device))
+    is_bf16 = _is_bf16(config, device, model.backbone.embed_dim)
+    set_plain_attention(model, device.type == "cpu" and is_bf16)
     model.backbone.trim = "class_token" in config.trim
     model.backbone.recompute = config.recompute
     if model.mim is not None:
@@ -88,5 +97,20 @@ def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> N
                 module.compile()
 
 
-def _is_bf16(config: CellTrain, device: torch.device) -> bool:
-    return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+def _is_bf16(config: CellTrain, device: torch.device, width: int) -> bool:
+    """Tell whether products are in bf16.
+
+    On a CPU without units for it they take several times as long as in fp32, and in narrow models
+    the casts may cost more than the units save (docs/performance.md).
+    """
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if device.type == "cpu":
+        return width >= _BF16_WIDTH and _has_bf16_units()
+    return device.type == "cuda"
+
+
+def _has_bf16_units() -> bool:
+    """Tell whether the processor multiplies matrices of bf16; older versions of torch cannot."""
+    features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(features.get(name, False) for name in _BF16_UNITS)

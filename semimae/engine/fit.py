@@ -22,6 +22,7 @@ from semimae.engine.memory import check_memory
 from semimae.engine.optim import build_optimizer
 from semimae.methods.registry import build_method
 from semimae.model import SemiModel, model_of
+from semimae.options.backbone import check_joint_pass
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
 from semimae.types import Interrupted, PseudoLabels, UserError
@@ -54,17 +55,22 @@ def fit(
         The final state; ``ema`` is the model to use.
 
     Raises:
-        UserError: If the method lacks unlabeled images, the run does not fit into memory, or it
-            diverges.
+        UserError: If the method lacks unlabeled images, the run does not fit into memory, it
+            diverges, or BatchNorm would not see a whole batch.
     """
     split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = set_up_device(cell.train)
     check_memory(cell, device)
-    autocast = make_autocast(cell.train, device)
     model = (start or model_of(cell, prepared)).to(device).train()
+    autocast = make_autocast(cell.train, device, model.backbone.embed_dim)
+    if model.backbone.mixes_images:
+        try:
+            check_joint_pass("the backbone", cell.train)
+        except ValueError as error:
+            raise UserError(f"{error}.") from None
     set_up_model(model, cell.train, device)
     method = build_method(cell.options, prepared.info.num_classes, split.num_unlabeled)
-    ema = copy.deepcopy(model).requires_grad_(False)
+    ema = copy.deepcopy(model).requires_grad_(False).eval()  # it labels by running statistics
     set_up_model(ema, cell.train, device)  # a copy is not compiled
     state = TrainState(
         model=model,

@@ -81,7 +81,8 @@ def infer(
     device = set_up_device(cell.train)
     model = model.to(device).eval()
     batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
-    return run_model(model, until_stopped(batches, should_stop), make_autocast(cell.train, device))
+    autocast = make_autocast(cell.train, device, model.backbone.embed_dim)
+    return run_model(model, until_stopped(batches, should_stop), autocast)
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from semimae.options.backbone import CNNConfig
 from semimae.options.cell import Cell
 from semimae.types import UserError
 
@@ -16,7 +17,8 @@ def check_memory(cell: Cell, device: torch.device) -> None:
     """Refuse what the device cannot hold; the system would end the process without a word.
 
     Counted are the views of a step in this process, the weights of a transformer's blocks with
-    their copies, and, per block, the tokens that it keeps for the gradient.
+    their copies, and, per block, the tokens that it keeps for the gradient; of a convolutional
+    network its largest layer.
 
     Raises:
         UserError: If even that is more than the device has.
@@ -39,6 +41,11 @@ def _view_bytes(cell: Cell) -> int:
 
 
 def _model_bytes(cell: Cell) -> int:
+    if isinstance(cell.backbone, CNNConfig):  # its last convolution, and what its first one returns
+        wide, first = cell.backbone.widths[-1], cell.backbone.width
+        weights = 9 * wide * (wide // 2) if cell.backbone.depth > 1 else 0
+        kept = cell.train.batch_size * first * cell.data.image_size**2
+        return (weights * _COPIES + kept) * _FLOAT
     width, depth = cell.backbone.embed_dim, cell.backbone.depth
     if not (isinstance(width, int) and isinstance(depth, int)):
         return 0  # as timm's name says

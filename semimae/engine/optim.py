@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semimae.backbones.base import Backbone
+from semimae.backbones.batch_norm import running_statistics
 from semimae.distributed import world
 from semimae.options.train import OptimConfig
 
@@ -135,8 +136,10 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def ema_update(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Move every weight of ``ema`` towards ``model``: ``ema = decay * ema + (1 - decay) * model``.
 
+    BatchNorm's running statistics move as the weights do that they belong to.
+
     Source: arXiv:1703.01780 (Mean Teacher), equation 1.
     """
-    ours: list[Tensor] = list(ema.parameters())
-    theirs: list[Tensor] = list(model.parameters())
+    ours: list[Tensor] = [*ema.parameters(), *running_statistics(ema)]
+    theirs: list[Tensor] = [*model.parameters(), *running_statistics(model)]
     torch._foreach_lerp_(ours, theirs, 1.0 - decay)

@@ -46,7 +46,7 @@ def predict_files(
     where = set_up_device(config)
     model = trained.model.to(where)
     set_up_model(model, config, where)
-    autocast = make_autocast(config, where)
+    autocast = make_autocast(config, where, model.backbone.embed_dim)
 
     def load(place: int) -> NDArray[np.uint8] | str:
         try:

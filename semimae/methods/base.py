@@ -112,12 +112,16 @@ def student_logits(
 def predict(model: SemiModel, batch: Batch, *views: str) -> Tensor:
     """Return probabilities ``[U, N]`` of views of the global batch's unlabeled images.
 
-    Several views (fields of the batch) share a pass and come as ``[views, U, N]``.
+    Several views (fields of the batch) share a pass and come as ``[views, U, N]``. The model is as
+    in its evaluation, so that it predicts for each image alone and nothing of it changes.
     """
+    training = model.training
+    model.eval()
     parts = [
         model(torch.cat([getattr(micro, v) for v in views])).float().softmax(dim=-1)
         for micro in batch.micro_batches()
     ]
+    model.train(training)
     # Rows first, [u, views, N], to lay shares of the batch one after the other.
     rows = [
         part.reshape(len(views), len(part) // len(views), part.shape[1]).transpose(0, 1)

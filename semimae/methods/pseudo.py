@@ -67,7 +67,7 @@ class PseudoLabelMethod(Method):
         batch, targets = inputs.batch, inputs.targets
         assert targets is not None
         own, num_images = targets.take(batch.unlabeled_rows), len(targets.weight)
-        rows = self.rows_to_run(own.weight)
+        rows = self.rows_to_run(model, own.weight)
         ours, logits = student_logits(model, batch, rows)
         ramp = fade_in(batch.progress, self.config.lambda_ramp)
         losses = {
@@ -90,17 +90,20 @@ class PseudoLabelMethod(Method):
         """Return the rule's statistics of a micro-batch's strong views."""
         assert inputs.targets is not None
         weight = inputs.targets.weight[inputs.batch.unlabeled_rows]
-        rows = self.rows_to_run(weight)
+        rows = self.rows_to_run(model, weight)
         unlabeled = inputs.batch._replace(labeled=inputs.batch.labeled[:0])
         _, logits = student_logits(model, unlabeled, rows)
         return self.rule.statistics(logits, weight if rows is None else weight[rows])
 
-    def rows_to_run(self, weight: Tensor) -> Tensor | None:
+    def rows_to_run(self, model: SemiModel, weight: Tensor) -> Tensor | None:
         """Return the rows of the strong views that the student sees; ``None``: all.
 
-        A view with weight 0 has no gradient, so leaving it out changes nothing. How many there are
-        must be known to the host, which on a GPU stalls the queue.
+        A view with weight 0 has no gradient, so leaving it out changes nothing, unless it counts in
+        BatchNorm's statistics. How many there are must be known to the host, which on a GPU stalls
+        the queue.
         """
+        if model.backbone.mixes_images:
+            return None
         skip, device = self.config.skip_rejected, weight.device.type
         if device == "cpu" and skip != "never":
             return weight.nonzero().squeeze(1)

@@ -8,6 +8,8 @@ class SemiViT(PseudoLabelMethod):
 
     The run starts from masked pretraining and supervised fine-tuning (section ``start`` of
     params.yaml; 0 steps of either leave it out), the teacher is the moving average, and strong
-    views are mixed by confidence. The moving average starts from the fine-tuned weights. Deviation:
-    the views are this project's.
+    views are mixed by confidence. Student and teacher both start from the average that the
+    fine-tuning ends with, and the teacher keeps ``train.ema_decay`` from the first step on: it has
+    no warm-up, which would replace it by the student within some steps. Deviation: the views are
+    this project's.
     """

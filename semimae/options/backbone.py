@@ -1,24 +1,30 @@
 """Options of the backbones."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from semimae.options.train import CellTrain
 from semimae.types import Frozen, PathText
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 PerStage = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]  # YAML has lists
 Pool = Literal["token", "avg"]
+Weights = Annotated[
+    PathText | None,
+    Field(
+        description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
+        "choice); else a .safetensors or .pth file, relative to the data folder.",
+    ),
+]
+_WIDEST = 4096  # channels
 
 
 class BackboneOptions(Frozen):
     """What all backbones have in common."""
 
     pool: Pool = Field(description="token: class token; avg: mean of patches.")
-    weights: PathText | None = Field(
-        description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
-        "choice); else a .safetensors or .pth file, relative to the data folder.",
-    )
+    weights: Weights
 
 
 class ViTConfig(BackboneOptions):
@@ -64,11 +70,7 @@ class ViTConfig(BackboneOptions):
             raise ValueError(
                 f"embed_dim={self.embed_dim} is not a multiple of 4, which pos_embed=sincos needs"
             )
-        if (self.weights or "").startswith("timm:"):
-            raise ValueError(
-                f"weights={self.weights} needs backbone.name: timm, whose model it belongs to; "
-                "for backbone.name: vit give a file"
-            )
+        _refuse_tag(self.weights, self.name)
         return self
 
     def patches_per_side(self, image_size: int) -> int | None:
@@ -86,9 +88,10 @@ class ViTConfig(BackboneOptions):
 
 
 class TimmConfig(BackboneOptions):
-    """A model of timm by its name: ViT, DeiT, DeiT-III, EVA-02, DINOv3's ViT, Swin or SwinV2.
+    """A model of timm by its name: a ViT, DeiT, DeiT-III, EVA-02, DINOv3's ViT, Swin or SwinV2.
 
-    ``null`` leaves a size as the name says it.
+    Or, for methods without a MIM branch, a ResNet, ConvNeXt, EfficientNet, MobileNet or RegNet, all
+    of whose sizes are ``null``. ``null`` leaves a size as the name says it.
     """
 
     name: Literal["timm"] = Field(description="A model of timm.")
@@ -104,5 +107,76 @@ class TimmConfig(BackboneOptions):
         return None
 
 
+class CNNConfig(Frozen):
+    """A plain convolutional network, for methods without a MIM branch.
+
+    A block is a 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling.
+    """
+
+    pool: ClassVar[Pool] = "avg"
+
+    name: Literal["cnn"] = Field(description="Plain convolutional network.")
+    width: int = Field(ge=1, le=1024, description="Channels of the first block.")
+    depth: int = Field(ge=1, le=12, description="Blocks, each twice as wide as the one before.")
+    weights: Weights
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.widths[-1] > _WIDEST:
+            raise ValueError(
+                f"width={self.width} with depth={self.depth} ends with {self.widths[-1]} channels; "
+                f"at most {_WIDEST} are allowed, lower one of them"
+            )
+        _refuse_tag(self.weights, self.name)
+        return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each block."""
+        return [self.width * 2**block for block in range(self.depth)]
+
+    def patches_per_side(self, image_size: int) -> int | None:
+        """Return ``None``: it has no patches."""
+        return None
+
+
 # The registry: a new backbone is a file, a class here and a member of this union.
-BackboneConfig = Annotated[ViTConfig | TimmConfig, Field(discriminator="name")]
+BackboneConfig = Annotated[ViTConfig | TimmConfig | CNNConfig, Field(discriminator="name")]
+
+
+def _refuse_tag(weights: str | None, name: str) -> None:
+    if (weights or "").startswith("timm:"):
+        raise ValueError(
+            f"weights={weights} needs backbone.name: timm, whose model it belongs to; "
+            f"for backbone.name: {name} give a file"
+        )
+
+
+def no_patches(model: str) -> ValueError:
+    """Return what to say of a convolutional network for a method with a MIM branch."""
+    return ValueError(
+        f"{model} is a convolutional network, which has no patches that the method's MIM branch "
+        "could hide; choose backbone.name: vit, or a method without that branch, such as "
+        "supervised or fixmatch"
+    )
+
+
+def check_joint_pass(model: str, train: CellTrain) -> None:
+    """Check that a step runs its images once and together, as BatchNorm's statistics need it.
+
+    Args:
+        model: What messages call the backbone.
+        train: The section of params.yaml.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    reason = f"is not for {model}, whose BatchNorm takes its statistics from the whole batch"
+    if train.accumulate > 1:
+        raise ValueError(f"train.accumulate={train.accumulate} {reason}; set it to 1")
+    if train.processes > 1:
+        raise ValueError(f"train.processes={train.processes} {reason}; set it to 1")
+    if train.recompute:
+        raise ValueError(f"train.recompute=true {reason}, each once; set it to false")
+    if train.batch_size < 2:
+        raise ValueError(f"train.batch_size=1 {reason}; set it to 2 or more")

@@ -7,7 +7,12 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from semimae.files import file_hash
-from semimae.options.backbone import BackboneConfig
+from semimae.options.backbone import (
+    BackboneConfig,
+    CNNConfig,
+    check_joint_pass,
+    no_patches,
+)
 from semimae.options.data import CellData, DataConfig
 from semimae.options.labeled import LabeledConfig
 from semimae.options.method import AnyMethod
@@ -61,6 +66,10 @@ class Cell(Frozen):
         for options, steps in self.options.phases():
             if steps is not None:
                 self.optim.check_warmup(steps, f"start.{options.name}_steps")
+        if isinstance(self.backbone, CNNConfig):  # of timm's models it is known when they are built
+            if self.mim is not None:
+                raise no_patches("backbone.name=cnn")
+            check_joint_pass("backbone.name=cnn", self.train)
         side = self.backbone.patches_per_side(self.data.image_size)
         if self.mim is not None and side is not None:
             self.mim.check_patches(side, (self.data.image_size // side) ** 2 * self.data.channels)

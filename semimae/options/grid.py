@@ -23,7 +23,9 @@ _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _FOLDER = re.compile(
     rf"([a-z_]+)-({_NUMBER})-({_NUMBER}|None)-(\d+)-({'|'.join(BUDGETS)})-({_VARIANT_NAME.pattern})"
 )
-_VARIED = ("data", "backbone", "mim", "pseudo_label", "ssmae", "start", "optim", "train")
+_VARIED = (
+    *("data", "backbone", "labeled", "mim", "pseudo_label", "ssmae", "start", "optim", "train"),
+)
 _SHARED = {  # fields of these sections that a variant must leave alone
     **dict.fromkeys(FREE, "it decides no weight"),
     **{f"data.{name}": "`prepare` reads it, once for all settings" for name in READ_BY_PREPARE},
@@ -31,6 +33,16 @@ _SHARED = {  # fields of these sections that a variant must leave alone
     "data.labeled_list": "the grid has a list for labels, label_fraction",
     "train.steps": "settings are compared at equal steps",
 }
+
+
+class BaselineConfig(Frozen):
+    """What the grid is held against: each of these methods in each of these variants."""
+
+    method: list[MethodName] = Field(min_length=1, description="Methods of the baselines.")
+    variant: list[str] = Field(
+        description="Their variants: names from changes that ablation.variant does not have. "
+        "[]: no baselines."
+    )
 
 
 class AblationConfig(Frozen):
@@ -59,6 +71,7 @@ class AblationConfig(Frozen):
         description="What a variant sets: NAME: {SECTION: {FIELD: VALUE}}, as in "
         "heavy: {mim: {lambda_mim: 10}}."
     )
+    baseline: BaselineConfig
 
     @model_validator(mode="after")
     def _factors_are_there(self) -> Self:
@@ -86,18 +99,26 @@ class AblationConfig(Frozen):
         lacking = [name for name in self.variant if name not in {PLAIN, *self.changes}]
         if lacking:
             raise ValueError(f"changes lacks {', '.join(lacking)}, which variant asks for")
+        for name in self.baseline.variant:
+            if name in self.variant:
+                raise ValueError(f"baseline.variant and variant both have {name}; remove one")
+            if name not in self.changes:
+                hint = near(name, self.changes)
+                raise ValueError(f"changes lacks {name}, which baseline.variant asks for{hint}")
         if len(self.variant) > 1 and "time" in self.budget:
             raise ValueError(
                 "budget time is not for variants, since time_factor is measured of the plain one; "
                 "write budget: [images] or variant: [plain]"
             )
         for name, sections in self.changes.items():
-            _check_change(name, sections)
+            _check_change(name, sections, is_setting=name in self.variant)
         return self
 
 
-def _check_change(name: str, sections: object) -> None:
+def _check_change(name: str, sections: object, *, is_setting: bool) -> None:
     """Check a variant's name and shape, and that it leaves alone what all settings share.
+
+    A baseline, which is no setting of the grid, may have another length: an equal time is fairer.
 
     Raises:
         ValueError: If not.
@@ -115,12 +136,14 @@ def _check_change(name: str, sections: object) -> None:
         if not isinstance(fields, dict):
             raise ValueError(f"{key} must have the form {{SECTION: {{FIELD: VALUE}}}}")
         for field in fields:
+            if (section, field) == ("train", "steps") and not is_setting:
+                continue
             if reason := _SHARED.get(f"{section}.{field}"):
                 raise ValueError(f"{key}.{section}.{field} is not allowed: {reason}")
 
 
 class GridPoint(NamedTuple):
-    """One combination of the grid's lists, in the order of the matrix in dvc.yaml."""
+    """One combination of the grid's lists, or of the baselines', as the matrices in dvc.yaml."""
 
     method: str
     mask_ratio: float

@@ -90,7 +90,8 @@ class PseudoLabelOptions(Consistency):
     )
     skip_rejected: Literal["never", "cpu", "always"] = Field(
         description="Where strong views with weight 0 are left out of the forward pass (exact). "
-        "always: on a GPU too, padded to eighths of the batch; the host waits once per step."
+        "always: on a GPU too, padded to eighths of the batch; the host waits once per step. "
+        "With BatchNorm never, since all views count in its statistics."
     )
 
 

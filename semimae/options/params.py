@@ -2,11 +2,12 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from semimae.options.backbone import BackboneConfig
@@ -15,6 +16,7 @@ from semimae.options.data import DataConfig
 from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
 from semimae.options.explain import explain, near, telling
 from semimae.options.grid import (
+    BUDGETS,
     PLAIN,
     AblationConfig,
     Budget,
@@ -49,6 +51,18 @@ class TrackingConfig(Frozen):
         description="Name of the experiment, and of the registered model.",
     )
     log_model: bool = Field(description="Whether the headline's model is logged and registered.")
+
+    @model_validator(mode="after")
+    def _has_a_usable_name(self) -> Self:
+        name = self.experiment
+        if name == "Default":  # is in every store, with a folder for files of its own
+            raise ValueError("experiment=Default is MLflow's own; choose another name")
+        if not name.isprintable() or name != name.strip() or not any(map(str.isalnum, name)):
+            raise ValueError(
+                f"experiment={name!r} is no name; it needs a letter or a digit, and must not have "
+                "control characters, or spaces at its ends"
+            )
+        return self
 
 
 class Params(Frozen):
@@ -195,22 +209,31 @@ class Params(Frozen):
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
         """Return the cells of the ablation, each with the points of the grid that ask for it.
 
-        Both are in the order of the lists; with a ``budget``, those of that one alone.
+        Both are in the order of the lists, baselines last; with a ``budget``, those of that one
+        alone.
 
         Raises:
             UserError: If they are too many, or one of them does not fit together.
         """
         a = self.ablation
         budgets = [b for b in a.budget if budget in (None, b)]
-        lists = (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets, a.variant)
-        count = math.prod(len(values) for values in lists)
+        equal_steps = [b for b in budgets if b == BUDGETS[0]]
+        products: list[tuple[Sequence[Any], ...]] = [
+            (a.method, a.mask_ratio, a.label_fraction, a.seed, budgets, a.variant),
+            (
+                *(a.baseline.method, a.mask_ratio[:1], a.label_fraction, a.seed, equal_steps),
+                a.baseline.variant,
+            ),
+        ]
+        count = sum(math.prod(len(values) for values in lists) for lists in products)
         if count > LARGEST_GRID:
             raise UserError(
                 f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
             )
-        changed = {name: self.variant(name) for name in a.variant}
+        changed = {name: self.variant(name) for name in (*a.variant, *a.baseline.variant)}
         cells: dict[str, tuple[Cell, list[GridPoint]]] = {}
-        for point in itertools.starmap(GridPoint, itertools.product(*lists)):
+        points = itertools.chain.from_iterable(itertools.product(*lists) for lists in products)
+        for point in itertools.starmap(GridPoint, points):
             try:
                 cell = changed[point.variant].cell(*point[:-1])
             except UserError as error:

@@ -69,7 +69,8 @@ class CellTrain(Frozen):
         description="auto: cuda if there is one, else mps, else cpu."
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        description="auto: bf16 on cuda, else fp32; tf32: fp32 whose products on cuda are TF32."
+        description="auto: bf16 on cuda, and on a CPU that has units for it where the model is at "
+        "least 192 wide; else fp32. tf32: fp32 whose products on cuda are TF32."
     )
     trim: Annotated[
         tuple[Literal["class_token", "hidden_patches"], ...],

@@ -1,6 +1,5 @@
 import json
 import random
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -247,13 +246,12 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path, content: bytes | No
         Split.read(path, dataset())
 
 
-def test_a_dataset_of_imagenets_size_takes_seconds(tmp_path: Path) -> None:
+def test_a_dataset_of_imagenets_size_is_split(tmp_path: Path) -> None:
+    """What takes quadratic time would not end."""
     rng = np.random.default_rng(0)
     labels = np.sort(rng.integers(0, 1000, 1_281_167)).tolist()
     prepared = in_memory(labels, ["train"] * len(labels))
-    start = time.process_time()
     split = split_of(prepared, label_fraction=0.1, val_fraction=0.01)
     assert (len(split.labeled), len(split.val)) == (128_117, 12_812)
     split.write(tmp_path / "split.json")
     assert Split.read(tmp_path / "split.json", prepared) == split
-    assert time.process_time() - start < 10

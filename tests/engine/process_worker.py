@@ -53,7 +53,8 @@ CASES: dict[str, dict[str, object]] = {
         "train__ema_warmup": False,
         "optim__grad_clip": None,
     }
-    | LOW,
+    | LOW
+    | REGULARIZED,
 }
 
 

@@ -182,6 +182,10 @@ def test_scores_with_one_labeled_and_one_test_image(
             "train__batch_size": 100_000,
         },
         {"data__image_size": 4096, "backbone__patch_size": 1, "train__batch_size": 4096},
+        {
+            "data__image_size": 4096,
+            "backbone": {"name": "cnn", "width": 1024, "depth": 1, "weights": None},
+        },
     ],
 )
 def test_what_no_memory_holds_is_refused_before_it_is_tried(

@@ -1,18 +1,20 @@
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from support import Waits, small_rhythm
+from support import Time, Waits, small_rhythm
 
 from semimae.calibration import MIN_IMAGES, fit_temperature
 from semimae.data.loader import TrainViews, eval_batches
 from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.engine import fit as fit_module
 from semimae.engine import infer as infer_module
+from semimae.engine import loop
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, set_up_device
 from semimae.engine.fit import fit, temperature_of
@@ -22,7 +24,7 @@ from semimae.model_file import ModelInfo, open_model, save_model
 from semimae.options.cell import Cell
 from semimae.options.method import METHODS
 from semimae.options.train import Rhythm
-from semimae.types import Step, UserError
+from semimae.types import UserError
 
 MakeCell = Callable[..., Cell]
 
@@ -88,26 +90,41 @@ def test_the_host_waits_for_rows_alone_and_not_for_steps(
     assert waits(3) == waits(7) != []
 
 
+@pytest.mark.parametrize("late", [0.25, 3.0])
 @pytest.mark.parametrize("method", ["supervised", "semi_mae"])
 def test_rows_say_how_long_steps_waited_for_data(
     method: str,
+    late: float,
     small_cell: MakeCell,
     digits: Prepared,
     digits_split: Split,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make = TrainViews._make
+    """Time passes where the test says so: 1 s in computing, ``late`` in data, more elsewhere."""
+    clock = Time()
+    monkeypatch.setattr(loop, "time", clock)
+
+    def taking(owner: object, name: str, seconds: float) -> None:
+        whole = getattr(owner, name)
+
+        def slow(*given: Any, **options: Any) -> Any:
+            clock.sleep(seconds)
+            return whole(*given, **options)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    taking(loop.Gradients, "compute", 1.0)
+    taking(fit_module, "evaluate", 50.0)  # neither of these two is a step
+    taking(Checkpoints, "save", 70.0)
     quick = run(small_cell(method), digits, digits_split, tmp_path / "quick")
-    assert all(0 <= row["data_wait"] < 1 for row in quick.history)
-
-    def late(views: TrainViews, step: int) -> Step:
-        time.sleep(0.2)
-        return make(views, step)
-
-    monkeypatch.setattr(TrainViews, "_make", late)
+    assert [row["data_wait"] for row in quick.history] == [0.0] * len(quick.history)
+    taking(TrainViews, "__call__", late)
     slow = run(small_cell(method), digits, digits_split, tmp_path / "slow")
-    assert all(0.5 < row["data_wait"] < 1 for row in slow.history)
+    assert [row["data_wait"] for row in slow.history] == pytest.approx(
+        [late / (1 + late)] * len(slow.history)
+    )
+    assert len(slow.history) > 1
 
 
 @pytest.mark.parametrize("method", ["supervised", "fixmatch", "semi_mae"])
@@ -376,17 +393,30 @@ def test_a_gpu_is_named_by_its_number_and_rounds_as_asked(
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "half"),
+    ("precision", "device", "units", "width", "half"),
     [
-        ("auto", "cpu", False),
-        ("auto", "cuda", True),
-        ("bf16", "cpu", True),
-        ("fp32", "cpu", False),
+        ("auto", "cpu", {"avx512_bf16": True}, 192, True),
+        ("auto", "cpu", {"avx512_bf16": False, "amx_bf16": True}, 768, True),
+        ("auto", "cpu", {"bf16": True}, 192, True),
+        ("auto", "cpu", {"avx512_bf16": True}, 96, False),
+        ("auto", "cpu", {"avx2": True}, 768, False),
+        ("auto", "cuda", {}, 16, True),
+        ("bf16", "cpu", {}, 16, True),
+        ("fp32", "cpu", {"avx512_bf16": True}, 768, False),
     ],
 )
-def test_precision(precision: str, device: str, half: bool, small_cell: MakeCell) -> None:
+def test_precision(
+    precision: str,
+    device: str,
+    units: dict[str, bool],
+    width: int,
+    half: bool,
+    small_cell: MakeCell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     config = small_cell(train__precision=precision).train
-    with make_autocast(config, torch.device(device))():
+    with make_autocast(config, torch.device(device), width)():
         assert torch.is_autocast_enabled(device) == half

@@ -120,7 +120,7 @@ class Run:
             self.config,
             self.config,
             self.optim,
-            autocast=make_autocast(self.config, CPU),
+            autocast=make_autocast(self.config, CPU, self.state.model.backbone.embed_dim),
             evaluate=self.evaluate,
             on_row=lambda kind, row: self.rows.append((kind, row)),
             checkpoints=self.checkpoints,

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
+from semimae.data.erasing import ERASING_DRAWS, erase
+from semimae.data.labeled import MIX_DRAWS, mix_neighbors, soft_targets
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast
@@ -129,7 +131,7 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
                 cell.train,
                 params.train,
                 cell.optim,
-                autocast=make_autocast(cell.train, CPU),
+                autocast=make_autocast(cell.train, CPU, cell.backbone.embed_dim),
                 evaluate=lambda state: {},
                 on_row=lambda kind, row: rows.append(kind),
                 checkpoints=Nowhere(),
@@ -161,10 +163,24 @@ def test_a_tensor_without_values_cannot_be_read(call: Callable[[Tensor], object]
 def test_views_read_nothing_from_the_device(size: int, channels: int) -> None:
     images = torch.empty(128, channels, size, size, dtype=torch.uint8, device="meta")
     options = {"crop": "pad", "crop_padding": 2, "hflip": True, "randaugment_ops": 3, "cutout": 0.5}
+    options |= {"color_jitter": 0.4, "randaugment_magnitude_std": 1.5}
     config = section("data", image_size=size, channels=channels, **options)
     draws = torch.rand(128, num_draws(config, strong=True), generator=torch.Generator())
     for view in (
         weak_view(images, draws[:, : num_draws(config, strong=False)], config),
         strong_view(images, draws, config),
     ):
-        assert to_float(view, (0.5,) * channels, (0.5,) * channels).device.type == "meta"
+        view = to_float(view, (0.5,) * channels, (0.5,) * channels)
+        for fill in (None, lambda place, number: torch.zeros(number)):
+            erased = erase(view, torch.rand(128, ERASING_DRAWS), 0.5, fill)
+            assert erased.device.type == "meta"
+
+
+def test_mixing_reads_nothing_from_the_device() -> None:
+    options = section("labeled", mixup=0.8, cutmix=1.0)
+    images, targets = torch.empty(9, 3, 8, 8, device="meta"), torch.empty(9, 4, device="meta")
+    mixed, mixed_targets = mix_neighbors(images, targets, torch.rand(8, MIX_DRAWS), options)
+    assert mixed.shape == (8, 3, 8, 8)
+    assert mixed_targets.shape == (8, 4)
+    labels = torch.empty(9, dtype=torch.long, device="meta")
+    assert soft_targets(labels, 4, 0.1).device.type == "meta"

@@ -113,6 +113,16 @@ def test_every_method_continues_with_its_state(
     assert_same(state, expected)
 
 
+def test_batch_norm_continues_with_its_statistics(
+    small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
+) -> None:
+    backbone = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
+    cell = small_cell("fixmatch", backbone=backbone, pseudo_label__threshold=0.11)
+    expected, _ = fit_until(cell, tmp_path / "whole")
+    state, _ = fit_until(cell, tmp_path / "parts", [4, 5])
+    assert_same(state, expected)
+
+
 @pytest.mark.parametrize("method", ["supervised", "semi_mae"])
 def test_a_run_with_everything_that_regularizes_continues(
     method: str, small_cell: Callable[..., Cell], fit_until: Fit, tmp_path: Path
@@ -138,6 +148,7 @@ def test_what_regularizes_and_weighs_continues_too(
         train__accumulate=2,
         train__recompute=True,
         optim__grad_clip=None,
+        **REGULARIZED,
     )
     expected, _ = fit_until(cell, tmp_path / "whole")
     state, _ = fit_until(cell, tmp_path / "parts", [4, 6])

@@ -116,6 +116,16 @@ def test_lower_layers_move_less(tune: Callable[..., Tuning]) -> None:
     assert ratio("patch_embed.proj.weight") == pytest.approx(0.001, rel=0.3)
 
 
+def test_labeled_images_are_regularized_as_fine_tuning_asks(
+    tune: Callable[..., Tuning], small_cell: MakeCell
+) -> None:
+    plain = tune(config(), folder="plain")
+    cell = small_cell("semi_mae", labeled__mixup=0.8, labeled__smoothing=0.1)
+    assert tune(config(), cell=cell, folder="cell").result == plain.result
+    options = config(labeled__cutmix=1.0, labeled__smoothing=0.1)
+    assert tune(options, folder="mixed").result != plain.result
+
+
 def test_it_uses_its_own_options_and_not_those_of_training(
     tune: Callable[..., Tuning], small_cell: MakeCell
 ) -> None:

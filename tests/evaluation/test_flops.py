@@ -34,6 +34,17 @@ def test_a_supervised_step_is_the_textbook_formula(pool: str, trim: list[str]) -
     assert step_flops(cell, classes) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_step_of_the_plain_convolutional_network_is_the_textbook_formula() -> None:
+    backbone = {"name": "cnn", "width": 6, "depth": 3, "weights": None}
+    cell = changed_params(method="supervised", backbone=backbone).cell()
+    images, side, classes = cell.train.batch_size, cell.data.image_size, 10
+    first = 2 * images * side**2 * 9 * 1 * 6
+    rest = 2 * images * 9 * ((side // 2) ** 2 * 6 * 12 + (side // 4) ** 2 * 12 * 24)
+    head = 2 * images * 24 * classes
+    # backward twice the forward; the pixels need no gradient
+    assert step_flops(cell, classes) == 2 * first + 3 * (rest + head)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_counted(method: str) -> None:
     assert training_flops(changed_params(method=method).cell(), 10) > 0

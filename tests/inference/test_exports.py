@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from small_models import BACKBONES, CHANNELS, CLASSES, IMAGE_SIZE, build, scramble
+from small_models import BACKBONES, CHANNELS, CLASSES, CONVOLUTIONAL, IMAGE_SIZE, build, scramble
 from support import changed_params
 from torch import Tensor
 
@@ -20,11 +20,12 @@ from semimae.model_file import ModelInfo, Trained
 from semimae.options.backbone import BackboneConfig
 from semimae.types import UserError
 
+ALL = BACKBONES | CONVOLUTIONAL
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 def trained(name: str) -> Trained:
-    model = build(BACKBONES[name]).eval().requires_grad_(False)
+    model = build(ALL[name]).eval().requires_grad_(False)
     scramble(model)
     dataset = DatasetInfo(
         name="imagefolder",
@@ -45,7 +46,7 @@ def trained(name: str) -> Trained:
     cell = changed_params(method="supervised").cell()
     return Trained(
         model,
-        ModelInfo(cell=cell.model_copy(update={"backbone": BACKBONES[name]}), dataset=dataset),
+        ModelInfo(cell=cell.model_copy(update={"backbone": ALL[name]}), dataset=dataset),
     )
 
 
@@ -61,7 +62,7 @@ def normalized(images: Tensor) -> Tensor:
     return ((scaled - mean) / std).float()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"cnn", "convnext"}))
 def test_timm_computes_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     export(model, "timm", tmp_path)
@@ -96,7 +97,7 @@ def test_timm_loads_it_by_its_config_too(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(images), model.model(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit_registers", "rope_mixed"])  # two kinds of attention
+@pytest.mark.parametrize("name", ["vit_registers", "rope_mixed", "cnn", "efficientnet"])
 def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     for form in ("torch", "onnx"):
@@ -143,6 +144,12 @@ def test_a_copy_that_answers_differently_is_refused_and_removed(
     with pytest.raises(UserError, match="timm computes other logits than the model"):
         export(trained("vit_registers"), "timm", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_timm_has_no_plain_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"like backbone\.name=cnn; choose format onnx or torch"):
+        export(trained("cnn"), "timm", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_timm_states_licenses() -> None:

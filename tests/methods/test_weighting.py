@@ -104,7 +104,7 @@ def test_the_gradients_in_the_encoder_then_have_the_asked_ratio(
         device=torch.device("cpu"),
     )(5).batch
     gradients = Gradients(model, methods)
-    autocast = make_autocast(cell.train, torch.device("cpu"))
+    autocast = make_autocast(cell.train, torch.device("cpu"), 16)
 
     def encoder() -> torch.Tensor:
         parts = [

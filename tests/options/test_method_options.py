@@ -126,15 +126,6 @@ def test_the_rule_says_which_keys_are_read(method: str, rule: str, read: set[str
     assert changed == read
 
 
-@pytest.mark.parametrize("key", ["gradient_ratio", "weighting_every", "weighting_momentum"])
-def test_the_weighting_says_which_keys_are_read(key: str) -> None:
-    value, _ = READERS[f"mim__{key}"]
-    changes: dict[str, object] = {"mim__weighting": "gradient"}
-    other = changes | {f"mim__{key}": value}
-    changed = {name for name in METHODS if config(name, **changes) != config(name, **other)}
-    assert changed == {"ssmae", "semi_mae"}
-
-
 def test_the_kind_of_branch_changes_the_cells_that_have_one() -> None:
     def read(method: str, mim: dict[str, Any]) -> str:
         tree = changed_params(method=method, **LARGE).model_dump()

@@ -816,7 +816,7 @@ def test_other_folders_are_no_points(folder: str) -> None:
             "data.labeled_list is not allowed: the grid has a list for labels",
         ),
         (
-            ["plain"],
+            ["plain", "a"],
             {"a": {"train": {"steps": 5}}},
             "ablation.changes.a.train.steps is not allowed: settings are compared at equal steps",
         ),
@@ -835,3 +835,76 @@ def test_a_variant_has_no_time_factor(folder: Path) -> None:
     tree["ablation"] |= {"variant": ["plain", "heavy"], "budget": ["images", "time"]}
     tree["ablation"]["time_factor"] = SAME
     assert "ablation.budget time is not for variants" in refusal(folder, tree)
+
+
+# --- baselines
+
+CNN = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
+SMALL_CNN = {"small_cnn": {"backbone": CNN, "train": {"steps": 40}}}
+
+
+def with_baselines(**changes: object) -> Params:
+    return changed_params(
+        **{
+            "ablation__changes": SMALL_CNN,
+            "ablation__baseline__variant": ["small_cnn"],
+            "ablation__mask_ratio": [0.5, 0.75],
+            "ablation__label_fraction": [0.04, 0.1],
+            "ablation__seed": [0, 1],
+        }
+        | changes
+    )
+
+
+def test_baselines_stand_beside_the_grid() -> None:
+    cells = with_baselines().grid()
+    plain = with_baselines(ablation__baseline__variant=[]).grid()
+    assert list(cells)[: len(plain)] == list(plain)
+    extra = {cell: points for cell, points in cells.items() if cell not in plain}
+    points = [point for asked in extra.values() for point in asked]
+    assert points == [
+        GridPoint("supervised", 0.5, fraction, seed, "images", "small_cnn")
+        for fraction in (0.04, 0.1)
+        for seed in (0, 1)
+    ]
+    assert [GridPoint.parse(point.folder) for point in points] == points
+    for cell in extra:
+        assert cell.backbone.model_dump() == CNN
+        assert cell.train.steps == 40  # a length of its own, unlike a variant
+
+
+def test_baselines_have_one_budget() -> None:
+    params = with_baselines(
+        ablation__budget=["images", "time"],
+        ablation__time_factor={"supervised": 2.0, "fixmatch": 1.5, "semi_mae": 1.0},
+    )
+    variants = [
+        {point.variant for points in params.grid(budget).values() for point in points}
+        for budget in ("images", "time")
+    ]
+    assert variants == [{"plain", "small_cnn"}, {"plain"}]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "variant", "words"),
+    [
+        (["small_cn"], ["plain"], "ablation.changes lacks small_cn, which baseline.variant asks"),
+        (["plain"], ["plain"], "baseline.variant and variant both have plain; remove one"),
+        (["small_cnn"], ["plain", "small_cnn"], "and variant both have small_cnn; remove one"),
+        ([], ["plain", "small_cnn"], "small_cnn.train.steps is not allowed: settings are compared"),
+    ],
+)
+def test_a_baseline_without_sense_is_refused(
+    baseline: list[str], variant: list[str], words: str, folder: Path
+) -> None:
+    tree = put(("ablation", "changes"), SMALL_CNN)
+    tree["ablation"] |= {"variant": variant}
+    tree["ablation"]["baseline"] |= {"variant": baseline}
+    assert words in refusal(folder, tree)
+
+
+def test_a_baseline_that_hides_patches_it_does_not_have_is_refused(folder: Path) -> None:
+    tree = put(("ablation", "changes"), SMALL_CNN)
+    tree["ablation"]["baseline"] = {"method": ["semi_mae"], "variant": ["small_cnn"]}
+    words = "ablation.changes.small_cnn: backbone.name=cnn is a convolutional network"
+    assert words in refusal(folder, tree)

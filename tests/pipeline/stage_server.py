@@ -25,8 +25,9 @@ def become_a_stage(order: dict[str, Any]) -> None:
         os.dup2(output, descriptor)
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
-    if order["die_at"]:
-        sys.addaudithook(die_at_change(order["die_at"], order["environment"]["DVC_ROOT"]))
+    for name, number in (("die_at", signal.SIGKILL), ("halt_at", signal.SIGSTOP)):
+        if order[name]:
+            sys.addaudithook(at_change(order[name], order["environment"]["DVC_ROOT"], number))
     if order["patient"]:
         from pipeline.tracking import runs
 
@@ -63,16 +64,21 @@ def serve(root: Path, port: int, requests: int) -> None:
     make_server("127.0.0.1", port, counting).serve_forever()
 
 
-def die_at_change(number: int, root: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """Return an audit hook that kills the process before its nth change of files below ``root``."""
+def at_change(
+    which: int, root: str, number: signal.Signals
+) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return an audit hook by which the process sends itself a signal.
+
+    It does so before its nth change of files below ``root``.
+    """
     changes = itertools.count(1)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         writes = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)
         if writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
             path = os.path.abspath(os.fspath(args[0])) if not isinstance(args[0], int) else ""
-            if path.startswith(root) and next(changes) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if path.startswith(root) and next(changes) == which:
+                os.kill(os.getpid(), number)
 
     return hook
 

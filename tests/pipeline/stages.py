@@ -11,12 +11,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
 from ruamel.yaml import YAML
-from support import REPO, changed_params
+from support import REPO, changed_params, wait_until
 
 from semimae.data.store import Prepared
 from semimae.ingest.choose import make_split
@@ -87,10 +87,7 @@ class Workspace:
         return {f.name: hashlib.sha256(_content(f)).hexdigest() for f in sorted(files)}
 
     def wait_for_checkpoint(self) -> None:
-        deadline = time.monotonic() + 300  # of a busy machine
-        while not self.checkpoints():
-            assert time.monotonic() < deadline, "no checkpoint"
-            time.sleep(0.005)
+        wait_until(lambda: bool(self.checkpoints()))
 
     def leftovers(self) -> list[Path]:
         """What a stage that has ended well must not leave behind."""
@@ -119,7 +116,6 @@ class Stage:
 
     def __init__(self, server: "StageServer", pid: int, output: Path) -> None:
         self.server, self.pid, self.output = server, pid, output
-        self.started = time.monotonic()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; one that has ended takes no notice."""
@@ -140,6 +136,22 @@ class Stage:
             if not watch.ends_within(seconds):
                 self.send(number)
         return self.wait()
+
+    def end_when(self, happens: Callable[[], object], number: signal.Signals) -> int:
+        """Send a signal when something happens, unless it ends before; return the exit status."""
+        with contextlib.closing(Watch(self.pid)) as watch:
+            wait_until(lambda: bool(happens()) or watch.ends_within(0))
+            if not watch.ends_within(0):
+                self.send(number)
+        return self.wait()
+
+    def wait_until_halted(self) -> None:
+        """Wait until it has stopped itself, as ``halt_at`` said."""
+        state = Path(f"/proc/{self.pid}/stat")
+        wait_until(
+            lambda: state.read_text().rpartition(")")[2].split()[0] == "T",
+            lambda: state.read_text().rpartition(")")[2].split()[0] != "Z",
+        )
 
     def wait(self) -> int:
         """Wait for the end; return the exit status, negative for a signal."""
@@ -180,6 +192,7 @@ class StageServer:
         *,
         cell: Path | None = None,
         die_at: int = 0,
+        halt_at: int = 0,
         patient: bool = False,
         **environment: str,
     ) -> Stage:
@@ -188,6 +201,7 @@ class StageServer:
         Args:
             patient: Whether it waits for a sound store on a machine with too much to do.
             die_at: Before which of its changes of files the stage kills itself; 0: never.
+            halt_at: Before which of them it stops itself (SIGSTOP) until it is told to go on.
         """
         self.count += 1
         output = Path(self.outputs.name) / f"{self.count}.log"  # not on the disk under test
@@ -198,6 +212,7 @@ class StageServer:
             "environment": {"DVC_ROOT": str(workspace.root)} | environment,
             "output": str(output),
             "die_at": die_at,
+            "halt_at": halt_at,
             "patient": patient,
         }
         return Stage(self, int(self.say(order)), output)

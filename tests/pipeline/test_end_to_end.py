@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
-from support import copy_project
+from support import copy_project, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -170,11 +170,14 @@ def test_8_an_experiment_that_is_a_cell_of_the_grid_trains_nothing(project: Proj
 def test_9_queued_experiments_run_side_by_side_in_workspaces_of_their_own(project: Project) -> None:
     project.run(sys.executable, "-m", "dvc", "exp", "run", "--queue", "-S", "mask_ratio=0.4,0.6")
     project.run(sys.executable, "-m", "dvc", "queue", "start", "-j", "2")
-    for _ in range(120):
+    status = ""
+
+    def is_done() -> bool:
+        nonlocal status
         status = project.run(sys.executable, "-m", "dvc", "queue", "status")
-        if "Running" not in status and "Queued" not in status.split("Worker status")[0]:
-            break
-        subprocess.run(["sleep", "2"], check=True)
+        return "Running" not in status and "Queued" not in status.split("Worker status")[0]
+
+    wait_until(is_done)
     assert status.count("Success") == 2, status
     shown = project.run(sys.executable, "-m", "dvc", "exp", "show", "--md")
     assert "0.4" in shown

@@ -4,29 +4,32 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from support import REPO, changed_params
+from support import PATIENCE, REPO, changed_params, wait_until
 
 import pipeline.grid
+
+CNN = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
 
 
 def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Plain before heavy, as in the grid; a-0 is what an earlier version of dvc.yaml wrote.
-    heavy, plain, twin, probed = (
+    heavy, plain, twin, probed, cnn = (
         f"{cell}-images-{variant}"
         for cell, variant in (
             ("supervised-0.5-0.1-0", "heavy"),
             ("supervised-0.5-0.1-0", "plain"),
             ("semi_mae-0.5-0.1-0", "plain"),
             ("semi_mae-0.5-0.1-1", "plain"),
+            ("supervised-0.5-0.1-0", "cnn"),
         )
     )
     cells = {"a-0": "a", heavy: "a", plain: "a", twin: "h", "headline": "h", probed: "c"}
+    cells[cnn] = "b"
     for name, content in cells.items():
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
@@ -37,6 +40,7 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     steps = ("train", "linear_probe")
     changed = {f"grid_{step}@{name}" for step in steps for name in (heavy, plain, twin)}
     changed |= {"train", "linear_probe", "fine_tune", f"grid_linear_probe@{probed}", "report"}
+    changed |= {f"baseline_{step}@{cnn}" for step in steps}
     monkeypatch.setattr(pipeline.grid, "changed_stages", lambda root: changed)
     params = changed_params(
         ablation__method=["supervised", "semi_mae"],
@@ -44,21 +48,23 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
         ablation__label_fraction=[0.1],
         ablation__seed=[0, 1],
         ablation__variant=["plain", "heavy"],
-        ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}},
+        ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}, "cnn": {"backbone": CNN}},
+        ablation__baseline__variant=["cnn"],
     )
     assert pipeline.grid._pending_by_cell(tmp_path, params) == [
         ["train", "linear_probe", "fine_tune"],  # the headline, before its twin
         [f"grid_train@{plain}", f"grid_linear_probe@{plain}"],
         [f"grid_linear_probe@{probed}"],
+        [f"baseline_train@{cnn}", f"baseline_linear_probe@{cnn}"],
     ]
 
 
 STAGES = """
 import pathlib, sys, time
 if "-s" in sys.argv:
-    pathlib.Path(sys.argv[-1] + ".begun").touch()
     try:
-        time.sleep(60)
+        pathlib.Path(sys.argv[-1] + ".begun").touch()
+        time.sleep(100_000)
     except KeyboardInterrupt:
         pathlib.Path(sys.argv[-1] + ".saved").touch()
         sys.exit(1)
@@ -89,12 +95,10 @@ def test_a_stop_reaches_the_stages_and_waits_for_them(
     with subprocess.Popen(
         [sys.executable, "-c", GRID], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)  # until both sleep
+        begun = lambda: len(list(tmp_path.glob("*.begun"))) == 2  # noqa: E731
+        wait_until(begun, lambda: process.poll() is None)
         process.send_signal(number)
-        assert process.wait(timeout=60) != 0
+        assert process.wait(PATIENCE) != 0
     assert {path.name for path in tmp_path.glob("*.saved")} == {"one.saved", "two.saved"}
     assert not (tmp_path / "three.begun").exists()
 

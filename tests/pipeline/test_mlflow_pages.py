@@ -5,8 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 from report_helpers import COMMIT, MACHINE, ablation, build_workspace
+from support import PATIENCE, wait_until
 
 from pipeline.tracking import finish_pipeline, publish
 from semimae.options.cell import cell_id
@@ -37,14 +36,14 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{self.address}/health", timeout=1)
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-            else:
-                return
-        raise AssertionError("no server in a minute")
+        wait_until(self.is_healthy, lambda: self.process.poll() is None)
+
+    def is_healthy(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.address}/health", timeout=PATIENCE)
+        except OSError:  # of urllib too
+            return False
+        return True
 
     def post(self, path: str, **body: Any) -> Any:
         request = urllib.request.Request(
@@ -52,7 +51,7 @@ class Server:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)
 
 
@@ -147,7 +146,7 @@ def test_metrics_are_few_and_in_named_groups(runs: dict[str, Any], pages: Server
     assert groups == {"test", "val", "loss", "pseudo", "gradient", "seconds", "cpu_seconds"}
     query = f"run_id={run['info']['run_id']}&metric_key=val/top1"
     address = f"{pages.address}/api/2.0/mlflow/metrics/get-history?{query}"
-    with urllib.request.urlopen(address, timeout=20) as answer:
+    with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
         history = json.load(answer)["metrics"]
     assert [point["step"] for point in history] == [10, 20]
 

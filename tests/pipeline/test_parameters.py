@@ -14,6 +14,11 @@ SETTLED = {
     ("semi_vit", "mim.lambda_mim"),
     ("semi_vit", "pseudo_label.mixup"),
     ("softmatch", "pseudo_label.alignment"),
+    *(  # not read while the weight is fixed
+        (method, f"mim.{key}")
+        for method in ("mae", "mae_finetune", "semi_vit", "ssmae", "semi_mae")
+        for key in ("weighting_every", "weighting_momentum")
+    ),
     *((method, "pseudo_label.rule") for method in ("flexmatch", "freematch", "softmatch")),
 }
 

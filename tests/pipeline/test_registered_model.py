@@ -1,23 +1,39 @@
 """The headline's model in MLflow: registered once, loadable and served without this project."""
 
+import base64
+import contextlib
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
+import urllib.error
 import urllib.request
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 from runs import Project
-from support import REPO
+from support import PATIENCE, REPO, wait_until
 
 from pipeline.tracking import finish_pipeline, publish
+from pipeline.tracking.model import served_model
+from semimae.data.split import Split
+from semimae.data.store import Prepared
 from semimae.engine.infer import infer
+from semimae.model_file import open_model
+from semimae.options.params import Params
+from semimae.types import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +44,8 @@ class Block:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("semimae", "pipeline"):
             raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Block())
+if "pipeline" not in sys.orig_argv:  # which is what starts the server
+    sys.meta_path.insert(0, Block())
 """
 LOAD = """
 import json, mlflow, numpy as np
@@ -156,7 +173,7 @@ def test_7_make_serve_answers_a_request(project: Project, tmp_path: Path) -> Non
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = outside(project, tmp_path)
+    environment = outside(project, tmp_path) | {"DVC_ROOT": str(project.root)}
     command = ["make", "-s", "-C", str(REPO), "serve", f"PORT={port}", "-o", "setup"]
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     server = subprocess.Popen(
@@ -167,16 +184,20 @@ def test_7_make_serve_answers_a_request(project: Project, tmp_path: Path) -> Non
         start_new_session=True,
     )
     try:
-        _wait(f"http://127.0.0.1:{port}/ping", server)
-        body = json.dumps({"inputs": project.prepared.images[:3].tolist()}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            said = json.load(response)["predictions"]
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/ping"), lambda: server.poll() is None)
+        images = project.prepared.images[:3]
+        address = f"http://127.0.0.1:{port}/invocations"
+        said = post(address, images.tolist())["predictions"]
+        by_file = post(address, [png(image) for image in images])["predictions"]
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            post(address, (images / 255).tolist())
+        reason = json.load(refused.value)["message"]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(PATIENCE)
+    assert by_file == said
+    assert re.fullmatch(r"image 0 has the value 0\.\d+; send whole numbers in 0\.\.255, .*", reason)
     expected = infer(project.model, project.cell, project.prepared, np.arange(3))
     np.testing.assert_allclose(
         [row["probabilities"] for row in said], expected.probabilities, atol=1e-6
@@ -186,12 +207,122 @@ def test_7_make_serve_answers_a_request(project: Project, tmp_path: Path) -> Non
     ]
 
 
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(900):
-        assert server.poll() is None, "the server has ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"{url} does not answer")
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE):
+            return True
+    except OSError:
+        return False
+
+
+def post(url: str, inputs: Any) -> Any:
+    body = json.dumps({"inputs": inputs}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        return json.load(response)
+
+
+def png(pixels: Any) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0]).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def loads(project: Project) -> bool:
+    """Whether the model behind the alias says what the headline's weights say."""
+    mlflow.set_tracking_uri(f"sqlite:///{project.root / 'mlflow.db'}")
+    assert project.prepared.images is not None
+    images = project.prepared.images[:2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mlflow.pyfunc.load_model("models:/semi-mae@headline")
+        said = model.predict(images)["probabilities"].tolist()
+    expected = infer(project.model, project.cell, project.prepared, np.arange(2))
+    return bool(np.allclose(said, expected.probabilities, atol=1e-6))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "all artifacts are gone": shutil.rmtree,
+    "the model is gone": lambda artifacts: shutil.rmtree(artifacts / "models"),
+    "one file is gone": lambda artifacts: next(artifacts.rglob("MLmodel")).unlink(),
+    "one file is cut": lambda artifacts: largest(artifacts).write_bytes(b"half"),
+}
+
+
+def largest(folder: Path) -> Path:
+    return max(filter(Path.is_file, folder.rglob("*")), key=lambda file: file.stat().st_size)
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("registered")
+    project = Project(root)
+    assert publish(project.run, project.root)
+    return root
+
+
+def taken_over(template: Path, root: Path) -> Project:
+    """A copy of a project, in which all of it names the old place."""
+    project = object.__new__(Project)
+    shutil.copytree(template, root)
+    project.root, project.run = root, root / "runs" / "headline"
+    project.prepared = Prepared.read(root / "prepared", root)
+    project.cell = Params.read(root / "params.yaml").cell()
+    project.split = Split.read(project.run / "split.json", project.prepared)
+    project.model = open_model(project.run).model
+    return project
+
+
+def test_a_moved_project_s_model_loads_after_a_sync(registered: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(registered, tmp_path / "old"))
+    with pytest.warns(UserWarning, match="this project was in .* before"):
+        assert publish(old / "runs" / "headline", old)
+    project = taken_over(old, tmp_path / "new")
+    shutil.rmtree(old)
+    with pytest.warns(UserWarning, match=f"this project was in {old} before"):
+        assert publish(project.run, project.root)
+    assert versions(project) == [1]
+    assert loads(project)
+    project.model = project.train(seed=1)  # and what comes next is written to the new place
+    assert publish(project.run, project.root)
+    assert loads(project)
+    assert not old.exists()
+
+
+def test_a_copy_leaves_the_project_alone_from_which_it_was_taken(
+    registered: Path, tmp_path: Path
+) -> None:
+    def content() -> dict[str, bytes]:
+        files = filter(Path.is_file, (registered / "mlartifacts").rglob("*"))
+        return {str(file): file.read_bytes() for file in files}
+
+    before = content()
+    project = taken_over(registered, tmp_path / "copy")
+    project.model = project.train(seed=1)
+    with pytest.warns(UserWarning, match="this project was in"):
+        assert publish(project.run, project.root)
+    assert versions(project) == [1, 2]
+    assert loads(project)
+    assert content() == before
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_model_whose_files_are_gone_is_registered_again(
+    damage: str, registered: Path, tmp_path: Path
+) -> None:
+    project = taken_over(registered, tmp_path / "project")
+    with pytest.warns(UserWarning, match="this project was in"):
+        assert publish(project.run, project.root)
+    DAMAGE[damage](project.root / "mlartifacts")
+    os.environ["DVC_ROOT"] = str(project.root)
+    try:
+        with pytest.raises(UserError, match=r"version 1, are gone; .*sync-mlflow` registers"):
+            served_model(project.root, None)
+    finally:
+        del os.environ["DVC_ROOT"]
+    with pytest.warns(UserWarning, match="version 1 are gone; .* again as version 2"):
+        assert publish(project.run, project.root)
+    assert (versions(project), headline(project)) == ([1, 2], 2)
+    assert loads(project)
+    assert publish(project.run, project.root)  # and that is that
+    assert versions(project) == [1, 2]

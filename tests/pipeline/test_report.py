@@ -26,6 +26,7 @@ from pipeline.reporting.render import COLUMNS
 from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
 from pipeline.time_factors import time_factors
 from semimae.options.cell import Cell, cell_id
+from semimae.options.grid import BaselineConfig
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -111,7 +112,7 @@ def test_full_grid(workspace: Workspace) -> None:
     assert int(row["images_seen"]) == cell.train.steps * cell.images_per_step
     baseline = rows[0]
     assert (baseline["mask_ratio"], baseline["pseudo_accuracy_final"]) == ("", "")
-    assert summary["best"]["setting"] == "FixMatch"  # equal to mask 0.75, and first in the grid
+    assert summary["best"]["setting"] == "Semi-MAE, mask 0.75"  # of params.yaml; FixMatch is equal
     assert summary["best"]["over_supervised"] == pytest.approx(0.11, abs=0.006)
     assert (summary["best"]["label_fraction"], summary["best"]["num_labeled"]) == (0.1, 100)
     assert summary["runs_missing"] == 0
@@ -452,6 +453,39 @@ def test_one_variant_has_no_section(workspace: Workspace) -> None:
     page, rows, _ = report()
     assert "A variant changes values" not in page
     assert {row["variant"] for row in rows} == {"plain"}
+
+
+def with_small_cnn(width: int) -> Params:
+    backbone = {"name": "cnn", "width": width, "depth": 4, "weights": None}
+    return ablation(
+        mask_ratio=[0.75],
+        changes={"small_cnn": {"backbone": backbone}},
+        baseline=BaselineConfig(method=["supervised"], variant=["small_cnn"]),
+    )
+
+
+@pytest.mark.parametrize("width", [2, 24])
+def test_a_baseline_is_compared_and_never_chosen(width: int, workspace: Workspace) -> None:
+    """Invented so that the CNN has 2 or 24 points more than the ViT, and Semi-MAE 10, 11, 12."""
+    workspace(with_small_cnn(width))
+    page, rows, summary = report()
+    text = " ".join(read(page).text.split())
+    assert summary["runs_missing"] == 0
+    assert summary["best"]["setting"] == "Semi-MAE, mask 0.75"
+    assert summary["best"]["over_supervised"] == pytest.approx(0.11)
+    assert [row["variant"] for row in rows].count("small_cnn") == 3
+    answer = text[: text.index("The whole report")]
+    name = "Small CNN, labels alone"
+    if width == 24:
+        assert f"The baseline wins: {name} reaches" in answer
+        assert "13.0 points [+10.5, +15.5] more than Semi-MAE, mask 0.75" in answer
+    else:
+        assert "The baseline wins" not in answer
+        assert f"The baseline {name} reaches" in answer
+        assert "Semi-MAE, mask 0.75 is 9.0 points [+6.5, +11.5] above it" in answer
+    board = text[text.index("Means over seeds") : text.index("Points: mean test accuracy")]
+    assert f"Baselines, among which nothing is chosen: {name}." in board
+    assert (board.rindex(name) < board.index("Semi-MAE, mask 0.75")) == (width == 24)
 
 
 @pytest.mark.parametrize("budget", ["images", "time"])

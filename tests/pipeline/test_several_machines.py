@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from stages import StageServer, Workspace, free_port, variables
+from support import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -113,13 +114,13 @@ def test_two_nodes_of_torchrun_of_which_one_dies_and_both_come_back(
     with two_nodes(workspace, outputs) as nodes:
         workspace.wait_for_checkpoint()
         os.kill(worker_of(nodes[1].pid), signal.SIGKILL)
-        codes = [node.wait(timeout=60) for node in nodes]
+        codes = [node.wait(PATIENCE) for node in nodes]
     assert all(codes), codes
     assert "process 0: another process of the run has ended" in outputs[0].read_text()
     assert "SIGKILL" in outputs[1].read_text()
     assert not (workspace.cell / "train").exists()
     with two_nodes(workspace, outputs) as nodes:
-        codes = [node.wait(timeout=300) for node in nodes]
+        codes = [node.wait(PATIENCE) for node in nodes]
     assert codes == [0, 0], outputs[0].read_text()
     assert workspace.result() == two.result()
     assert not workspace.leftovers()
