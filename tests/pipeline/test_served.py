@@ -34,6 +34,7 @@ PREPARED = {
     "packed": {"data__pack_max_side": 4096},
     "files": {"data__pack_max_side": 0},
     "copies": {"data__pack_max_side": 0, "data__cache_size": 24},
+    "12 bits": {"data__pack_max_side": 0, "data__white_level": 4095},
     "copies of gray": {"data__pack_max_side": 0, "data__cache_size": 20, "data__channels": 1},
 }
 
