@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -10,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline.tracking.trouble import explain
-from pipeline.workspace import dvc_root
+from pipeline.workspace import dvc_root, on_stop
 from semimae.types import UserError
 
 _HERE = "127.0.0.1"  # nobody is asked who they are, so only this machine is served
@@ -37,7 +38,7 @@ def ui(port: Port = 5000) -> None:
     except Exception as error:
         raise UserError(f"MLflow: {explain(error, 'try again later')}") from None
     typer.echo(f"Runs: http://{_HERE}:{port}/{runs}")
-    _become("ui", "--backend-store-uri", address.uri, "--host", _HERE, "--port", str(port))
+    _run_mlflow("ui", "--backend-store-uri", address.uri, "--host", _HERE, "--port", str(port))
 
 
 def serve(
@@ -62,7 +63,7 @@ def serve(
     os.environ["MLFLOW_TRACKING_URI"] = address.uri
     os.environ["MLFLOW_REGISTRY_URI"] = address.registry
     local = ("--env-manager", "local", "--host", _HERE, "--port", str(port))
-    _become("models", "serve", "--model-uri", uri, *local)
+    _run_mlflow("models", "serve", "--model-uri", uri, *local)
 
 
 def _require_free(port: int) -> None:
@@ -79,8 +80,13 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _become(*arguments: str) -> NoReturn:
-    """Replace this process by MLflow, which finds the other programs of this environment."""
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+def _run_mlflow(*arguments: str) -> NoReturn:
+    """Run MLflow until it ends or this process is asked to stop, and end as it did."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *arguments],
+        env={**os.environ, "PATH": path},  # where it finds the other programs of this environment
+        process_group=0,  # Ctrl-C reaches it through this process, once
+    )
+    with on_stop(lambda number, _: os.killpg(process.pid, number)):
+        raise typer.Exit(process.wait())

@@ -38,18 +38,19 @@ def _counts(info: DatasetInfo, found: Findings) -> Iterator[str]:
         order = by_size[: _ALL_SHOWN // 2] + by_size[-_ALL_SHOWN // 2 :]
     splits = [split for split in _SPLITS if info.counts[split]]
     rows = [(info.class_names[i], [found.class_counts[s][i] for s in splits]) for i in order]
+    rows += [("all labeled", [info.counts[split] for split in splits])]
+    if info.counts["unlabeled"]:
+        rows += [("unlabeled", [info.counts["unlabeled"]])]
+    others = ""
     if hidden := info.num_classes - len(order):
         middle = sorted(train)[_ALL_SHOWN // 2 : -(_ALL_SHOWN // 2)]
         between = f"{middle[0]:,}" if middle[0] == middle[-1] else f"{middle[0]:,}-{middle[-1]:,}"
-        place = _ALL_SHOWN // 2
-    rows += [("all labeled", [info.counts[s] for s in splits])]
-    if info.counts["unlabeled"]:
-        rows += [("unlabeled", [info.counts["unlabeled"]])]
-    width = min(40, max(len(name) for name, _ in rows))
+        others = f"... {hidden:,} more classes"
+    width = min(40, max(len(others), *(len(name) for name, _ in rows)))
     yield f"  {'':{width}}" + "".join(f"{split:>10}" for split in splits)
     for number, (name, counts) in enumerate(rows):
-        if hidden and number == place:
-            yield f"  {f'... {hidden:,} more classes':{width}}".ljust(width + 2) + f"{between:>10}"
+        if others and number == _ALL_SHOWN // 2:
+            yield f"  {others:{width}} {between:>9}"
         cells = "".join(f"{f'{count:,}' if count else '-':>10}" for count in counts)
         yield f"  {_short(name, width):{width}}{cells}"
 

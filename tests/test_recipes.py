@@ -43,7 +43,7 @@ EXPECTED = {
     "remedies_cifar10_cpu",
     "remedy_cifar10_cpu",
     *("labels_cifar10_cpu", "methods_cifar10_cpu", "backbones_cifar10_cpu"),
-    *("imagefolder", "imagefolder_try"),
+    *("imagefolder", "imagefolder_try", "own_images"),
     *("cifar10", "cifar10_vit_s", "cifar100", "cifar100_vit_s"),
     *("usb_cifar100_200", "usb_cifar100_400", "usb_stl10_40", "usb_stl10_100"),
     *(f"imagenet_{n}pct_{model}" for n in (1, 10) for model in ("vit_s", "vit_b", "vit_b_mae")),
@@ -52,6 +52,7 @@ NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "image
 MILLIONS = {
     64: 0.15,
     96: 0.45,
+    128: 0.40,  # two blocks
     192: 5.34,
     384: 21.3,
     768: 85.1,
@@ -254,21 +255,23 @@ def test_every_method_of_it_trains_a_step(path: Path, tmp_path: Path) -> None:
     Two of the twelve equal blocks of the larger models are enough: the whole is built above.
     """
     params, classes = read(path), num_classes(path)
-    cells = {cell.method: cell for cell in [params.cell(), *params.grid()]}
+    cells = {(c.method, c.backbone.name): c for c in [params.cell(), *params.grid()]}
     for cell in cells.values():
         for phase in phases(cell):
             one_step(small(phase), params.train, classes, Checkpoints(tmp_path))
 
 
 def small(cell: Cell) -> Cell:
-    depth = 2 if cell.backbone.embed_dim >= 384 else cell.backbone.depth
+    backbone = cell.backbone
+    if getattr(backbone, "embed_dim", 0) >= 384:
+        backbone = backbone.model_copy(update={"depth": 2})
     train_update = {
         **{"steps": 1, "batch_size": 2, "mu": 1},
         **{"device": "cpu", "precision": "fp32", "threads": 1},
     }
     return cell.model_copy(
         update={
-            "backbone": cell.backbone.model_copy(update={"depth": depth}),
+            "backbone": backbone,
             "optim": cell.optim.model_copy(update={"warmup_steps": 0}),
             "train": cell.train.model_copy(update=train_update),
         }

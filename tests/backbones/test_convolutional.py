@@ -85,7 +85,7 @@ def test_the_plain_network_takes_images_of_any_size(image_size: int) -> None:
     assert model(draw(size=image_size)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL.keys() - {"cnn"})
+@pytest.mark.parametrize("name", sorted(CONVOLUTIONAL.keys() - {"cnn"}))
 @torch.no_grad()
 def test_forward_equals_timms_own(name: str) -> None:
     model = scrambled(name).double().eval()

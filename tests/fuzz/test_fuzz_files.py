@@ -121,7 +121,8 @@ def prepare(command: Command, tmp_path: Path) -> Prepare:
             assert made <= {"prepared.bad_images.csv"}, message
         assert {k: v for k, v in after.items() if k in before} == before
         assert CANARY not in {Path(name).name for name in after}
-        for name in ("prepared", "dataset.json", "prepared.bad_images.csv"):
+        beside = ("bad_images.csv", "findings.json", "skipped.csv")
+        for name in ("prepared", "dataset.json", *(f"prepared.{name}" for name in beside)):
             path = tmp_path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return message

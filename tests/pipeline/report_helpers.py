@@ -163,7 +163,13 @@ def build_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspac
         names = CLASSES if classes is None else classes
         (tmp_path / "params.yaml").write_text(params.model_dump_json())
         info = {"name": "fake", "fingerprint": "f1", "num_classes": len(names), "image_size": 8}
-        info |= {"channels": 1, "packed": True, "cache_size": None, "class_names": names}
+        info |= {
+            "channels": 1,
+            "packed": True,
+            "cache_size": None,
+            "white_level": None,
+            "class_names": names,
+        }
         info |= {"mean": [0.5], "std": [0.5]}
         info |= {
             "counts": {"train": 1000, "test": 200},
