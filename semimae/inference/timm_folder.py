@@ -58,7 +58,7 @@ def _config(trained: Trained) -> dict[str, Any]:
         "pretrained_cfg": {
             "custom_load": False,
             "input_size": [channels, size, size],
-            "fixed_input_size": True,
+            "fixed_input_size": "img_size" in arguments,  # convolutions take any size
             "interpolation": "bicubic",
             "crop_pct": trained.center,
             "crop_mode": "center",

@@ -135,7 +135,7 @@ SWIN = HIERARCHICAL["swin"]
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (timm_model(model="resnet18"), r"resnet18 is of timm's family resnet; .* swin_transformer"),
+        (timm_model(model="mixer_b16_224"), r"is of timm's family mlp_mixer; .* swin_transformer"),
         (timm_model(model="vit_tiny_patch16_242"), r"no model of timm .* vit_tiny_patch16_224"),
         (timm_model(model="vit_tiny_patch16_224.augreg"), r"a tag behind a dot belongs into"),
         (

@@ -247,6 +247,7 @@ def test_a_batch_carries_no_label_of_an_unlabeled_image() -> None:
         "first_unlabeled",
         "accumulate",
         "targets",
+        "paths",
     }
 
 

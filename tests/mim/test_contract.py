@@ -5,7 +5,17 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from small_models import BACKBONES, HIERARCHICAL, build, draw, draw_noise, mae, scramble, simmim
+from small_models import (
+    BACKBONES,
+    CONVOLUTIONAL,
+    HIERARCHICAL,
+    build,
+    draw,
+    draw_noise,
+    mae,
+    scramble,
+    simmim,
+)
 
 from semimae.backbones.from_timm import FAMILIES, family_of
 from semimae.mim.branch import LOSSES
@@ -23,9 +33,10 @@ def members(union: Any) -> set[type]:
 
 
 def test_the_examples_cover_the_registries() -> None:
-    assert {type(config) for config in BACKBONES.values()} == members(BackboneConfig)
+    every = [*BACKBONES.values(), *CONVOLUTIONAL.values()]  # the latter have no patches to hide
+    assert {type(config) for config in every} == members(BackboneConfig)
     assert {type(make()) for make in BRANCHES.values()} == members(MIMConfig)
-    families = [family_of(c.model) for c in BACKBONES.values() if c.name == "timm"]
+    families = [family_of(c.model) for c in every if c.name == "timm"]
     assert all(family in families for family in FAMILIES.values())
     assert {*TARGETS, "teacher_features"} == set(TARGET_NAMES)
     assert set(LOSSES) == set(get_args(LossName))

@@ -19,6 +19,7 @@ from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.artifact.utils.models import _parse_model_uri
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from support import REPO, changed_params
 from typer.testing import CliRunner
 
@@ -268,8 +269,8 @@ def set_version(root: Path, version: str) -> None:
 def test_a_database_that_cannot_be_used_names_the_remedy(
     damage: Callable[[Path], object], remedy: str, root: Path
 ) -> None:
-    for file in root.glob("mlflow.db-*"):
-        file.unlink()
+    for engine in SqlAlchemyStore._engine_map.values():  # as if by another process
+        engine.dispose()
     damage(root)
     line = line_of(root)
     assert remedy in line
