@@ -139,14 +139,17 @@ def _lengths(params: Params, num_classes: int, minutes: float) -> tuple[list[Cho
     """Return the length of the runs, by the speed of this machine, and the seconds in all."""
     from semimae.evaluation.speed import seconds_per_step
 
-    baselines = params.ablation.baseline.variant  # they have a length of their own
-    cells = [c for c, (first, *_) in params.grid().items() if first.variant not in baselines]
+    points = {cell: first.variant for cell, (first, *_) in params.grid().items()}
+    baselines = [c for c, v in points.items() if v in params.ablation.baseline.variant]
+    cells = [cell for cell in points if cell not in baselines]
     methods = {cell.method: cell for cell in cells}
     seconds = {name: seconds_per_step(cell, num_classes) for name, cell in methods.items()}
     jobs = min(JOBS, os.cpu_count() or 1, len(cells))
     per_step = sum(seconds[cell.method] for cell in cells) / jobs
-    starting = _STARTING * len(cells) / jobs
-    asked = (60 * minutes - starting) / per_step
+    # Baselines have a length of their own.
+    fixed = sum(seconds_per_step(cell, num_classes) * cell.train.steps for cell in baselines)
+    fixed = (fixed + _STARTING * len(points)) / jobs
+    asked = (60 * minutes - fixed) / per_step
     steps = max(_FEWEST, min(_MOST, round(asked / 50) * 50))
     speeds = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
     reason = f"{minutes:g} minutes; a step takes {speeds}"
@@ -158,7 +161,7 @@ def _lengths(params: Params, num_classes: int, minutes: float) -> tuple[list[Cho
         Choice("train.eval_every", steps // 10, "ten points on the curve"),
         Choice("train.save_every", max(20, steps // 20), "so that little is lost"),
     ]
-    return choices, steps * per_step + starting
+    return choices, steps * per_step + fixed
 
 
 def _changed(text: str, choices: list[Choice]) -> str:

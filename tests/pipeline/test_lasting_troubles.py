@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,6 @@ from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.artifact.utils.models import _parse_model_uri
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from support import REPO, changed_params
 from typer.testing import CliRunner
 
@@ -267,12 +267,15 @@ def set_version(root: Path, version: str) -> None:
     ids=["older", "newer", "no database", "folder"],
 )
 def test_a_database_that_cannot_be_used_names_the_remedy(
-    damage: Callable[[Path], object], remedy: str, root: Path
+    damage: Callable[[Path], object], remedy: str, template: Path, tmp_path: Path
 ) -> None:
-    for engine in SqlAlchemyStore._engine_map.values():  # as if by another process
-        engine.dispose()
+    root = Path(shutil.copytree(template, tmp_path / "project"))  # not opened by this process yet
+    for file in root.glob("mlflow.db-*"):
+        file.unlink()
     damage(root)
-    line = line_of(root)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="MLflow: this project was in")
+        line = line_of(root)
     assert remedy in line
     assert AWAY not in line
 

@@ -253,11 +253,24 @@ def largest(folder: Path) -> Path:
     return max(filter(Path.is_file, folder.rglob("*")), key=lambda file: file.stat().st_size)
 
 
+STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps the last store in the environment, where the next project would find it."""
+    for name in STORES:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("registered")
     project = Project(root)
-    assert publish(project.run, project.root)
+    with pytest.MonkeyPatch.context() as own:
+        for name in STORES:
+            own.delenv(name, raising=False)
+        assert publish(project.run, project.root)
     return root
 
 
