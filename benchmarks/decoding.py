@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import resized_crop as crop
 from benchmarks.measure import Call, interleaved
 from semimae.data.cache import PixelCache
 from semimae.data.crops import Box, random_box, scaled
-from semimae.data.images import convert, open_file
+from semimae.data.images import convert
 from semimae.ingest.source import from_files
 from semimae.ingest.write_cache import write_cache
 from semimae.options.data import DataConfig
@@ -105,7 +105,7 @@ def _cache(folder: Path, names: list[str], config: DataConfig) -> PixelCache:
 
 
 def _pillow(content: bytes) -> Image.Image:
-    with open_file(io.BytesIO(content)) as image:  # type: ignore[arg-type]
+    with Image.open(io.BytesIO(content)) as image:
         return convert(image, 3)
 
 

@@ -22,6 +22,7 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 from PIL import Image
 from runs import Project
 from support import PATIENCE, REPO, wait_until
@@ -261,6 +262,7 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow keeps the last store in the environment, where the next project would find it."""
     for name in STORES:
         monkeypatch.delenv(name, raising=False)
+    utils._artifact_repos_cache.clear()  # where a model's files are, by its id alone
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +280,7 @@ def taken_over(template: Path, root: Path) -> Project:
     """A copy of a project, in which all of it names the old place."""
     project = object.__new__(Project)
     shutil.copytree(template, root)
+    utils._artifact_repos_cache.clear()
     project.root, project.run = root, root / "runs" / "headline"
     project.prepared = Prepared.read(root / "prepared", root)
     project.cell = Params.read(root / "params.yaml").cell()
