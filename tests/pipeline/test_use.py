@@ -228,7 +228,7 @@ def test_an_export_has_a_card_that_says_what_is_known(project: Project, tmp_path
     scores = json.loads((project.run / "linear_probe.json").read_text())["protocols"]["classifier"]
     top1 = scores["top1"]
     said = f"{100 * top1['value']:.1f} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
-    assert f"| The model as it is | {scores['num_images']} | {said} |" in card
+    assert f"| The model | {scores['num_images']} | {said} |" in card
     assert "40 were used with their labels" in card
     assert "Trained from scratch" in card
     assert project.prepared.info.fingerprint in card
