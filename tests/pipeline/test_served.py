@@ -181,13 +181,14 @@ def test_an_odd_image_is_what_predict_makes_of_it(served: Served, odd: dict[str,
     assert bad == [str(odd[name]) for name in BROKEN]
     status, answers = served.post(inputs=[text(odd[name].read_bytes()) for name in ODD])
     assert status == 200
-    names = trained.info.dataset.class_names
+    dataset = trained.info.dataset
     for name, answer in zip(ODD, answers, strict=True):
         expected = said[str(odd[name])]
         assert answer["probabilities"] == pytest.approx(expected, abs=1e-6), name
-        assert answer["class"] == names[int(np.argmax(expected))], name
+        assert answer["class"] == dataset.class_names[int(np.argmax(expected))], name
         with open_file(odd[name]) as image:  # its pixels, decoded by whoever asks
-            pixels = np.atleast_3d(np.asarray(convert(image, trained.info.dataset.channels)))
+            whole = convert(image, dataset.channels, dataset.white_level)
+        pixels = np.atleast_3d(np.asarray(whole))
         (by_pixels,) = served.model.predict(pixels[None])["probabilities"]
         assert by_pixels == pytest.approx(expected, abs=1e-6), name
     spread = np.ptp([answer["probabilities"] for answer in answers], axis=0)
