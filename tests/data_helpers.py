@@ -1,4 +1,4 @@
-"""Small datasets for the tests of this folder."""
+"""Small datasets, and options to read them with, for tests of any folder."""
 
 import csv
 from pathlib import Path

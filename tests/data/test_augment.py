@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_helpers import data_config
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
@@ -25,35 +26,17 @@ LARGEST_DRAW = 1 - 2**-24  # the largest that torch.rand returns
 
 def config(**changes: Any) -> DataConfig:
     values: dict[str, Any] = {
-        "root": None,
-        "manifest": "manifest.csv",
         "image_size": 32,
-        "channels": 3,
-        "on_bad_image": "fail",
-        "white_level": None,
-        "pack_max_side": 64,
-        "cache_size": None,
-        "mean": None,
-        "std": None,
         "test_fraction": 0.2,
         "val_fraction": 0.1,
-        "include_labeled": True,
-        "labeled_list": None,
-        "crop": "pad",
         "crop_padding": 4,
         "crop_min_scale": 0.5,
         "hflip": True,
-        "color_jitter": 0.0,
-        "randaugment_ops": 2,
         "randaugment_magnitude": 10,
-        "randaugment_magnitude_std": 0.0,
-        "randaugment_probability": 1.0,
         "cutout": 0.5,
-        "erasing": 0.0,
-        "erasing_fill": "mean",
         "workers": 0,
     }
-    return DataConfig(**values | changes)
+    return data_config(**(values | changes))
 
 
 @cache
