@@ -11,16 +11,32 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
+define TORCH_NOTE
+Step 1 of 2: PyTorch. The default build for Linux brings CUDA: about 5.5 GB on disk, and it takes minutes.
+For the small build without CUDA, press Ctrl-C and run: make setup TORCH_INDEX=URL
+with the URL that pytorch.org, under Get Started, shows for the compute platform CPU.
+endef
+define NEXT_NOTE
+The environment is ready. Next: source $(VENV)/bin/activate
+Then: make repro for the demo, or python -m pipeline start FOLDER for your own images.
+endef
+export TORCH_NOTE NEXT_NOTE
+
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready ## Make the virtual environment (an already installed torch is kept).
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "$$NEXT_NOTE")
 
-# torch is outside the hashed lock: its wheels differ per platform and accelerator.
+# torch is outside the hashed lock: its wheels differ per platform and accelerator. pip skips the
+# download if a suitable one is installed.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.11 or newer is needed; this is {v}" if v < (3, 11) else 0)'
-	$(BIN)/python -m pip install -q --disable-pip-version-check "torch>=2.11,<3" "torchvision>=0.26,<1"
+	@$(BIN)/python -c 'import torch, torchvision' 2> /dev/null || echo "$$TORCH_NOTE"
+	$(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  "torch>=2.11,<3" "torchvision>=0.26,<1"
+	@echo "Step 2 of 2: the other packages, about 1.5 GB on disk."
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

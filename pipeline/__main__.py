@@ -10,6 +10,7 @@ import typer
 
 from pipeline import (
     add_labels,
+    doctor,
     export,
     fine_tune,
     grid,
@@ -55,6 +56,7 @@ app.command("linear-probe", rich_help_panel=_STAGES)(linear_probe.linear_probe)
 app.command("fine-tune", rich_help_panel=_STAGES)(fine_tune.fine_tune)
 app.command("report", rich_help_panel=_STAGES)(report.report)
 app.command("start", rich_help_panel=_TOOLS)(start.start)
+app.command("doctor", rich_help_panel=_TOOLS)(doctor.doctor)
 app.command("predict", rich_help_panel=_TOOLS)(predict.predict)
 app.command("export", rich_help_panel=_TOOLS)(export.export)
 app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)

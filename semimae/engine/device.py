@@ -72,8 +72,8 @@ def make_autocast(
         device: Where the run computes.
         width: Of the model's tokens, on which the precision ``auto`` depends on a CPU.
     """
-    bf16 = _is_bf16(config, device, width)
-    return partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
+    in_bf16 = is_bf16(config, device, width)
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=in_bf16)
 
 
 def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> None:
@@ -82,8 +82,8 @@ def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> N
     On a CPU fused attention in bf16 takes 1.4 to 8 times as long as plain attention from 10 to 577
     tokens, forward and backward (docs/performance.md). In fp32 both are equal at short lengths.
     """
-    is_bf16 = _is_bf16(config, device, model.backbone.embed_dim)
-    set_plain_attention(model, device.type == "cpu" and is_bf16)
+    in_bf16 = is_bf16(config, device, model.backbone.embed_dim)
+    set_plain_attention(model, device.type == "cpu" and in_bf16)
     model.backbone.trim = "class_token" in config.trim
     model.backbone.recompute = config.recompute
     if model.mim is not None:
@@ -97,7 +97,7 @@ def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> N
                 module.compile()
 
 
-def _is_bf16(config: CellTrain, device: torch.device, width: int) -> bool:
+def is_bf16(config: CellTrain, device: torch.device, width: int) -> bool:
     """Tell whether products are in bf16.
 
     On a CPU without units for it they take several times as long as in fp32, and in narrow models
