@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.labeling.label_studio import read_export
 from pipeline.moves import move_all
 from pipeline.workspace import dvc_root
 from semimae.files import write_csv
@@ -22,11 +23,13 @@ Labels = dict[str, str]  # of paths below the folder of the images
 
 
 def add_labels(
-    file: Annotated[Path, typer.Argument(help="A csv file with columns path and label.")],
+    file: Annotated[
+        Path, typer.Argument(help="A csv file with columns path and label, or Label Studio's JSON.")
+    ],
 ) -> None:
-    """Give images the labels that a csv file states, as `suggest-labels` writes it.
+    """Give images their labels, from a csv file or an export of Label Studio.
 
-    Rows without a label are left alone. With dataset csv the labels are written to the manifest,
+    Images without a label are left alone. With dataset csv the labels are written to the manifest,
     with dataset imagefolder the files move from unlabeled/ to train/LABEL/. All rows or none.
     Paths are relative to the folder of the images, or as `predict` writes them.
 
@@ -52,15 +55,20 @@ def add_labels(
 def _read(file: Path, images: Path) -> Labels:
     """Return the label of each image that has one."""
     labels: Labels = {}
-    for row in _rows(file, "give a csv file in UTF-8")[1]:
-        label = row["label"].strip()
-        if not label:
-            continue
-        name = _name_of(row["path"], images)
+    if file.suffix.lower() == ".json":
+        given, without = read_export(file)
+    else:
+        rows = _rows(file, "give a csv file in UTF-8")[1]
+        given = [(row["path"], label) for row in rows if (label := row["label"].strip())]
+        without = len(rows) - len(given)
+    if given and without:
+        typer.echo(f"{file}: {without} images have no label yet and stay as they are.")
+    for path, label in given:
+        name = _name_of(path, images)
         if labels.setdefault(name, label) != label:
             raise UserError(f"{file}: {name} has labels {labels[name]!r} and {label!r}; keep one.")
     if not labels:
-        raise UserError(f"{file}: no row has a label; fill in the column label.")
+        raise UserError(f"{file}: no image has a label yet; label some first.")
     return labels
 
 

@@ -1,16 +1,32 @@
 """``suggest-labels``: which images to label next."""
 
+import json
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.labeling import Suggestion
 from pipeline.stage import read_inputs
 from pipeline.tables import table
 from pipeline.workspace import HEADLINE, PREPARED, RUNS, dvc_root
+from semimae.files import write_text
 from semimae.types import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 COLUMNS = ["path", "rank", "class", "confidence", "label"]
+
+
+class Format(StrEnum):
+    """What ``--out`` is for."""
+
+    CSV = "csv"
+    LABEL_STUDIO = "label-studio"
 
 
 def suggest_labels(
@@ -19,16 +35,26 @@ def suggest_labels(
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many images.")] = 100,
     out: Annotated[
-        Path | None, typer.Option(help="File to write, .csv; without it, standard output.")
+        Path | None, typer.Option(help="File to write; without it, csv on standard output.")
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="A table, or tasks for Label Studio.")
+    ] = Format.CSV,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page on which to label these images in a browser."),
     ] = None,
 ) -> None:
     """List the unlabeled images most worth a label: those in doubt, and unlike each other.
 
-    The columns are path, rank, the model's class and its confidence, and an empty column label to
-    fill in; `add-labels` takes the file back. The choice is that of BADGE (arXiv:1906.03671).
+    Fill in the empty column `label`, or label the images in Label Studio or on the page, and give
+    the csv file or Label Studio's JSON export to `add-labels`. The images are chosen by BADGE
+    (arXiv:1906.03671).
 
-    Example: python -m pipeline suggest-labels --count 50 --out todo.csv
+    Example: python -m pipeline suggest-labels --count 50 --out todo.csv --html todo.html
     """
+    if form is Format.LABEL_STUDIO and (out is None or out.suffix != ".json"):
+        raise UserError(f"--format {form.value} needs --out FILE.json.")
     from semimae.calibration import tempered
     from semimae.engine.infer import infer
     from semimae.inference.acquire import badge, candidates
@@ -45,18 +71,53 @@ def suggest_labels(
     probabilities = tempered(outputs.probabilities, trained.info.temperature).numpy()
     chosen = badge(outputs.features.double().numpy(), probabilities, count, cell.seed)
     names = prepared.info.class_names
-    with table(out, COLUMNS) as write:
-        write(
-            [
-                {
-                    "path": prepared.names[rows[place]],
-                    "rank": rank,
-                    "class": names[probabilities[place].argmax()],
-                    "confidence": round(float(probabilities[place].max()), 6),
-                    "label": "",
-                }
-                for rank, place in enumerate(chosen.tolist(), start=1)
-            ]
+    suggestions = [
+        Suggestion(
+            prepared.names[rows[place]],
+            rank,
+            names[probabilities[place].argmax()],
+            float(probabilities[place].max()),
         )
-    if out is not None:
-        typer.echo(f"{out} has {len(chosen)} of {len(rows)} unlabeled images.", err=True)
+        for rank, place in enumerate(chosen.tolist(), start=1)
+    ]
+    if html is not None:
+        _write_page(html, suggestions, [prepared.pixels(rows[place]) for place in chosen], names)
+    if form is Format.LABEL_STUDIO:
+        assert out is not None
+        _write_tasks(out, suggestions, names, f"{cell.name}, {folder.name}")
+    elif out is not None or html is None:
+        with table(out, COLUMNS) as write:
+            write(
+                [
+                    dict(zip(COLUMNS, (*each[:3], round(each.confidence, 6), ""), strict=True))
+                    for each in suggestions
+                ]
+            )
+    for file in filter(None, (out, html)):
+        typer.echo(f"{file} has {len(chosen)} of {len(rows)} unlabeled images.", err=True)
+
+
+def _write_page(
+    file: Path,
+    suggestions: Sequence[Suggestion],
+    pictures: Sequence["NDArray[np.uint8]"],
+    names: Sequence[str],
+) -> None:
+    from pipeline.labeling.page import LARGEST, page
+
+    if len(suggestions) > LARGEST:
+        raise UserError(
+            f"--html: {len(suggestions):,} images; a page holds up to {LARGEST:,}; lower --count."
+        )
+    write_text(file, page(suggestions, pictures, names))
+
+
+def _write_tasks(
+    file: Path, suggestions: Sequence[Suggestion], names: Sequence[str], model: str
+) -> None:
+    from pipeline.labeling.label_studio import labeling_config, tasks
+
+    config = file.with_suffix(".xml")
+    write_text(config, labeling_config(names))
+    write_text(file, json.dumps(tasks(suggestions, model), indent=1) + "\n")
+    typer.echo(f"{config} is the labeling interface for Label Studio.", err=True)

@@ -40,6 +40,7 @@ from semimae.types import Frozen, UserError
 
 LARGEST_GRID = 10_000  # cells; each is a stage of DVC
 _LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
+_MOST_VALUES = 100_000  # with aliases written out
 
 
 class TrackingConfig(Frozen):
@@ -263,7 +264,27 @@ def _parse_yaml(content: bytes | str, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    if _count(tree, {}) > _MOST_VALUES:
+        raise UserError(
+            f"{path} has aliases (*name) that stand for more than {_MOST_VALUES:,} values, or for "
+            "themselves; write the values out."
+        )
     return tree
+
+
+def _count(node: object, known: dict[int, float]) -> float:
+    """Return how many values a node holds with its aliases written out; infinite in a circle.
+
+    Whatever shows or compares such a node writes them out, which may take more memory than there
+    is.
+    """
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is known: met again below itself, it is a circle
+        children = (*node.keys(), *node.values()) if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_count(child, known) for child in children)
+    return known[id(node)]
 
 
 def _times(steps: int, factor: float) -> int:

@@ -359,12 +359,21 @@ def test_keys_that_do_not_go_together(
     assert expected in refusal(folder, tree)
 
 
-def test_aliases_that_multiply_are_not_written_out(folder: Path) -> None:
+@pytest.mark.parametrize("key", ["\nseed: ", "\n  name: vit", "\n  name: mae", "\n  changes:"])
+def test_aliases_that_multiply_are_not_written_out(key: str, folder: Path) -> None:
     bomb = "".join(
         f"- &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghijkl")
     )
-    message = refusal(folder, f"bomb:\n- &a [x, x]\n{bomb}" + replaced("\nseed: 0", "\nseed: *l"))
-    assert len(message) < 500
+    assert TEXT.count(key) == 1
+    message = refusal(
+        folder, f"bomb:\n- &a [x, x]\n{bomb}" + replaced(key, f"{key.partition(':')[0]}: *l #")
+    )
+    assert "aliases (*name) that stand for more than 100,000 values" in message
+
+
+def test_an_alias_that_holds_itself(folder: Path) -> None:
+    message = refusal(folder, replaced("\n  name: vit", "\n  name: &a [*a] #"))
+    assert "aliases (*name) that stand for" in message
 
 
 def test_a_duplicate_key(folder: Path) -> None:
