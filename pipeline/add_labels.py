@@ -40,7 +40,7 @@ def add_labels(
     root = dvc_root()
     params = Params.read(root / "params.yaml")
     images = resolve_root(params.data.root, root)
-    labels = _read(file, images)
+    labels, without = _read(file, images)
     if params.dataset == "imagefolder":
         _move(images, labels, file)
     elif params.dataset == "csv":
@@ -50,10 +50,12 @@ def add_labels(
             f"dataset={params.dataset} has its labels; add-labels is for imagefolder and csv."
         )
     typer.echo(f"Labeled: {len(labels)}. Next: `dvc repro -f prepare`, then `make repro`.")
+    if without:
+        typer.echo(f"Still without a label in {file}: {without}.")
 
 
-def _read(file: Path, images: Path) -> Labels:
-    """Return the label of each image that has one."""
+def _read(file: Path, images: Path) -> tuple[Labels, int]:
+    """Return the label of each image that has one, and how many have none."""
     labels: Labels = {}
     if file.suffix.lower() == ".json":
         given, without = read_export(file)
@@ -61,15 +63,13 @@ def _read(file: Path, images: Path) -> Labels:
         rows = _rows(file, "give a csv file in UTF-8")[1]
         given = [(row["path"], label) for row in rows if (label := row["label"].strip())]
         without = len(rows) - len(given)
-    if given and without:
-        typer.echo(f"{file}: {without} images have no label yet and stay as they are.")
     for path, label in given:
         name = _name_of(path, images)
         if labels.setdefault(name, label) != label:
             raise UserError(f"{file}: {name} has labels {labels[name]!r} and {label!r}; keep one.")
     if not labels:
         raise UserError(f"{file}: no image has a label yet; label some first.")
-    return labels
+    return labels, without
 
 
 def _rows(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:

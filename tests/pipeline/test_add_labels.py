@@ -264,7 +264,7 @@ def test_with_one_wrong_row_nothing_moves(
         ("path,label\nunlabeled/1.png\n", "line 2 has other columns than its first line"),
         ("path,label\nunlabeled/1.png;dog\n", "line 2 has other columns than its first line"),
         ("path,label\nunlabeled/1.png,dog,x\n", "line 2 has other columns than its first line"),
-        ("path,label\nunlabeled/1.png,\n", "no row has a label"),
+        ("path,label\nunlabeled/1.png,\n", "no image has a label yet"),
         ('path,label\n"unlabeled/1.png,dog\n', "cannot be read"),
     ],
 )

@@ -285,3 +285,26 @@ def test_suggestions_are_unlabeled_and_in_order(project: Project) -> None:
     assert [float(r["confidence"]) for r in said] == pytest.approx(best.values.tolist(), abs=2e-6)
     assert {row["label"] for row in said} == {""}
     assert said == rows(run("suggest-labels", project.run, "--count", "7").stdout)
+
+
+def test_suggestions_as_tasks_and_as_a_page_are_those_of_the_table(
+    project: Project, tmp_path: Path
+) -> None:
+    said = rows(run("suggest-labels", "--count", "5").stdout)
+    out, html = tmp_path / "todo.json", tmp_path / "todo.html"
+    done = run(
+        *("suggest-labels", "--count", "5", "--out", out, "--html", html),
+        *("--format", "label-studio"),
+    )
+    made = json.loads(out.read_text())
+    assert [task["data"]["image"].partition("?d=")[2] for task in made] == [r["path"] for r in said]
+    guesses = [task["predictions"][0]["result"][0]["value"]["choices"] for task in made]
+    assert guesses == [[row["class"]] for row in said]
+    assert '<Choice value="9"/>' in (tmp_path / "todo.xml").read_text()
+    assert all(f'"path": "{row["path"]}"' in html.read_text() for row in said)
+    assert done.stderr.count("has 5 of") == 2
+
+
+def test_tasks_need_a_file_of_json(project: Project) -> None:
+    with pytest.raises(UserError, match=r"--format label-studio needs --out FILE\.json"):
+        run("suggest-labels", "--format", "label-studio")
