@@ -8,6 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+LABEL_STUDIO := .venv-label-studio/bin/label-studio
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -54,8 +55,14 @@ smoke: setup ## Run the same pipeline on a small subset, as CI does.
 test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
 
-stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow, as compose starts them.
-	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
+stack-test: setup $(LABEL_STUDIO) ## Run against PostgreSQL, S3, MLflow and Label Studio.
+	SEMIMAE_STACK=1 LABEL_STUDIO=$(abspath $(LABEL_STUDIO)) python -m pytest -q -n 0 tests/stack
+
+# In an environment of its own, for it pins many packages; pip takes very long to resolve them.
+$(LABEL_STUDIO):
+	$(PYTHON) -m venv .venv-label-studio
+	.venv-label-studio/bin/pip install -q uv
+	.venv-label-studio/bin/uv pip install -q --python .venv-label-studio label-studio==1.23.0
 
 soak: setup ## Kill training and scoring at 200 random points and compare the bits.
 	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py
