@@ -14,7 +14,7 @@ from semimae.options.params import Params
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = PREPARED,
 ) -> None:
-    """Check every image of the dataset, take its fingerprint, and say what is odd about it.
+    """Check and fingerprint every image of the dataset, and report anything unusual.
 
     Small images are packed into one array; large ones stay where they are.
 

@@ -110,7 +110,7 @@ def test_a_table_of_images(project: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", r"missing is missing; give the folder that holds train/"),
+        ("missing", r"missing is missing; give the folder that contains train/"),
         ("photos/train/cat/0.png", "0.png is neither a folder nor a .csv file"),
         ("photos/train", r"holds the classes itself: set data\.root to"),
     ],

@@ -97,7 +97,9 @@ def test_a_full_disk_ends_the_stage_with_one_line_and_keeps_the_last_checkpoint(
     assert stage.wait() == 2, stage.text
     (line,) = [line for line in stage.text.splitlines() if not line.startswith("warning: MLflow")]
     assert line.startswith("error: File too large: ")
-    assert line.endswith("what was saved before is kept: mend it, then run the same command again.")
+    assert line.endswith(
+        "what was saved before is kept. Fix the problem, then run the same command again."
+    )
     assert workspace.checkpoints()
     assert not list(workspace.root.rglob("*.tmp"))
     text = server.finish(command, workspace, **LATER)
