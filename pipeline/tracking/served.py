@@ -106,7 +106,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         except UnidentifiedImageError:
             if data[4:8] == b"ftyp":  # what phones write
                 raise Refused(f"{where} is HEIC or AVIF; send it as JPEG or PNG") from None
-            raise Refused(f"{where} is not an image in a supported format") from None
+            raise Refused(f"{where} is not an image of a known format") from None
         except Exception as error:  # damaged data can make Pillow raise any exception
             reason = f"{error}".partition("\n")[0] or type(error).__name__
             raise Refused(f"{where} cannot be decoded: {reason}") from None

@@ -97,9 +97,7 @@ def test_an_address_is_relative_to_the_project(
     if given is not None:
         monkeypatch.setenv(variable, given)
     if meant is None:  # no colon: a folder, as far as this project knows
-        with pytest.raises(
-            UserError, match="MLflow no longer stores runs in folders"
-        ):
+        with pytest.raises(UserError, match="MLflow no longer stores runs in folders"):
             address_of(root)
         return
     expected = meant.replace("ROOT", str(root)).replace("PARENT", str(tmp_path))
@@ -550,9 +548,7 @@ def test_serving_before_training_is_one_line_that_says_what_to_run(
         run("serve")
     for path in root.glob("mlflow.db*"):
         path.unlink()
-    with pytest.raises(
-        UserError, match=r"mlflow\.db does not exist; `make repro` trains"
-    ):
+    with pytest.raises(UserError, match=r"mlflow\.db does not exist; `make repro` trains"):
         run("serve")
     assert not (root / "mlflow.db").exists()
     (root / "runs" / "headline" / "train").mkdir(parents=True)

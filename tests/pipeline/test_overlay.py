@@ -185,7 +185,7 @@ def test_what_cannot_be_completed(folder: Path, name: str, text: str | None, mes
         ("mask_ration: 0.5", "mask_ration: unknown key (did you mean 'mask_ratio'?)"),
         ("train: {mu: 0}", "train.mu: got 0"),
         ("optim: 3", "optim: got 3"),
-        ("mim: {name: simmim}", "mim.lambda_mim: missing; every field must be stated"),
+        ("mim: {name: simmim}", "mim.lambda_mim: missing; every key is required"),
     ],
 )
 def test_settings_are_checked_and_the_recipe_is_named(

@@ -112,7 +112,7 @@ def test_a_table_of_images(project: Path, tmp_path: Path) -> None:
     [
         ("missing", r"missing is missing; give the folder that contains train/"),
         ("photos/train/cat/0.png", "0.png is neither a folder nor a .csv file"),
-        ("photos/train", r"holds the classes itself: set data\.root to"),
+        ("photos/train", r"contains the classes directly: set data\.root to"),
     ],
 )
 def test_what_is_no_folder_of_images_is_refused(

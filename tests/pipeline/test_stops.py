@@ -143,7 +143,7 @@ def test_the_second_process_on_a_cell_waits(
     first.send(signal.SIGCONT)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
     assert first.text == ""
-    assert "another process is at work on" in second.text
+    assert "another process is working on" in second.text
     assert workspace.result(command) == whole.result(command)
     assert not workspace.leftovers()
 

@@ -79,11 +79,17 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown() -> None:
         ),
         ({"two_classes": Some(count=1, first=("a = b",))}, "1 image is in several classes"),
         ({"repeated": Some(count=1, first=("a = b",))}, "1 copy of an image in the same split"),
-        ({"alike_classes": Some(count=1, first=("A / a",))}, "Names of classes that differ in"),
-        ({"alike_names": Some(count=1, first=("A / a",))}, "Names of files that differ in case,"),
         (
-            {"skipped": {"no image (.txt)": Some(count=3, first=("a.txt", "b.txt"))}},
-            "Skipped: 3 files and folders 3 no image (.txt): a.txt, b.txt, 1 more "
+            {"alike_classes": Some(count=1, first=("A / a",))},
+            "Names of classes that differ only in",
+        ),
+        (
+            {"alike_names": Some(count=1, first=("A / a",))},
+            "Names of files that differ only in case,",
+        ),
+        (
+            {"skipped": {"not an image (.txt)": Some(count=3, first=("a.txt", "b.txt"))}},
+            "Skipped: 3 files and folders 3 not an image (.txt): a.txt, b.txt, 1 more "
             "prepared.skipped.csv lists all of them.",
         ),
         (

@@ -67,7 +67,7 @@ def test_a_folder_is_searched_and_what_is_no_image_is_named(project: Project, ph
     _, *named = result.stderr.splitlines()
     assert named == [
         f"{photos}/.y.png: hidden",
-        f"{photos}/notes.txt: no image (.txt)",
+        f"{photos}/notes.txt: not an image (.txt)",
         f"{photos}/b/.hidden/: hidden",
         f"{photos}/broken.jpg: not an image of a known format",
     ]
@@ -155,7 +155,9 @@ def test_a_folder_without_images_ends_it(project: Project, tmp_path: Path) -> No
     with pytest.raises(UserError, match="contains no images"):
         run("predict", project.run, tmp_path)
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"contains no images: .*notes\.txt \(no image \(\.txt\)\)"):
+    with pytest.raises(
+        UserError, match=r"contains no images: .*notes\.txt \(not an image \(\.txt\)\)"
+    ):
         run("predict", project.run, tmp_path)
 
 
