@@ -22,13 +22,13 @@ Labels = dict[str, str]  # the label of each path, relative to the image folder
 
 
 def add_labels(
-    file: Annotated[Path, typer.Argument(help="A csv file with the columns path and label.")],
+    file: Annotated[Path, typer.Argument(help="A csv file with columns path and label.")],
 ) -> None:
-    """Label images from a csv file, such as one that `suggest-labels` wrote.
+    """Give images the labels that a csv file states, as `suggest-labels` writes it.
 
-    Rows without a label are ignored. With dataset csv, the labels are written to the manifest; with
-    dataset imagefolder, the files are moved from unlabeled/ to train/LABEL/. Either all rows are
-    applied or none. Paths are relative to the image folder, or as `predict` writes them.
+    Rows without a label are left alone. With dataset csv the labels are written to the manifest,
+    with dataset imagefolder the files move from unlabeled/ to train/LABEL/. All rows or none.
+    Paths are relative to the folder of the images, or as `predict` writes them.
 
     Example: python -m pipeline add-labels todo.csv
     """
@@ -61,7 +61,7 @@ def _read(file: Path, images: Path) -> Labels:
         if labels.setdefault(name, label) != label:
             raise UserError(f"{file}: {name} has labels {labels[name]!r} and {label!r}; keep one.")
     if not labels:
-        raise UserError(f"{file}: no row has a label; fill in the label column.")
+        raise UserError(f"{file}: no row has a label; fill in the column label.")
     return labels
 
 

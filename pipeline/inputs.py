@@ -30,10 +30,10 @@ OF_SPLIT = (
 
 
 def inputs() -> None:
-    """Write what each stage of a cell depends on: hashes of code, and settings.
+    """Write files that hold the code and the settings that the stages of a cell depend on.
 
-    Each stage depends on its file here, which keeps dvc.lock from listing them for every cell.
-    Training has one file per method, so editing a method does not retrain the others.
+    Each stage of a cell depends on its file, so that dvc.lock does not repeat them for every cell.
+    Training has a file per method: an edit of one method trains no other method again.
 
     Example: python -m pipeline inputs
     """

@@ -1,4 +1,4 @@
-"""``suggest-labels``: choose the images to label next."""
+"""``suggest-labels``: which images to label next."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,19 +15,17 @@ COLUMNS = ["path", "rank", "class", "confidence", "label"]
 
 def suggest_labels(
     run: Annotated[
-        Path | None, typer.Argument(help="The folder of a run. Default: runs/headline.")
+        Path | None, typer.Argument(help="A run's folder; without it, the headline's.")
     ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Number of images to suggest.")
-    ] = 100,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many images.")] = 100,
     out: Annotated[
-        Path | None, typer.Option(help="The .csv file to write. Default: standard output.")
+        Path | None, typer.Option(help="File to write, .csv; without it, standard output.")
     ] = None,
 ) -> None:
-    """Suggest which images to label next: uncertain ones that differ from each other.
+    """List the unlabeled images most worth a label: those in doubt, and unlike each other.
 
-    The columns are path, rank, the predicted class, its confidence, and an empty label column. Fill
-    it in and pass the file to `add-labels`. Images are selected with BADGE (arXiv:1906.03671).
+    The columns are path, rank, the model's class and its confidence, and an empty column label to
+    fill in; `add-labels` takes the file back. The choice is that of BADGE (arXiv:1906.03671).
 
     Example: python -m pipeline suggest-labels --count 50 --out todo.csv
     """
@@ -41,7 +39,7 @@ def suggest_labels(
     cell, _, prepared, split = read_inputs(folder, root / PREPARED, root / "params.yaml")
     rows = candidates(prepared, split)
     if not len(rows):
-        raise UserError("all training images are labeled; there are none left to suggest.")
+        raise UserError("all training images are labeled; there is none to suggest.")
     trained = open_model(folder)
     outputs = infer(trained.model, cell, prepared, rows)
     probabilities = tempered(outputs.probabilities, trained.info.temperature).numpy()

@@ -39,7 +39,7 @@ from semimae.options.train import OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
 LARGEST_GRID = 10_000  # cells; each is a DVC stage
-_LARGEST_FILE = 2**18  # bytes; a params.yaml has a few thousand
+_LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
 
 
 class TrackingConfig(Frozen):
