@@ -37,7 +37,7 @@ app = typer.Typer(
     name="semimae",
     help="""Semi-supervised Vision Transformers: a DVC pipeline tracked in MLflow.
 
-    `COMMAND --help` shows an example. To get started: `python -m pipeline start FOLDER`
+    `COMMAND --help` shows an example. Start with `python -m pipeline start FOLDER`.
     """,
     no_args_is_help=True,
     add_completion=False,

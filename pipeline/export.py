@@ -27,10 +27,11 @@ def export(
         typer.Option("--format", help="Format to write; can be repeated. Default: all of them."),
     ] = None,
 ) -> None:
-    """Export a model for other tools: timm, ONNX, torch.export, and MODEL_CARD.md.
+    """Export a model to timm, ONNX and torch.export.
 
-    The outputs of every export are compared with the model. If the model does not support a format,
-    the reason is printed, the other formats are written, and the exit code is 1.
+    This also writes MODEL_CARD.md. The outputs of every export are compared with the model. If a
+    format does not support the model, the reason is printed, the other formats are written, and the
+    exit code is 1.
 
     Example: python -m pipeline export runs/headline exported --format onnx
     """

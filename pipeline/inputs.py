@@ -30,7 +30,7 @@ OF_SPLIT = (
 
 
 def inputs() -> None:
-    """Write files that hold the code and the settings that the stages of a cell depend on.
+    """Record the code and the settings that each stage depends on.
 
     Each stage of a cell depends on its file, so that dvc.lock does not repeat them for every cell.
     Training has a file per method: an edit of one method trains no other method again.

@@ -55,7 +55,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images per pass.")] = 64,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
 ) -> None:
-    """Classify images and print the path, class and probability of each as csv.
+    """Classify images; print path, class and probability as csv.
 
     Folders are searched recursively; csv files need a `path` column. A file that is not an image or
     cannot be read is reported on standard error with the reason. If an image cannot be read, the

@@ -17,10 +17,10 @@ def prune(
         bool, typer.Option("--yes", help="Remove the folders; without it, they are only listed.")
     ] = False,
 ) -> None:
-    """List or remove runs and checkpoints that are no longer needed.
+    """List or remove runs and checkpoints that are not needed.
 
-    These are runs that are no longer part of the grid, and checkpoints that no cell can continue
-    from with the current code. Weights stay in DVC's cache until you run `dvc gc`.
+    These are runs that are no longer in the grid, and checkpoints that no cell can continue from
+    with the current code. Weights stay in DVC's cache until you run `dvc gc`.
 
     Example: python -m pipeline prune --yes
     """

@@ -19,7 +19,7 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
 
 def ui(port: Port = 5000) -> None:
-    """Start MLflow's web UI on this machine and show the runs, until Ctrl-C.
+    """Show the runs in MLflow's web UI until Ctrl-C.
 
     If MLFLOW_TRACKING_URI is a server, print its address instead, since it has a UI of its own.
 
@@ -47,7 +47,9 @@ def serve(
     ] = None,
     port: Port = 5001,
 ) -> None:
-    """Serve the headline model on this machine at POST /invocations, until Ctrl-C.
+    """Serve the headline model on this machine until Ctrl-C.
+
+    Send images to POST /invocations.
 
     Example: python -m pipeline serve --port 5005
     """

@@ -44,9 +44,10 @@ def start(
         typer.Option("--force", help="Overwrite params.yaml even if it has uncommitted changes."),
     ] = False,
 ) -> None:
-    """Inspect your images, choose settings for them and this machine, and write params.yaml.
+    """Choose settings for your images and write params.yaml.
 
-    Each choice is printed and written to params.yaml, together with its reason.
+    They depend on the images and on how fast this machine trains. Each choice is printed and
+    written to params.yaml, together with its reason.
 
     Example: python -m pipeline start ~/photos --minutes 30
     """

@@ -12,7 +12,7 @@ from semimae.options.params import Params
 
 
 def sync_mlflow() -> None:
-    """Log the finished runs in runs/ and the report, unless the MLflow store has them.
+    """Log finished runs and the report that MLflow lacks.
 
     It is safe to repeat. Use it after the tracking server was unavailable, and for results that DVC
     restored from its cache.

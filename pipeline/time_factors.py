@@ -23,7 +23,7 @@ def time_factors(
         bool, typer.Option("--write", help="Write them to params.yaml and request both budgets.")
     ] = False,
 ) -> None:
-    """Measure ablation.time_factor from the finished runs of the grid.
+    """Measure ablation.time_factor from finished runs.
 
     A factor is the time of the headline's method divided by the method's own, at equal steps. Times
     are means over seeds and label fractions, at the headline's mask ratio if the grid includes it.

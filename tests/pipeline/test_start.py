@@ -50,7 +50,7 @@ def run(*arguments: object) -> str:
 
 def test_it_says_what_it_found_and_writes_its_reasons(project: Path, tmp_path: Path) -> None:
     said = run(images(tmp_path / "photos"), "--minutes", 30, "--force")
-    assert "2 classes; images: 24 train, 6 unlabeled; 24 labeled for training, 12 of" in said
+    assert "2 classes; images: 24 train, 6 unlabeled; 24 labeled for training, 12 in" in said
     assert "Next: make repro" in said
     params = Params.read(project / "params.yaml")
     assert (params.dataset, params.data.root) == ("imagefolder", str(tmp_path / "photos"))
