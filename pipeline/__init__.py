@@ -1,1 +1,1 @@
-"""The DVC stages and the command line. One file is one stage; only ``tracking`` knows MLflow."""
+"""The DVC stages and the command line: one file per command. Only ``tracking`` uses MLflow."""

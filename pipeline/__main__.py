@@ -1,4 +1,4 @@
-"""The command line: ``python -m pipeline COMMAND``. Heavy imports wait for a command's call."""
+"""The command line: ``python -m pipeline COMMAND``. Heavy imports wait until a command runs."""
 
 import errno
 import logging
@@ -36,18 +36,18 @@ from semimae.types import Interrupted, LostProcess, UserError
 
 app = typer.Typer(
     name="semimae",
-    help="""Semi-supervised Vision Transformers: a DVC pipeline that is tracked in MLflow.
+    help="""Semi-supervised Vision Transformers: a DVC pipeline tracked in MLflow.
 
-    `COMMAND --help` shows an example. To begin: `python -m pipeline start FOLDER`
+    `COMMAND --help` shows an example. Start with `python -m pipeline start FOLDER`.
     """,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-# What a disk answers that is full, over its quota, read-only, defective or not ours.
+# Errors of a disk that is full, over quota, read-only, defective, or not ours to write to.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-_STAGES, _TOOLS = "Stages, run by dvc repro", "For people"
+_STAGES, _TOOLS = "Stages (run by dvc repro)", "Tools"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("inputs", rich_help_panel=_STAGES)(inputs.inputs)
 app.command("split", rich_help_panel=_STAGES)(split.split)
@@ -73,7 +73,7 @@ app.command("prune", rich_help_panel=_TOOLS)(prune.prune)
 
 
 def main() -> None:
-    """Run a command; a user's mistake ends with one line and exit code 2."""
+    """Run a command. A user's mistake prints one line and exits with code 2."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("semimae").setLevel(logging.INFO)
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
@@ -86,8 +86,8 @@ def main() -> None:
         if error.errno not in _DISK:
             raise
         print(
-            f"error: {error.strerror}: {error.filename or 'on writing'}; what was saved before is "
-            "kept: mend it, then run the same command again.",
+            f"error: {error.strerror}: {error.filename or 'while writing'}; what was saved before "
+            "is kept. Fix the problem, then run the same command again.",
             file=sys.stderr,
         )
         raise SystemExit(2) from None

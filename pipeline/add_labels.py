@@ -1,4 +1,4 @@
-"""``add-labels``: what was labeled goes back to the images."""
+"""``add-labels``: attach new labels to the images."""
 
 import csv
 import filecmp
@@ -19,7 +19,7 @@ from semimae.types import UserError
 
 _UNLABELED = "unlabeled"
 _COLUMNS = ("path", "label")
-Labels = dict[str, str]  # of paths below the folder of the images
+Labels = dict[str, str]  # the label of each path, relative to the image folder
 
 
 def add_labels(
@@ -47,7 +47,8 @@ def add_labels(
         _rewrite(images / params.data.manifest, labels, file)
     else:
         raise UserError(
-            f"dataset={params.dataset} has its labels; add-labels is for imagefolder and csv."
+            f"dataset={params.dataset} comes with its labels; add-labels works with imagefolder "
+            "and csv."
         )
     typer.echo(f"Labeled: {len(labels)}. Next: `dvc repro -f prepare`, then `make repro`.")
     if without:
@@ -73,19 +74,19 @@ def _read(file: Path, images: Path) -> tuple[Labels, int]:
 
 
 def _rows(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a csv file with columns path and label: all its columns, and its rows."""
+    """Read a csv file with the columns path and label. Return all its columns, and its rows."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
             columns, rows = list(reader.fieldnames or ()), []
             if missing := [name for name in _COLUMNS if name not in columns]:
                 hint = header_hint(columns, _COLUMNS)
-                raise UserError(f"{file} has no column {' and no '.join(missing)}{hint}.")
+                raise UserError(f"{file} has no column {' and no column '.join(missing)}{hint}.")
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(
-                        f"{file} line {reader.line_num} has other columns than its first line, "
-                        f"which has {', '.join(columns)}; names with commas need quotes."
+                        f"{file} line {reader.line_num} does not have the columns of the first "
+                        f"line ({', '.join(columns)}); put names that contain commas in quotes."
                     )
                 rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -94,9 +95,9 @@ def _rows(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _name_of(path: str, images: Path) -> str:
-    """Return a path of the list relative to the folder of the images.
+    """Return a listed path, relative to the image folder.
 
-    `predict` writes paths as it was given them: whole, or relative to where it was called.
+    `predict` writes paths as they were given to it: absolute, or relative to its working directory.
     """
     name = posixpath.normpath(path)
     whole = os.path.abspath(path)
@@ -106,7 +107,7 @@ def _name_of(path: str, images: Path) -> str:
     for place, start, prefix in (
         (whole, os.path.abspath(images), ""),
         (real, os.path.realpath(images), ""),
-        (real, unlabeled, _UNLABELED),  # a link to another disk, perhaps
+        (real, unlabeled, _UNLABELED),  # which may be a link to another disk
     ):
         if Path(place).is_relative_to(start):
             return posixpath.join(prefix, os.path.relpath(place, start))
@@ -120,45 +121,49 @@ def _check_classes(labels: Labels, classes: set[str], file: Path, remedy: str) -
         if label not in classes:
             near = near_name(label, classes)
             hint = f"did you mean {near!r}?" if near else remedy
-            raise UserError(f"{file}: {path} has the label {label!r}, which is no class; {hint}")
+            raise UserError(f"{file}: {path} has the unknown label {label!r}; {hint}")
 
 
 def _move(images: Path, labels: Labels, file: Path) -> None:
-    """Move files from unlabeled/ to train/LABEL/, keeping their path below it."""
+    """Move files from unlabeled/ to train/LABEL/ and keep their subfolders."""
     train = images / "train"
     classes = (
         {entry.name for entry in train.iterdir() if entry.is_dir()} if train.is_dir() else set()
     )
-    _check_classes(labels, classes, file, f"for a new class make its folder in {train} first.")
+    _check_classes(labels, classes, file, f"to add a class, create its folder in {train} first.")
     moves: list[tuple[Path, Path]] = []
     for name, label in labels.items():
         source = images / name
         target = train / label / name.removeprefix(f"{_UNLABELED}/")
         if not name.startswith(f"{_UNLABELED}/") or not source.is_file():
-            raise UserError(f"{file}: {name!r} is no file in {images / _UNLABELED}.")
+            raise UserError(f"{file}: there is no file {name!r} in {images / _UNLABELED}.")
         if target.exists() and not filecmp.cmp(source, target, shallow=False):
-            raise UserError(f"{file}: {target} is there already; rename {source}.")
+            raise UserError(f"{file}: {target} already exists; rename {source}.")
         moves.append((source, target))
     try:
         move_all(moves)
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be moved ({error.strerror}); none was.") from None
+        raise UserError(
+            f"{error.filename} cannot be moved ({error.strerror}); no file was moved."
+        ) from None
 
 
 def _rewrite(manifest: Path, labels: Labels, file: Path) -> None:
-    """Write the labels into the manifest's rows."""
+    """Write the labels to the manifest."""
     columns, rows = _rows(manifest, "set data.manifest to the csv file that lists the images")
     by_path = {posixpath.normpath(row["path"]): row for row in rows}
     classes = {row["label"] for row in rows if row["label"]}
-    _check_classes(labels, classes, file, f"for a new class label one image in {manifest.name}.")
+    _check_classes(labels, classes, file, f"to add a class, label one image in {manifest.name}.")
     for path, label in labels.items():
         row = by_path.get(path)
         if row is None:
             raise UserError(
-                f"{file}: {path!r} is not in {manifest}; give paths as they stand there."
+                f"{file}: {path!r} is not in {manifest}; write paths as they appear there."
             )
         if row.get("split", "") not in ("", "train", "unlabeled"):
-            raise UserError(f"{file}: {path!r} is of split {row['split']}, which keeps its label.")
+            raise UserError(
+                f"{file}: {path!r} is in split {row['split']}, where labels cannot be changed."
+            )
         row["label"] = label
         if row.get("split") == "unlabeled":
             row["split"] = "train"

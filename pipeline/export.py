@@ -1,4 +1,4 @@
-"""``export``: a trained model in formats that other tools read, with a model card."""
+"""``export``: write a trained model in formats that other tools read, with a model card."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ from semimae.types import UserError
 
 
 class Format(StrEnum):
-    """Keys of ``semimae.inference.exports.FORMATS``, which needs torch."""
+    """Keys of ``semimae.inference.exports.FORMATS``, without importing torch."""
 
     TIMM = "timm"
     ONNX = "onnx"
@@ -21,16 +21,17 @@ class Format(StrEnum):
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(help="Folder to write, or to replace.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write or replace.")],
     formats: Annotated[
         list[Format] | None,
-        typer.Option("--format", help="May be repeated; without it, all of them."),
+        typer.Option("--format", help="Format to write; can be repeated. Default: all of them."),
     ] = None,
 ) -> None:
-    """Write a model for other tools: timm, ONNX, torch.export, and MODEL_CARD.md.
+    """Export a model to timm, ONNX and torch.export.
 
-    Each format is compared with the model before it counts. One that the model cannot be had in is
-    refused with the reason; the others are written, and the exit code is 1.
+    This also writes MODEL_CARD.md. The outputs of every export are compared with the model. If a
+    format does not support the model, the reason is printed, the other formats are written, and the
+    exit code is 1.
 
     Example: python -m pipeline export runs/headline exported --format onnx
     """

@@ -1,4 +1,4 @@
-"""Stage ``fine-tune``: train all weights further on the labeled images, and score them."""
+"""Stage ``fine-tune``: train all weights further on the labeled images, then evaluate."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from pipeline.workspace import dvc_root, resume_folder, stop_requests, write_jso
 def fine_tune(
     prepared_folder: PreparedFolder = PREPARED_ABOVE, params_file: ParamsFile = PARAMS_ABOVE
 ) -> None:
-    """Fine-tune a trained cell and score it on the test set.
+    """Fine-tune a trained cell and evaluate it on the test set.
 
-    All weights are trained further, on the labeled images alone.
+    All weights are trained further, on the labeled images only.
 
     Example: cd runs/headline && python -m pipeline fine-tune
     """

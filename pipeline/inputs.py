@@ -1,4 +1,4 @@
-"""Stage ``inputs``: what of the code and of params.yaml each stage of a cell depends on."""
+"""Stage ``inputs``: the code and the parts of params.yaml that each stage of a cell depends on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from semimae.options.params import Params
 # method, mask_ratio, label_fraction, num_labels and seed.
 OF_SPLIT = (
     "dataset",
-    "label_fraction",  # of these two, for null in the grid
+    "label_fraction",  # this and the next one: for null in the grid
     "num_labels",
     "data",
     "labeled",
@@ -40,7 +40,7 @@ def inputs() -> None:
     from semimae.data.store import resolve_root
 
     params = Params.read()
-    root = Path()  # as for what is written
+    root = Path()  # this workspace, where the files are written too
     check_weights(params, resolve_root(params.data.root, root))
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
@@ -56,9 +56,9 @@ def inputs() -> None:
 
 
 def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
-    """Return each method as the headline, the grid and its variants may ask for it.
+    """Return each method with the options that the headline, the grid and its variants use.
 
-    Variants may take another rule for pseudo labels, which is another file.
+    A variant may use another pseudo-label rule, which lives in another file.
     """
     a = params.ablation
     variants = [params.variant(name) for name in (*a.variant, *a.baseline.variant)]

@@ -1,4 +1,4 @@
-"""The machine that trains a run, and the arithmetic that it takes."""
+"""The machine that trains a run, and how many operations the training takes."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from semimae.options.cell import Cell
 
 
 def machine(cell: Cell, num_classes: int) -> dict[str, Any]:
-    """Return what ``train/machine.json`` says of the run that begins here.
+    """Return the contents of ``train/machine.json`` for the run that begins here.
 
-    Call it before the processes connect: what it counts, it counts alone.
+    Call it before the processes connect, because it runs a step to count operations.
 
     Args:
-        cell: What is trained.
+        cell: The cell to train.
         num_classes: Classes of the dataset.
     """
     import torch
@@ -23,13 +23,13 @@ def machine(cell: Cell, num_classes: int) -> dict[str, Any]:
     device = set_up_device(cell.train)
     try:
         flops = training_flops(cell, num_classes)
-    except (NotImplementedError, RuntimeError):  # a module that asks for the values of its tensors
-        flops = None  # is trained all the same
+    except (NotImplementedError, RuntimeError):  # a module that reads the values of its tensors
+        flops = None  # can still be trained
     return {
         "torch": torch.__version__,
         "device": device.type,
         "device_name": device_name(device),
         "processes": launched_world().size,
-        "threads": torch.get_num_threads(),  # of each process
+        "threads": torch.get_num_threads(),  # per process
         "flops": flops,
     }

@@ -1,4 +1,4 @@
-"""Moving files, all or none, also from one disk to another."""
+"""Move files, all of them or none, even from one disk to another."""
 
 import errno
 import os
@@ -12,14 +12,14 @@ from semimae.types import UserError
 
 
 def move_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Move each file to its target; after an error or Ctrl-C all are where they were.
+    """Move each file to its target. After an error or Ctrl-C, all files are back in place.
 
-    A target that is there has the content of its source: an earlier move was killed before it could
-    remove that one.
+    If a target exists already, it must have the content of its source: an earlier move was killed
+    before it could remove the source.
 
     Raises:
-        OSError: If one cannot be moved; none has been.
-        UserError: If not even that could be undone.
+        OSError: If a file cannot be moved. No file has moved then.
+        UserError: If files could not be moved back.
     """
     done: list[tuple[Path, Path]] = []
     made: list[Path] = []
@@ -41,16 +41,16 @@ def _move_back(done: Sequence[tuple[Path, Path]], made: Sequence[Path]) -> None:
         except OSError:
             stuck.append(f"{target} to {source}")
     for folder in reversed(made):
-        with suppress(OSError):  # somebody else has put something into it
+        with suppress(OSError):  # someone else has put a file there
             folder.rmdir()
     if stuck:
         raise UserError(
-            f"{len(stuck)} files could not be moved back; do it by hand: {', '.join(stuck)}."
+            f"{len(stuck)} files could not be moved back; move them by hand: {', '.join(stuck)}."
         )
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return those that were not there, the topmost first."""
+    """Create a folder and its parents. Return those that were missing, topmost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
@@ -66,13 +66,13 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _move_to_another_disk(source: Path, target: Path) -> None:
-    """Copy a file, compare the copy on its disk, and only then remove the file."""
+    """Copy a file, verify the copy, and only then remove the original."""
     with replaced_file(target) as copy:
         shutil.copyfile(source, copy)
-        with suppress(OSError):  # file systems of cameras know no owners and modes
+        with suppress(OSError):  # file systems of cameras have no owners or modes
             shutil.copystat(source, copy)
         if file_hash(copy) != file_hash(source):
-            raise OSError(errno.EIO, "its copy differs", str(source))
+            raise OSError(errno.EIO, "the copy differs", str(source))
     try:
         source.unlink()
     except BaseException:

@@ -1,4 +1,4 @@
-"""Files that params.yaml names and that lie outside of DVC's sight, or may."""
+"""Files that params.yaml refers to and that DVC may not track."""
 
 from pathlib import Path
 
@@ -11,32 +11,32 @@ LISTS = "lists"  # a dependency of stage `inputs` in dvc.yaml
 
 
 def check_weights(params: Params, images: Path) -> None:
-    """Check that the files of weights are there that the headline, or a variant, starts from.
+    """Check early that the weight files of the headline and the variants exist.
 
-    Hours may pass between the first stage and the one that reads them.
+    The stage that reads them may run hours after the first one.
 
     Args:
         params: The settings.
-        images: The data folder, which their paths are relative to.
+        images: The data folder. Relative paths of weights start there.
 
     Raises:
-        UserError: If one is missing.
+        UserError: If a file is missing.
     """
     variants = [params, *(params.variant(name) for name in params.ablation.variant)]
     for weights in dict.fromkeys(variant.backbone.weights for variant in variants):
         if weights is None or weights.startswith("timm:") or (images / weights).is_file():
             continue
         raise UserError(
-            f"backbone.weights={weights}: there is no file {images / weights}; a relative path is "
-            "relative to the data folder. Put it there, or set backbone.weights: null."
+            f"backbone.weights={weights}: there is no file {images / weights}; relative paths "
+            "start at the data folder. Put the file there, or set backbone.weights: null."
         )
 
 
 def hash_labeled_list(params: Params, root: Path) -> str | None:
-    """Return the SHA-256 of the list of labeled images, if there is one.
+    """Return the SHA-256 of the list of labeled images, or None if there is no list.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If the list cannot be read.
     """
     if params.data.labeled_list is None:
         return None
@@ -45,8 +45,8 @@ def hash_labeled_list(params: Params, root: Path) -> str | None:
     path = root / params.data.labeled_list
     if not path.resolve().is_relative_to((root / LISTS).resolve()):
         typer.echo(
-            f"warning: DVC watches the lists in {LISTS}/, not {path}; move it there, or run "
-            "`dvc repro -f inputs` whenever it has changed.",
+            f"warning: DVC tracks the lists in {LISTS}/, not {path}; move the file there, or run "
+            "`dvc repro -f inputs` each time it changes.",
             err=True,
         )
     return list_hash(read_list(path))

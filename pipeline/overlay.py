@@ -1,4 +1,4 @@
-"""Overlays: a recipe names its base and states only what differs from it."""
+"""Overlays: a recipe gives its base and only the values that differ from it."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ FREE_FORM = frozenset({"time_factor", "changes"})  # mappings whose keys are nam
 
 
 def read(path: Path) -> Params:
-    """Return the checked params that a recipe stands for.
+    """Return the validated params of a recipe.
 
     Raises:
         UserError: If they are not valid, or the recipe cannot be completed.
@@ -25,16 +25,16 @@ def read(path: Path) -> Params:
 
 
 def complete(path: Path) -> str:
-    """Return the whole params file that a recipe stands for.
+    """Return the complete params file of a recipe.
 
-    It has the header of the recipe, the order of the base, and the comments of the base where the
-    recipe has none. A file without a base is complete as it is.
+    It has the header of the recipe and the order of the base. Comments of the base are kept where
+    the recipe has none. A file without a base is returned unchanged.
 
     Args:
         path: The recipe. Its ``base`` names a file without ``.yaml``, relative to its own folder.
 
     Raises:
-        UserError: If one of the files cannot be read, or a base is missing or leads in a circle.
+        UserError: If a file cannot be read, or if a base is missing or circular.
     """
     *overlays, tree = _chain(path)
     text = path.read_text(encoding="utf-8")
@@ -47,10 +47,10 @@ def complete(path: Path) -> str:
 
 
 def merge(tree: CommentedMap, overlay: CommentedMap) -> None:
-    """Put an overlay's values, and its comments, into a tree.
+    """Merge the values and comments of an overlay into a tree.
 
-    Sections merge key by key. Everything else replaces what was there: numbers, lists, the
-    mappings of ``FREE_FORM`` and, as in ``Params.variant``, a section whose ``name`` changes.
+    Sections are merged key by key. Everything else is replaced: numbers, lists, the mappings of
+    ``FREE_FORM`` and, as in ``Params.variant``, a section whose ``name`` changes.
     """
     for key, value in overlay.items():
         before = tree.get(key)
@@ -62,11 +62,11 @@ def merge(tree: CommentedMap, overlay: CommentedMap) -> None:
         if comment and comment.value.strip():  # an empty line is a comment too
             tree.ca.items[key] = overlay.ca.items[key]
         if comment := _comment(tree, key):
-            comment.start_mark.column = 0  # one space after the value, however long that is
+            comment.start_mark.column = 0  # one space after the value, however long it is
 
 
 def _comment(tree: CommentedMap, key: str) -> CommentToken | None:
-    """Return what stands behind a key and its value."""
+    """Return the comment that follows a key and its value."""
     tokens = tree.ca.items.get(key)
     return tokens[2] if tokens else None
 
@@ -93,8 +93,8 @@ def _chain(path: Path) -> list[CommentedMap]:
             )
         if base.resolve() in seen:
             raise UserError(
-                f"{path}: base: got '{name}', which is itself built on this file; "
-                "name another base, or state every key."
+                f"{path}: base: got '{name}', which is itself based on this file; "
+                "choose another base, or state every key."
             )
         path = base
         trees.append(load(path))
@@ -103,7 +103,7 @@ def _chain(path: Path) -> list[CommentedMap]:
 
 
 def _layout(tree: CommentedMap) -> str:
-    """Return the text of a tree: an empty line before each section, and no other one."""
+    """Return the text of a tree, with one empty line before each section and none elsewhere."""
     tree.ca.comment = None  # the header of the base
     text = re.sub(r"\n{2,}", "\n", dump(tree))
     return re.sub(r"^(?=\w+:( #.*)?$)", "\n", text, flags=re.MULTILINE)

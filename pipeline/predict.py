@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from semimae.engine.infer import Outputs
     from semimae.ingest.walk import Skipped
 
-Model = Annotated[
-    Path, typer.Argument(help="A run's folder, or its model.safetensors or a copy of it.")
-]
+Model = Annotated[Path, typer.Argument(help="The folder of a run, or a model.safetensors file.")]
 
 
 class Device(StrEnum):
@@ -35,16 +33,16 @@ class Device(StrEnum):
 def predict(
     model: Model,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Images, folders, csv files.")
+        list[Path], typer.Argument(metavar="PATH", help="Images, folders or csv files.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet.")
     ] = None,
     all_classes: Annotated[
-        bool, typer.Option("--all", help="The probability of every class, in columns p(CLASS).")
+        bool, typer.Option("--all", help="Add the probability of every class as p(CLASS) columns.")
     ] = False,
     embedding: Annotated[
-        bool, typer.Option("--embedding", help="What the classifier sees of each image.")
+        bool, typer.Option("--embedding", help="Add the features that the classifier receives.")
     ] = False,
     abstain: Annotated[
         float,
@@ -52,18 +50,18 @@ def predict(
     ] = 0.0,
     root: Annotated[
         Path | None,
-        typer.Option(help="What paths in csv files are relative to, if not to the file's folder."),
+        typer.Option(help="Folder of relative paths in csv files. Default: the file's own folder."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images per pass.")] = 64,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
 ) -> None:
-    """Classify images: path, class and probability of each, as csv on standard output.
+    """Classify images; print path, class and probability as csv.
 
-    Folders are searched at any depth; of a csv file its column `path` counts. Each file gets a
-    line: on standard error, with the reason, if it is no image or cannot be read. Where an image
-    cannot be read, the others are done, and the exit code is 1.
+    Folders are searched recursively; csv files need a `path` column. A file that is not an image or
+    cannot be read is reported on standard error with the reason. If an image cannot be read, the
+    others are still classified, and the exit code is 1.
 
-    Which model answers, and how good it is on its test images, stands on standard error.
+    The model and its accuracy on the test images are reported on standard error.
 
     Example: python -m pipeline predict runs/headline photos/ --out predictions.csv
     """
@@ -103,7 +101,7 @@ def predict(
 def _rows(
     paths: list[str], outputs: "Outputs", names: tuple[str, ...], abstain: float
 ) -> list[Row]:
-    """Return a row per image with all columns that may be asked for."""
+    """Return one row per image, with every column that can be requested."""
     rows = []
     columns = (paths, outputs.labels.tolist(), outputs.probabilities.tolist(), outputs.features)
     for path, label, probabilities, feature in zip(*columns, strict=True):
@@ -117,10 +115,10 @@ def _rows(
 
 
 def _files(paths: list[Path], root: Path | None) -> "tuple[list[str], list[Skipped]]":
-    """Return the images that the arguments mean, each once, in their order, and what is none.
+    """Return the images that the arguments refer to, in order, and the files that are not images.
 
     Raises:
-        UserError: If an argument leads to none.
+        UserError: If an argument refers to no image.
     """
     from semimae.ingest.walk import Skipped, Walker
 
@@ -133,10 +131,10 @@ def _files(paths: list[Path], root: Path | None) -> "tuple[list[str], list[Skipp
             passed = [Skipped(os.path.join(path, name), why) for name, why in walker.skipped]
             if not inside:
                 why = f": {passed[0].path} ({passed[0].reason})" if passed else ""
-                raise UserError(f"{path} holds no image{why}.")
+                raise UserError(f"{path} contains no images{why}.")
             skipped += passed
         elif not path.exists():
-            raise UserError(f"{path} is not there; give images, folders or csv files.")
+            raise UserError(f"{path} does not exist; give images, folders or csv files.")
         elif path.suffix.lower() == ".csv":
             inside = _listed(path, path.parent if root is None else root)
         else:
@@ -146,32 +144,32 @@ def _files(paths: list[Path], root: Path | None) -> "tuple[list[str], list[Skipp
 
 
 def _listed(path: Path, root: Path) -> list[str]:
-    """Return the files in column ``path`` of a csv file."""
+    """Return the files in the ``path`` column of a csv file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if "path" not in (reader.fieldnames or ()):
                 shown = ", ".join(reader.fieldnames or ()) or "none"
                 hint = header_hint(reader.fieldnames or (), ("path",))
-                raise UserError(f"{path} has columns {shown}; one must be called path{hint}.")
+                raise UserError(f"{path} has columns {shown}; one must be named path{hint}.")
             listed = [os.path.join(root, row["path"]) for row in reader if row["path"]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); give a csv file in UTF-8.") from None
     if not listed:
-        raise UserError(f"{path} lists no image.")
+        raise UserError(f"{path} lists no images.")
     return listed
 
 
 def _visible(text: str) -> str:
-    """Return text that stays on its line and commands no terminal, whatever a file's name is."""
+    """Escape what a file's name could use to break the line or control the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _is_text(path: str, bad: list[tuple[str, str]]) -> bool:
-    """Tell whether a path can be written to a table; if not, add it to the bad ones."""
+    """Return whether a path can be written to a table; if not, record it as bad."""
     try:
         path.encode()
     except UnicodeEncodeError:
-        bad.append((path.encode(errors="backslashreplace").decode(), "no UTF-8 in its name"))
+        bad.append((path.encode(errors="backslashreplace").decode(), "its name is not valid UTF-8"))
         return False
     return True

@@ -14,9 +14,9 @@ from semimae.options.params import Params
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = PREPARED,
 ) -> None:
-    """Check every image of the dataset, take its fingerprint, and say what is odd about it.
+    """Check every image of the dataset; report anything unusual.
 
-    Small images are packed into one array; large ones stay where they are.
+    Each image gets a fingerprint. Small ones are packed into one array; large ones stay in place.
 
     Example: python -m pipeline prepare
     """

@@ -1,4 +1,4 @@
-"""``prune``: remove what no setting asks for any more."""
+"""``prune``: remove runs and checkpoints that are no longer needed."""
 
 import shutil
 from typing import Annotated
@@ -14,14 +14,13 @@ from semimae.options.params import Params
 
 def prune(
     yes: Annotated[
-        bool, typer.Option("--yes", help="Remove; without it they are only listed.")
+        bool, typer.Option("--yes", help="Remove the folders; without it, they are only listed.")
     ] = False,
 ) -> None:
-    """List or remove what no setting asks for any more.
+    """List or remove runs and checkpoints that are not needed.
 
-    That is folders of points that the grid no longer has, and checkpoints that no other cell
-    continues from with this code.
-    Weights stay in DVC's cache until `dvc gc`.
+    These are runs that are no longer in the grid, and checkpoints that no cell can continue from
+    with the current code. Weights stay in DVC's cache until you run `dvc gc`.
 
     Example: python -m pipeline prune --yes
     """
@@ -36,14 +35,14 @@ def prune(
     current = {
         (cell_id(f), hashed) for f, cell in cells.items() for hashed in (tuning, _code(cell))
     }
-    # Of what another cell continues from, finished phases alone are shared.
+    # Only finished phases are shared between cells.
     phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
     stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
     for folder in stale:
         typer.echo(folder.relative_to(root))
         if yes:
             shutil.rmtree(folder)
-    done = "removed" if yes else "to remove; add --yes"
+    done = "removed" if yes else "to remove; add --yes to remove them"
     typer.echo(f"{len(stale)} folders {done}.")
 
 

@@ -1,4 +1,4 @@
-"""``recipe``: params files of known settings."""
+"""``recipe``: ready-made params files."""
 
 import difflib
 import itertools
@@ -16,19 +16,19 @@ from semimae.options.params import Params
 from semimae.types import UserError
 
 app = typer.Typer(
-    help="""Params files of known settings.
+    help="""List, show and use ready-made params files.
 
     Example: python -m pipeline recipe use cifar10
     """,
     no_args_is_help=True,
 )
 
-Name = Annotated[str, typer.Argument(help="As `recipe list` names it.")]
+Name = Annotated[str, typer.Argument(help="A name from `recipe list`.")]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A file of settings whose header says where its values come from and what they led to."""
+    """A file of settings. Its header gives the source of the values and the score they led to."""
 
     path: Path
     text: str
@@ -53,7 +53,7 @@ class Recipe:
 
 @app.command("list")
 def list_recipes() -> None:
-    """Name all recipes, and say which have a measured score.
+    """List all recipes, and which of them have a measured score.
 
     Example: python -m pipeline recipe list
     """
@@ -66,7 +66,7 @@ def list_recipes() -> None:
 
 @app.command()
 def show(name: Name) -> None:
-    """Print the whole params file that a recipe stands for.
+    """Print the complete params file of a recipe.
 
     Example: python -m pipeline recipe show cifar10
     """
@@ -81,7 +81,7 @@ def use(
         typer.Option("--force", help="Overwrite params.yaml even if it has uncommitted changes."),
     ] = False,
 ) -> None:
-    """Write a recipe to params.yaml, after checking it.
+    """Check a recipe and write it to params.yaml.
 
     Example: python -m pipeline recipe use cifar10
     """
@@ -93,7 +93,7 @@ def use(
     if not force:
         refuse_to_lose(target)
     write_text(target, text)
-    typer.echo(f"{target} is now recipe {name}; `dvc repro` runs it.")
+    typer.echo(f"{target} now holds recipe {name}; run it with `dvc repro`.")
 
 
 def _recipes(root: Path) -> dict[str, Recipe]:
@@ -104,7 +104,7 @@ def _recipes(root: Path) -> dict[str, Recipe]:
     """
     paths = sorted((root / "recipes").glob("*.yaml"))
     if not paths:
-        raise UserError(f"there is no recipe in {root / 'recipes'}; restore that folder.")
+        raise UserError(f"there are no recipes in {root / 'recipes'}; restore that folder.")
     return {path.stem: Recipe(path, path.read_text(encoding="utf-8")) for path in paths}
 
 
@@ -112,7 +112,7 @@ def find(root: Path, name: str) -> Recipe:
     """Return a recipe by its name.
 
     Raises:
-        UserError: If there is none of that name.
+        UserError: If there is no recipe of that name.
     """
     recipes = _recipes(root)
     if name not in recipes:
@@ -125,7 +125,7 @@ def find(root: Path, name: str) -> Recipe:
 def at_equal_steps(path: Path) -> Params | None:
     """Return the params of a file or recipe without what `time-factors` writes.
 
-    None stands for a file whose params are not valid.
+    Return None if the params are not valid.
     """
     try:
         params = read(path)
@@ -136,19 +136,19 @@ def at_equal_steps(path: Path) -> Params | None:
 
 
 def refuse_to_lose(path: Path) -> None:
-    """Refuse to overwrite a params file that would be lost.
+    """Refuse to overwrite a params file that could not be restored.
 
     Raises:
-        UserError: If so.
+        UserError: If it holds uncommitted work.
     """
     if _holds_own_work(path):
         raise UserError(f"{path} has uncommitted changes; commit them or add --force.")
 
 
 def _holds_own_work(path: Path) -> bool:
-    """Whether a params file would be lost: git has another one, and no recipe has the same.
+    """Return whether a params file matches neither git nor any recipe.
 
-    Factors that were measured for a recipe are no loss: its study keeps them.
+    Time factors that were measured for a recipe do not count: its study keeps them.
     """
     if not path.is_file():
         return False

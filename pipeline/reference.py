@@ -19,13 +19,13 @@ _HEADER = """\
 # params.yaml
 
 Written by `python -m pipeline.reference` from the option classes; do not edit it by hand.
-Every key must be stated. The default is that of recipe digits, which a fresh clone has as its
-`params.yaml`. A wrong key, type or range ends any command with exit code 2 and one line that
-says what arrived and what is allowed.
+Every key is required. Defaults are those of the recipe `digits`, which is the `params.yaml` of a
+fresh clone. A wrong key, type or range ends any command with exit code 2 and one line that says
+what arrived and what is allowed.
 
-Keys marked *free* decide no weight. After you change one, a stopped run continues at its next step,
-and no finished run is trained again. The sections `linear_probe`, `fine_tune`, `ablation` and
-`tracking` are free as a whole: at most, runs are scored or logged again.
+Keys marked *free* do not affect the weights. If you change one, a stopped run continues at its next
+step, and finished runs are not trained again. All keys in the sections `linear_probe`, `fine_tune`,
+`ablation` and `tracking` are free: at most, runs are evaluated or logged again.
 """
 _TYPES = {
     "number": "number",
@@ -40,10 +40,10 @@ Schema = dict[str, Any]
 
 
 def reference(defaults: Schema) -> str:
-    """Return the page: a table of every key, with type, allowed values, default and meaning.
+    """Return the page: a table of all keys, with type, allowed values, default and meaning.
 
     Args:
-        defaults: A params file, as read.
+        defaults: The parsed params file that holds the defaults.
     """
     schema = Params.model_json_schema()
     fields, definitions = schema["properties"], schema["$defs"]
@@ -65,7 +65,7 @@ def reference(defaults: Schema) -> str:
 
 
 def _members(field: Schema) -> list[str]:
-    """Return the names of the section that a field is, or of the several that it may be."""
+    """Return the names of the sections that a field can hold."""
     options = [field, *field.get("oneOf", [])]
     return [option["$ref"].rpartition("/")[2] for option in options if "$ref" in option]
 
@@ -89,7 +89,7 @@ def _rows(
 
 
 def _mark(key: str) -> str:
-    """Return the mark of a key that decides no weight, and for which methods it does."""
+    """Return the mark of a key that does not affect the weights, and for which methods it does."""
     if key not in FREE:
         return ""
     section, _, name = key.partition(".")
@@ -124,7 +124,7 @@ def _allowed(field: Schema) -> str:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "object":
         if "enum" not in field.get("propertyNames", {}):
-            return ""  # the text says what it holds
+            return ""  # the description says what it holds
         names = ", ".join(f"`{name}`" for name in field["propertyNames"]["enum"])
         return f"keys {names}; each {_allowed(field['additionalProperties'])}"
     if field["type"] == "array":
@@ -136,7 +136,7 @@ def _allowed(field: Schema) -> str:
 
 
 def _item(array: Schema) -> Schema:
-    """Return the schema of a list's values; in those of fixed length all have the same."""
+    """Return the schema of a list's values, which is the same for all of them."""
     item: Schema = array["items"] if "items" in array else array["prefixItems"][0]
     return item
 

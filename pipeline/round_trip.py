@@ -1,4 +1,4 @@
-"""YAML files that are changed and written again: comments and the form of numbers stay."""
+"""Change YAML files and keep their comments and the form of their numbers."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from semimae.types import UserError
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as null, not as nothing."""
+    """Writes null as ``null``, not as an empty value."""
 
 
 _Representer.add_representer(
@@ -21,7 +21,7 @@ _Representer.add_representer(
 
 
 def load(path: Path) -> CommentedMap:
-    """Return a file's keys and values, with their comments.
+    """Return the keys and values of a file, with their comments.
 
     Raises:
         UserError: If the file cannot be read, or does not hold keys and values.
@@ -34,14 +34,14 @@ def load(path: Path) -> CommentedMap:
 
 
 def parse(content: str | bytes, path: Path) -> CommentedMap:
-    """Return the keys and values of a text, with their comments; ``path`` is named in errors.
+    """Return the keys and values of a text, with their comments. Errors mention ``path``.
 
     Raises:
         UserError: If it does not hold keys and values.
     """
     try:
         tree = _yaml().load(content)
-    except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
+    except Exception as error:  # odd tags and dates make ruamel.yaml raise errors of any kind
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
     if not isinstance(tree, CommentedMap):
@@ -50,7 +50,7 @@ def parse(content: str | bytes, path: Path) -> CommentedMap:
 
 
 def dump(tree: CommentedMap) -> str:
-    """Return what ``load`` gave as text again."""
+    """Return the text of what ``load`` returned."""
     text = io.StringIO()
     _yaml().dump(tree, text)
     return text.getvalue()

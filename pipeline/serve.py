@@ -1,4 +1,4 @@
-"""``ui`` and ``serve``: MLflow's own programs, started once it is known that they can work."""
+"""``ui`` and ``serve``: check that MLflow's own programs can work, then start them."""
 
 import errno
 import os
@@ -14,14 +14,14 @@ from pipeline.tracking.trouble import explain
 from pipeline.workspace import dvc_root, on_stop
 from semimae.types import UserError
 
-_HERE = "127.0.0.1"  # nobody is asked who they are, so only this machine is served
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Where to listen on this machine.")]
+_HERE = "127.0.0.1"  # there is no authentication, so only this machine is served
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
 
 def ui(port: Port = 5000) -> None:
-    """Show the runs: MLflow's pages on this machine, until Ctrl-C.
+    """Show the runs in MLflow's web UI until Ctrl-C.
 
-    If MLFLOW_TRACKING_URI names a server, its address is printed: it has the pages.
+    If MLFLOW_TRACKING_URI is a server, print its address instead, since it has a UI of its own.
 
     Example: python -m pipeline ui --port 5005
     """
@@ -43,11 +43,13 @@ def ui(port: Port = 5000) -> None:
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help="A registered model; without it, this project's.")
+        str | None, typer.Option(help="A registered model. Default: this project's model.")
     ] = None,
     port: Port = 5001,
 ) -> None:
-    """Serve the headline's model on this machine, until Ctrl-C: POST /invocations.
+    """Serve the headline model on this machine until Ctrl-C.
+
+    Send images to POST /invocations.
 
     Example: python -m pipeline serve --port 5005
     """
@@ -67,26 +69,27 @@ def serve(
 
 
 def _require_free(port: int) -> None:
-    """Refuse a port that another program has: its pages are not ours."""
+    """Refuse a port that another program uses."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of one that has just ended
+        # A program that has just ended may still hold the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HERE, port))
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            reason = "another program listens there" if taken else error.strerror
+            reason = "another program is using it" if taken else error.strerror
             raise UserError(
                 f"port {port} cannot be used ({reason}); choose another one, such as {port + 1}."
             ) from None
 
 
 def _run_mlflow(*arguments: str) -> NoReturn:
-    """Run MLflow until it ends or this process is asked to stop, and end as it did."""
+    """Run MLflow until it ends or this process is asked to stop, and exit with its code."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", *arguments],
-        env={**os.environ, "PATH": path},  # where it finds the other programs of this environment
-        process_group=0,  # Ctrl-C reaches it through this process, once
+        env={**os.environ, "PATH": path},  # MLflow starts other programs of this environment
+        process_group=0,  # this process passes Ctrl-C on, once
     )
     with on_stop(lambda number, _: os.killpg(process.pid, number)):
         raise typer.Exit(process.wait())

@@ -1,4 +1,4 @@
-"""Which files of the library a stage runs, and what they hold: computed from their imports."""
+"""The files of the library that a stage runs, with their hashes, found through imports."""
 
 import ast
 import hashlib
@@ -11,7 +11,7 @@ from semimae.files import file_hash
 from semimae.options.method import MethodOptions, SupervisedOptions
 
 _ROOT = Path(semimae.__file__).parent.parent
-# Options hold values, and every value that decides a weight stands in config.json.
+# Options only hold values, and every value that affects the weights is in config.json.
 _OPTIONS = "semimae.options"
 _TRAINING = "semimae.engine.phases"
 
@@ -19,12 +19,12 @@ _TRAINING = "semimae.engine.phases"
 def code_of(modules: Iterable[str], *, options: bool = False) -> dict[str, str]:
     """Return the files that modules of ``semimae`` run, and their SHA-256.
 
-    Imports are followed also where they are inside a function; those for type checkers are not.
-    What a name in a string stands for must be among ``modules``.
+    Imports inside functions are followed as well; imports for type checkers are not. A module that
+    is imported by a string must be among ``modules``.
 
     Args:
-        modules: Where to begin.
-        options: Whether an edit of ``semimae/options`` counts.
+        modules: The modules to start from.
+        options: Whether to include ``semimae/options``.
     """
     found: set[str] = set()
     waiting = list(modules)
@@ -40,7 +40,7 @@ def code_of(modules: Iterable[str], *, options: bool = False) -> dict[str, str]:
 
 
 def training_code(methods: Iterable[MethodOptions]) -> dict[str, str]:
-    """Return the files that decide the weights of these methods, in all their phases."""
+    """Return the files that affect the weights of these methods, in all their phases."""
     names = [
         name
         for method in methods
@@ -51,7 +51,7 @@ def training_code(methods: Iterable[MethodOptions]) -> dict[str, str]:
 
 
 def fine_tuning_code() -> dict[str, str]:
-    """Return the files that decide what fine-tuning leads to."""
+    """Return the files that affect the result of fine-tuning."""
     supervised, _, _ = SupervisedOptions.implementation.partition(":")
     return stage_code("fine_tune") | code_of([_TRAINING, supervised])
 
@@ -59,7 +59,7 @@ def fine_tuning_code() -> dict[str, str]:
 def stage_code(stage: str, *, options: bool = False) -> dict[str, str]:
     """Return the files of the library that a command of ``pipeline`` runs.
 
-    Of other files of ``pipeline``, `pipeline.stage` counts alone: the rest changes no output.
+    Among the other files of ``pipeline``, only `pipeline.stage` can change an output.
     """
     found = imports(Path(__file__).with_name(f"{stage}.py"))
     if "pipeline.stage" in found:
@@ -68,13 +68,13 @@ def stage_code(stage: str, *, options: bool = False) -> dict[str, str]:
 
 
 def short_hash(code: dict[str, str]) -> str:
-    """Return a short hash of code: what other code has begun is not continued."""
+    """Return a short hash of code. Work that other code began is not continued."""
     return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:8]
 
 
 @cache
 def imports(path: Path) -> list[str]:
-    """Return the names that a file imports, and the modules that they are from."""
+    """Return the names that a file imports, and the modules that they come from."""
     return sorted(set(_imports(ast.parse(path.read_bytes()))))
 
 
@@ -91,6 +91,6 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _file(module: str) -> Path | None:
-    """Return the file of a module of ``semimae``; packages hold no code of their own."""
+    """Return the file of a module of ``semimae``. Packages contain no code of their own."""
     path = _ROOT / f"{module.replace('.', '/')}.py"
     return path if module.startswith("semimae.") and path.is_file() else None

@@ -1,4 +1,4 @@
-"""What the stages of a cell have in common: they run in its folder."""
+"""What the stages of a cell have in common. They run in the folder of the cell."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from semimae.data.split import Split
     from semimae.data.store import Prepared
 
-PreparedFolder = Annotated[Path, typer.Option("--prepared", help="What stage `prepare` wrote.")]
+PreparedFolder = Annotated[
+    Path, typer.Option("--prepared", help="Folder that the stage `prepare` wrote.")
+]
 ParamsFile = Annotated[
-    Path, typer.Option("--params", help="Settings that are not part of the cell are read from it.")
+    Path, typer.Option("--params", help="File with the settings that are not part of the cell.")
 ]
 PREPARED_ABOVE, PARAMS_ABOVE = Path("../../prepared"), Path("../../params.yaml")
 
 
 class Inputs(NamedTuple):
-    """What a stage of a cell reads."""
+    """The inputs of a stage of a cell."""
 
     cell: Cell
-    params: Params  # for what the cell does not hold
+    params: Params  # for settings that are not part of the cell
     prepared: "Prepared"
     split: "Split"
 
@@ -33,7 +35,7 @@ def read_inputs(folder: Path, prepared_folder: Path, params_file: Path) -> Input
     """Read the cell of a folder, its split and the prepared images.
 
     Raises:
-        UserError: If one of them is missing, damaged or does not fit the others.
+        UserError: If one of them is missing or damaged, or does not match the others.
     """
     from semimae.data.split import Split
     from semimae.data.store import Prepared, resolve_root

@@ -1,4 +1,4 @@
-"""What `prepare` tells a person of a dataset, on 80 columns."""
+"""The summary of a dataset that `prepare` prints, 80 columns wide."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -8,15 +8,15 @@ from semimae.data.store import DatasetInfo
 from semimae.ingest.findings import Depth, Findings, Some, skipped_list
 
 _WIDTH = 79
-_ALL_SHOWN = 12  # classes; of more, the smallest and the largest are shown
+_ALL_SHOWN = 12  # classes; if there are more, only the smallest and the largest are shown
 _HANDFUL = 5  # labeled training images of a class
-_DARK = 0.5  # of the full range; a typical image that stays below it probably uses fewer bits
+_DARK = 0.5  # of the full range; a typical image below it probably uses fewer bits
 _FULL_RANGE = 65535
 _SPLITS = ("train", "val", "test")
 
 
 def summary(info: DatasetInfo, found: Findings, out: Path) -> str:
-    """Return the lines to print: counts and sizes, what was passed over, what is odd."""
+    """Return the text to print: counts, sizes, skipped files, and anything unusual."""
     parts = [
         "\n".join(_counts(info, found)),
         "\n".join(_sizes(info, found)),
@@ -61,26 +61,26 @@ def _sizes(info: DatasetInfo, found: Findings) -> Iterator[str]:
     if smallest == largest:
         text = f"All are {smallest} pixels"
     else:
-        text = f"Pixels: {smallest} to {largest}, the middle one {middle}"
+        text = f"Pixels: {smallest} to {largest}, median {middle}"
     sees = f"the model sees {side} x {side}"
     if shorter >= 2 * side:
         sees += f", where details are {shorter / side:.2g} times smaller"
     yield from _wrapped(f"{text}; {sees}.")
     if found.num_smaller:
         many = _many(found.num_smaller, "image", "images", "is", "are")
-        yield from _wrapped(f"{many} smaller than that and will be enlarged.")
+        yield from _wrapped(f"{many} smaller than that and will be upscaled.")
 
 
 def _skipped(found: Findings, out: Path) -> Iterator[str]:
-    """Yield a line for each reason, the most frequent ones first."""
+    """Yield a line for each reason, most frequent first."""
     if total := sum(some.count for some in found.skipped.values()):
-        yield f"Passed over: {_many(total, 'file or folder', 'files and folders')}"
+        yield f"Skipped: {_many(total, 'file or folder', 'files and folders')}"
         yield from _by_reason(found.skipped)
-        yield f"  All are in {skipped_list(out).name}."
+        yield f"  {skipped_list(out).name} lists all of them."
     if total := sum(some.count for some in found.bad.values()):
         yield f"Left out: {_many(total, 'image')} that cannot be read"
         yield from _by_reason(found.bad)
-        yield f"  All are in {out.name}/bad_images.csv."
+        yield f"  {out.name}/bad_images.csv lists all of them."
 
 
 def _by_reason(found: Mapping[str, Some]) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _by_reason(found: Mapping[str, Some]) -> Iterator[str]:
 
 
 def _notes(info: DatasetInfo, found: Findings) -> Iterator[str]:
-    """Yield what is odd, each with what to do."""
+    """Yield what is unusual, with advice."""
     notes = [*_labels(info, found), *_copies(found), *_names(found), *_depth(info, found.depth)]
     if notes:
         yield "Worth a look:"
@@ -118,17 +118,17 @@ def _labels(info: DatasetInfo, found: Findings) -> Iterator[tuple[str, str]]:
         if not count
     ]
     if untested:
-        yield f"{_many(len(untested), 'class')} without a test image:", ", ".join(untested)
+        yield f"{_many(len(untested), 'class')} without test images:", ", ".join(untested)
 
 
 def _copies(found: Findings) -> Iterator[tuple[str, str]]:
     if found.tested_elsewhere.count:
         text = _many(found.tested_elsewhere.count, "test image", "test images", "is", "are")
-        text += " in another split too, which makes scores too good:"
+        text += " also in another split, which inflates the scores:"
         yield text, _first(found.tested_elsewhere)
     if found.two_classes.count:
         text = _many(found.two_classes.count, "image", "images", "is", "are")
-        yield f"{text} in several classes; keep one:", _first(found.two_classes)
+        yield f"{text} in several classes; keep only one copy:", _first(found.two_classes)
     if found.repeated.count:
         text = _many(found.repeated.count, "copy", "copies")
         yield f"{text} of an image in the same split:", _first(found.repeated)
@@ -137,7 +137,7 @@ def _copies(found: Findings) -> Iterator[tuple[str, str]]:
 def _names(found: Findings) -> Iterator[tuple[str, str]]:
     for what, some in (("classes", found.alike_classes), ("files", found.alike_names)):
         if some.count:
-            text = f"Names of {what} that differ in case, Unicode form or spaces alone"
+            text = f"Names of {what} that differ only in case, Unicode form or spaces"
             yield f"{text} ({some.count:,}):", _first(some)
 
 
@@ -147,7 +147,7 @@ def _depth(info: DatasetInfo, depth: Depth | None) -> Iterator[tuple[str, str]]:
     white = info.white_level or _FULL_RANGE
     many = _many(depth.count, "image", "images", "has", "have")
     if depth.typical < _DARK * white:
-        # A single bright pixel, as of a defective sensor, must not hide what the others use.
+        # A single bright pixel, such as from a defective sensor, must not hide the usual range.
         outlier = depth.largest >= _DARK * white
         used = depth.typical if outlier else depth.largest
         rest = f", the largest is {depth.largest:,}," if outlier else ""
@@ -169,7 +169,7 @@ def _first(some: Some) -> str:
 
 
 def _many(count: int, one: str, several: str | None = None, verb: str = "", verbs: str = "") -> str:
-    """Return a count with its noun, and perhaps its verb."""
+    """Return a count with its noun and, if given, its verb."""
     plural = several or f"{one}{'es' if one.endswith('s') else 's'}"
     words = (one, verb) if count == 1 else (plural, verbs)
     return " ".join([f"{count:,}", *filter(None, words)])
@@ -188,7 +188,7 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
 
 
 def _short(text: str, width: int) -> str:
-    """Return text that fits, of visible characters."""
+    """Return text that fits into a width, with control characters escaped."""
     text = _visible(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
 

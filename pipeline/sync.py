@@ -1,4 +1,4 @@
-"""``sync-mlflow``: log what the tracking store misses."""
+"""``sync-mlflow``: log what is missing from the tracking store."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from semimae.options.params import Params
 
 
 def sync_mlflow() -> None:
-    """Log every finished run under runs/, and the report, if the MLflow store lacks them.
+    """Log finished runs and the report that MLflow lacks.
 
-    Safe to repeat. Needed after the tracking server was away, and for results that DVC restored
-    from its cache.
+    It is safe to repeat. Use it after the tracking server was unavailable, and for results that DVC
+    restored from its cache.
 
     Example: python -m pipeline sync-mlflow
     """
@@ -30,14 +30,14 @@ def sync_mlflow() -> None:
 
 
 def sync(root: Path) -> int:
-    """Publish each distinct finished cell and return their number.
+    """Publish each distinct finished cell, and return how many there are.
 
     Raises:
-        typer.Exit: With code 1, if the store does not answer; a warning says why.
+        typer.Exit: With code 1 if the store does not answer. A warning gives the reason.
     """
     folders: dict[str, Path] = {}
     for path in run_folders(root, Params.read(root / "params.yaml")):
-        # Without both files, `split` has to run first: DVC has removed what it will write.
+        # If one is missing, `split` must run first: DVC has removed what it will write.
         needed = (path / "config.json", path / "split.json")
         if (path / "train").is_dir() and all(file.is_file() for file in needed):
             folders.setdefault(cell_id(path), path)

@@ -1,4 +1,4 @@
-"""Tables that commands write: csv, jsonl or parquet, a row at a time, whole or not at all."""
+"""Write tables as csv, jsonl or parquet, row by row. A file is complete or does not exist."""
 
 import contextlib
 import csv
@@ -20,10 +20,10 @@ Write = Callable[[list[Row]], None]
 
 @contextlib.contextmanager
 def table(out: Path | None, columns: list[str]) -> Iterator[Write]:
-    """Yield a function that takes rows; ``None`` is csv on standard output.
+    """Yield a function that writes rows. ``None`` writes csv to standard output.
 
     Raises:
-        UserError: If the file's suffix is none of the known formats.
+        UserError: If the file's suffix is not a known format.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def table(out: Path | None, columns: list[str]) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _csv(path: Path, columns: list[str]) -> Iterator[Write]:
-    """Lists become JSON in one cell."""
+    """Write csv, with lists as JSON in one cell."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -67,7 +67,7 @@ def _jsonl(path: Path, columns: list[str]) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _parquet(path: Path, columns: list[str]) -> Iterator[Write]:
-    """The first rows decide the columns' types."""
+    """Write parquet, with the column types of the first rows."""
     import pyarrow
     import pyarrow.parquet
 
@@ -84,7 +84,7 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[Write]:
 
     try:
         yield write
-        if writer is None:  # no row: text is as good a type as any
+        if writer is None:  # without rows, any type will do
             nothing = pyarrow.table({name: pyarrow.array([], "string") for name in columns})
             pyarrow.parquet.write_table(nothing, path)
     finally:

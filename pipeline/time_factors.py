@@ -1,4 +1,4 @@
-"""``time-factors``: how many steps of each method take as long as the headline's run."""
+"""``time-factors``: how many steps each method can take in the time of the headline's run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,16 +17,16 @@ from semimae.types import UserError
 def time_factors(
     cpu: Annotated[
         bool,
-        typer.Option("--cpu", help="By processor time: for CPUs that other programs share."),
+        typer.Option("--cpu", help="Use processor time, for CPUs shared with other programs."),
     ] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="Put them into params.yaml, and ask for both budgets.")
+        bool, typer.Option("--write", help="Write them to params.yaml and request both budgets.")
     ] = False,
 ) -> None:
-    """Measure ablation.time_factor from the finished runs of the grid.
+    """Measure ablation.time_factor from finished runs.
 
-    A factor is the time of the headline's method over the method's own, for equal steps, each a
-    mean over seeds and label fractions at the headline's mask ratio where the grid has it.
+    A factor is the time of the headline's method divided by the method's own, at equal steps. Times
+    are means over seeds and label fractions, at the headline's mask ratio if the grid includes it.
 
     Example: python -m pipeline time-factors --write
     """
@@ -56,7 +56,7 @@ def time_factors(
 
 
 def _write(path: Path, factors: dict[str, float]) -> None:
-    """Ask for both budgets in a params file; comments and all else stay."""
+    """Request both budgets in a params file, and keep everything else, comments included."""
     tree = load(path)
     asked = {"budget": CommentedSeq(BUDGETS), "time_factor": CommentedMap(factors)}
     for name, value in asked.items():

@@ -1,4 +1,4 @@
-"""Where things are: the workspace that a stage runs in, and the repository that it belongs to."""
+"""Paths of the workspace that a stage runs in, and of the repository that it belongs to."""
 
 import contextlib
 import hashlib
@@ -24,15 +24,15 @@ RUNS = Path("runs")
 HEADLINE = "headline"
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
-# In the cell's folder, of stage `linear_probe`:
+# Written by stage `linear_probe` to the cell's folder:
 RECONSTRUCTIONS = "reconstructions.npz"
 PREDICTIONS = "predictions.npz"  # of each validation and test image
 
 
 def dvc_root() -> Path:
-    """Return the repository's root, also inside a queued experiment's temporary workspace.
+    """Return the repository's root, even inside the temporary workspace of a queued experiment.
 
-    DVC sets DVC_ROOT for every stage; by hand the nearest folder with a dvc.yaml counts.
+    DVC sets DVC_ROOT for every stage. Outside of DVC, it is the nearest folder with a dvc.yaml.
     """
     if root := os.environ.get("DVC_ROOT"):
         return Path(root)
@@ -40,11 +40,11 @@ def dvc_root() -> Path:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             return folder
-    raise UserError(f"no dvc.yaml in {here} or above; run this inside the project.")
+    raise UserError(f"there is no dvc.yaml in {here} or above; run this inside the project.")
 
 
 def git_commit(root: Path) -> str | None:
-    """Return the commit that is checked out, if this is a git repository with one."""
+    """Return the checked-out commit, or None outside of git and before the first commit."""
     result = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     )
@@ -52,17 +52,17 @@ def git_commit(root: Path) -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON that ``write_json`` wrote."""
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested sections under their keys in full, such as ``train.steps``."""
+    """Return the values of nested sections under their full keys, such as ``train.steps``."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -73,26 +73,26 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """Hash a file, or a training's curves, which are the same whenever the weights are."""
+    """Hash a file, or a run's training curves, which are equal whenever the weights are."""
     files = [path] if path.is_file() else [path / "history.json", path / "validation.json"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def mlflow_record(root: Path, identity: str) -> Path:
-    """Return the file that remembers which MLflow run holds a cell, for when no server answers."""
+    """Return the file that records a cell's MLflow run, for when no server answers."""
     return root / ".semimae" / "mlflow" / f"{identity}.json"
 
 
 def grid_folders(root: Path) -> dict[GridPoint, Path]:
-    """Return the folders below runs/ that are named as points of a grid, of any grid."""
+    """Return the folders in runs/ that are named after a point of a grid, current or not."""
     named = {path: GridPoint.parse(path.name) for path in sorted((root / RUNS).glob("*/"))}
     return {point: path for path, point in named.items() if point is not None}
 
 
 def run_folders(root: Path, params: Params) -> list[Path]:
-    """Return the folders below runs/: the headline's, the grid's in its order, then the rest.
+    """Return the folders in runs/: the headline's, the grid's in order, then the rest.
 
-    Of folders that hold the same cell, the first is the one to speak of.
+    If several folders hold the same cell, the first one represents it.
     """
     there = grid_folders(root)
     points = [point for asked in params.grid().values() for point in asked]
@@ -102,18 +102,18 @@ def run_folders(root: Path, params: Params) -> list[Path]:
 
 
 def report_record(root: Path, reports: Path) -> Path:
-    """Return where it is noted from where a report comes."""
+    """Return the file that records the origin of a report."""
     return root / ".semimae" / "reports" / f"{digest(reports / 'summary.json')}.json"
 
 
 def resume_folder(root: Path, folder: Path, stage: str, code: str, options: str = "") -> Path:
-    """Return where a stage of a cell keeps its checkpoints: DVC deletes its outputs on a rerun.
+    """Return the checkpoint folder of a cell's stage. DVC would delete one among the outputs.
 
     Args:
         root: The repository.
-        folder: The cell's.
-        stage: The name of its command.
-        code: A hash of the code that decides the outcome: what other code began is not continued.
+        folder: The cell's folder.
+        stage: The name of the stage's command.
+        code: A hash of the code that affects the result. Other code does not resume from there.
         options: The stage's own settings.
     """
     resume = root / _RESUME
@@ -123,18 +123,18 @@ def resume_folder(root: Path, folder: Path, stage: str, code: str, options: str 
 
 
 def phases_folder(root: Path, code: str) -> Path:
-    """Return where finished phases are kept, for all cells, that this code has trained."""
+    """Return where the finished phases that this code has trained are kept, for all cells."""
     return root / _PHASES / code
 
 
 def stale_checkpoints(
     root: Path, wanted: Collection[tuple[str, str]], code: set[str]
 ) -> list[Path]:
-    """Return what is continued by nothing any more.
+    """Return the checkpoint folders that no run can continue from.
 
     Args:
         root: The repository.
-        wanted: Identities of cells, each with a hash of code that it is trained or tuned by.
+        wanted: Cell identities, each with a hash of the code that trains or fine-tunes the cell.
         code: Hashes of the code of finished phases.
     """
     resume = [
@@ -159,7 +159,7 @@ def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and Ctrl-C set, so that a stage can save before it ends."""
+    """Yield an event that SIGTERM and Ctrl-C set. It lets a stage save before it ends."""
     stopped = threading.Event()
     with on_stop(lambda *_: stopped.set()):
         yield stopped

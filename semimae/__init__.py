@@ -1,7 +1,7 @@
 """An implementation of Semi-MAE: semi-supervised Vision Transformers with a parallel MIM branch.
 
-The names below are all that a script or a notebook needs; see ``examples/one_process.py``. They are
-imported when they are first used, so that ``import semimae`` takes no time.
+These names are all that a script or a notebook needs; see ``examples/one_process.py``. Each is
+imported on first use, which keeps ``import semimae`` fast.
 
 Reading order: ``params.yaml``, ``semimae/methods/semi_mae.py``, ``semimae/engine/loop.py``.
 """

@@ -1,26 +1,26 @@
-"""Temperature: one number that makes the probabilities of a trained model mean what they say."""
+"""Temperature scaling: one number that calibrates the probabilities of a trained model."""
 
 import math
 
 from torch import Tensor
 
-MIN_IMAGES = 30  # validation images without which no temperature is fitted; docs/method.md says why
+MIN_IMAGES = 30  # validation images that fitting a temperature needs; see docs/method.md
 _LOWEST, _HIGHEST = -4.0, 4.0  # logarithm of the temperature: 0.018 to 55
 _HALVINGS = 40
 
 
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float | None:
-    """Return the temperature that makes the true classes of some images most likely.
+    """Return the temperature that maximizes the likelihood of the true classes.
 
-    Its logarithm has a standard normal prior, which a few images outweigh. Without it a model that
-    is right on all of them would come to be certain of everything.
+    Its logarithm has a standard normal prior, which a few images outweigh. Without the prior, a
+    model that classifies all images correctly would become certain of everything.
 
     Args:
-        probabilities: ``[N, classes]``, a model's own.
+        probabilities: ``[N, classes]``, the model's predictions.
         labels: ``[N]``, true classes of images that it was not trained on.
 
     Returns:
-        ``None`` with fewer than ``MIN_IMAGES`` images.
+        The temperature, or ``None`` with fewer than ``MIN_IMAGES`` images.
 
     Source: arXiv:1706.04599, section 4.2; the prior is ours.
     """
@@ -45,7 +45,7 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float | None:
 def tempered(probabilities: Tensor, temperature: float | None) -> Tensor:
     """Return ``softmax(logits / temperature)`` of the logits behind probabilities ``[N, classes]``.
 
-    ``None`` leaves the probabilities as they are.
+    ``None`` returns the probabilities unchanged.
     """
     if temperature is None:
         return probabilities
@@ -53,5 +53,5 @@ def tempered(probabilities: Tensor, temperature: float | None) -> Tensor:
 
 
 def _logits(probabilities: Tensor) -> Tensor:
-    """Return logits, up to a number that all classes of an image share."""
+    """Return logits, up to a constant per image."""
     return probabilities.double().clamp(min=1e-300).log()

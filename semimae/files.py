@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or not there."""
+"""Files and folders that are either complete or do not exist."""
 
 import csv
 import hashlib
@@ -17,11 +17,10 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of ``path`` unless there is an error."""
+    """Yield a path to write to. It replaces ``path`` unless there is an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.tmp"
-    )  # a fixed name: the next run clears a killed one
+    # The name is fixed, so that the next run removes the file of one that was killed.
+    temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
@@ -39,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file with a header; lines end in a bare line feed on every system."""
+    """Write a CSV file with a header. Lines end with a line feed on every system."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -55,8 +54,8 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def replaced_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of ``out`` unless there is an error."""
-    temporary = out.with_name(f".{out.name}.tmp")  # a fixed name: the next run clears a killed one
+    """Yield an empty folder. It replaces ``out`` unless there is an error."""
+    temporary = out.with_name(f".{out.name}.tmp")  # fixed, as in `replaced_file`
     old = out.with_name(f".{out.name}.old.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -75,7 +74,7 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder; one that is removed half-way is not found under its name."""
+    """Remove a folder. A half-removed folder never exists under its name."""
     old = path.with_name(f".{path.name}.old.tmp")
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -85,10 +84,10 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def held_lock(path: Path, should_stop: Callable[[], bool]) -> Iterator[bool]:
-    """Hold a lock that one process can have; yield whether it was another's at first.
+    """Hold an exclusive lock. Yield whether it had to wait for another process.
 
     Raises:
-        Interrupted: After ``should_stop``, which is asked while waiting.
+        Interrupted: If ``should_stop`` returns true while waiting.
     """
     from filelock import FileLock, Timeout
 
@@ -99,7 +98,7 @@ def held_lock(path: Path, should_stop: Callable[[], bool]) -> Iterator[bool]:
             lock.acquire(timeout=0.2 if waited else 0)
         except Timeout:
             if not waited:
-                _log.info("another process is at work on %s; waiting for it", path.stem)
+                _log.info("another process is working on %s; waiting for it", path.stem)
             waited = True
             if should_stop():
                 raise Interrupted("stopped while waiting for another process") from None
@@ -110,15 +109,15 @@ def held_lock(path: Path, should_stop: Callable[[], bool]) -> Iterator[bool]:
 
 
 def _to_disk(path: Path) -> None:
-    """Force a file, or a folder's list of names, to the disk.
+    """Force a file, or the entries of a folder, to the disk.
 
-    After a power failure a rename could otherwise be there and the content not.
+    Otherwise, a rename could survive a power failure and the content could be lost.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some network disks refuse it for folders
+        if not path.is_dir():  # some network disks do not support it for folders
             raise
     finally:
         os.close(descriptor)

@@ -24,23 +24,23 @@ def fit(
     *,
     on_row: Callable[[str, Row], None] = lambda kind, row: None,
 ) -> Trained:
-    """Train a cell in all its phases, and keep the moving average of its weights.
+    """Train a cell in all its phases, and save the moving average of its weights.
 
-    If it was interrupted, the next call continues from the newest checkpoint. If the folder has the
-    trained model already, it is opened.
+    After an interruption, the next call continues from the latest checkpoint. If the folder already
+    contains the trained model, it is opened.
 
     Args:
-        cell: What to train; ``Params.cell`` returns one.
+        cell: What to train. ``Params.cell`` returns one.
         prepared: The images.
-        split: Which of them are labeled, unlabeled and for validation; ``split_for`` returns one.
-        rhythm: How often rows are logged, the model is evaluated and the state is saved; the
-            section ``train`` of ``Params`` is one.
-        folder: Where ``model.safetensors`` is written, for this cell alone.
-        on_row: Is told of each logged row, with ``"train"`` or ``"val"``.
+        split: Which images are labeled, unlabeled or for validation. ``split_for`` returns one.
+        rhythm: How often to log rows, evaluate the model and save the state. The section ``train``
+            of ``Params`` is one.
+        folder: Folder for ``model.safetensors``. Use one folder per cell.
+        on_row: Called with each logged row, and with ``"train"`` or ``"val"``.
 
     Raises:
-        UserError: If the run does not fit into memory, it diverges, or the folder holds a model of
-            another cell.
+        UserError: If the run does not fit into memory or diverges, or if the folder contains a
+            model of another cell.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -59,5 +59,5 @@ def fit(
         remove_folder(folder / "checkpoints")
     trained = open_model(path)
     if trained.info.cell != cell:
-        raise UserError(f"{path} was trained with other settings; give another folder.")
+        raise UserError(f"{path} was trained with other settings; choose another folder.")
     return trained

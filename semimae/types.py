@@ -1,4 +1,4 @@
-"""The few types that every layer shares."""
+"""Types that all layers share."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:  # the stages that touch no tensors start without torch
+if TYPE_CHECKING:  # stages that do not use tensors start without torch
     from torch import Tensor
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line with what arrived, what is allowed, what to do.
+    """A mistake that the user can fix: one line with what arrived, what is allowed, what to do.
 
     Commands print it without a traceback and exit with code 2.
     """
 
     def __init__(self, message: str) -> None:
-        """Keep the message as one line of visible characters.
+        """Keep the message as one line of printable characters.
 
-        It may quote a file's name or content, which must not break the line or command a terminal.
+        It may quote the name or content of a file, which must not break the line or control the
+        terminal.
         """
         line = " ".join(message.split())
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
-# A path in params.yaml. What no file system takes is refused where the key is known.
+# A path in params.yaml. Names that no file system accepts are rejected here, with their key.
 PathText = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
@@ -36,11 +37,11 @@ class Interrupted(Exception):
 
 
 class LostProcess(Exception):
-    """Another process of the run has ended; what it printed says why."""
+    """Another process of the run has ended. Its own output gives the reason."""
 
 
 class Frozen(BaseModel):
-    """Base of all configuration: immutable, strict about types, refuses unknown keys and NaN."""
+    """Base of all configuration: immutable and strict about types, without unknown keys or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -48,8 +49,8 @@ class Frozen(BaseModel):
 class Batch(NamedTuple):
     """The images of one step, normalized and on the device: all of them, or one process's share.
 
-    ``B`` and ``U`` count the global batch, ``b`` and ``u`` what is here. It carries no labels of
-    the unlabeled images: a method cannot see them by construction.
+    ``B`` and ``U`` are the sizes of the global batch, ``b`` and ``u`` those of the share held here.
+    It contains no labels of the unlabeled images, so no method can see them.
     """
 
     labeled: Tensor  # [b, C, H, W], weak or strong view; may be mixed
@@ -58,24 +59,23 @@ class Batch(NamedTuple):
     strong: Tensor  # [u, C, H, W], strong view of the same images
     mask_noise: Tensor  # [u, L], uniform noise; its order decides which patches are hidden
     mix_noise: Tensor  # [U, 4], uniform noise that decides which views are mixed and how
-    unlabeled_index: (
-        Tensor  # [U], place of each unlabeled image among all of them, for per-image memory
-    )
-    progress: float  # share of the run that is done, in [0, 1)
-    first_labeled: int = 0  # place of the first of ``labeled`` in the global batch
-    first_unlabeled: int = 0  # place of the first of ``weak``
-    accumulate: int = 1  # micro-batches that the gradient is added up over
-    targets: Tensor | None = None  # [b, N], of ``labeled``; None: its labels
+    # [U], index of each unlabeled image among all of them, for methods with per-image memory
+    unlabeled_index: Tensor
+    progress: float  # completed fraction of the run, in [0, 1)
+    first_labeled: int = 0  # index of the first of ``labeled`` in the global batch
+    first_unlabeled: int = 0  # index of the first of ``weak``
+    accumulate: int = 1  # micro-batches over which gradients are accumulated
+    targets: Tensor | None = None  # [b, N], targets of ``labeled``; None: its labels
     paths: Tensor | None = None  # [B + U, 2 * blocks], factors of the student's residual branches
 
     @property
     def labeled_rows(self) -> slice:
-        """The places of ``labeled`` in the global batch."""
+        """The indices of ``labeled`` in the global batch."""
         return slice(self.first_labeled, self.first_labeled + len(self.labeled))
 
     @property
     def unlabeled_rows(self) -> slice:
-        """The places of ``weak`` in the global batch."""
+        """The indices of ``weak`` in the global batch."""
         return slice(self.first_unlabeled, self.first_unlabeled + len(self.weak))
 
     @property
@@ -89,7 +89,7 @@ class Batch(NamedTuple):
         return None if self.paths is None else self.paths[len(self.labels) :][self.unlabeled_rows]
 
     def micro_batches(self) -> list[Batch]:
-        """Return ``accumulate`` shares, of about equal size."""
+        """Return ``accumulate`` micro-batches of about equal size."""
         if self.accumulate == 1:
             return [self]
         return [self._micro_batch(part) for part in range(self.accumulate)]
@@ -112,7 +112,7 @@ class Batch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A batch, and what diagnostics alone may know of it."""
+    """A batch, with information that only diagnostics may use."""
 
     batch: Batch
     # [U], classes of the unlabeled images; -1 where unknown or where the label is trained on
@@ -120,13 +120,13 @@ class Step(NamedTuple):
 
 
 class PseudoLabels(NamedTuple):
-    """What a teacher says of the unlabeled images; used for training and for diagnostics."""
+    """A teacher's predictions for the unlabeled images, for training and for diagnostics."""
 
     labels: Tensor  # [U], class indices
     confidence: Tensor  # [U], probability of that class
-    weight: Tensor  # [U], 0 where the image is left out
-    other_labels: Tensor | None = None  # [U], of mixed images: the second class
-    share: Tensor | None = None  # [U], of mixed images: the first class's share
+    weight: Tensor  # [U], 0 for images that are left out
+    other_labels: Tensor | None = None  # [U], the second class of mixed images
+    share: Tensor | None = None  # [U], the first class's share in mixed images
 
     def take(self, rows: Tensor | slice) -> PseudoLabels:
         """Return the labels of the images ``rows``: ``[K]``, or a slice."""
@@ -138,15 +138,15 @@ class PseudoLabels(NamedTuple):
 
 
 class LossInputs(NamedTuple):
-    """A batch with what its loss needs to know of the global batch."""
+    """A batch, with what its loss needs to know about the global batch."""
 
-    batch: Batch  # its strong views are mixed where the method mixes them
-    pseudo: PseudoLabels | None = None  # of the global batch, as diagnostics see them
-    targets: PseudoLabels | None = None  # of the global batch, as the student is trained on them
-    probs: Tensor | None = None  # [U, N], the teacher's, where the loss needs them
-    statistics: Tensor | None = None  # the rule's, where they are added up beforehand
+    batch: Batch  # its strong views are mixed if the method mixes them
+    pseudo: PseudoLabels | None = None  # of the global batch, for diagnostics
+    targets: PseudoLabels | None = None  # of the global batch, for training the student
+    probs: Tensor | None = None  # [U, N], the teacher's probabilities, if the loss needs them
+    statistics: Tensor | None = None  # the rule's statistics, if they are summed beforehand
     metrics: Mapping[str, Tensor] = MappingProxyType({})  # scalars to log
 
     def micro_batches(self) -> list[LossInputs]:
-        """Return the same for each micro-batch of the batch."""
+        """Return the same inputs for each micro-batch."""
         return [self._replace(batch=batch) for batch in self.batch.micro_batches()]

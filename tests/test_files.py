@@ -110,7 +110,7 @@ def test_one_at_a_time_holds_a_lock(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert inside.is_set()
         other = threading.Thread(target=second)
         other.start()
-        while caplog.text.count("another process is at work on a") < 2:
+        while caplog.text.count("another process is working on a") < 2:
             pass
         order.append(("first", waited))
     other.join()

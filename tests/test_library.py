@@ -84,5 +84,5 @@ def test_fit_continues_after_an_interruption_and_opens_what_is_finished(
         raise AssertionError("a finished run is not trained again")
 
     semimae.fit(cell, digits, digits_split, rhythm, tmp_path / "run", on_row=refuse)
-    with pytest.raises(UserError, match="was trained with other settings; give another folder"):
+    with pytest.raises(UserError, match="was trained with other settings; choose another folder"):
         semimae.fit(small_cell(), digits, digits_split, rhythm, tmp_path / "run")

@@ -424,7 +424,7 @@ def test_unknown_name_ends_with_the_nearest_and_code_2(
 
 def test_no_recipes_is_said(project: Path) -> None:
     shutil.rmtree(project / "recipes")
-    with pytest.raises(UserError, match="there is no recipe in"):
+    with pytest.raises(UserError, match="there are no recipes in"):
         recipe("list")
 
 

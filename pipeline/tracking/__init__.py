@@ -1,8 +1,8 @@
-"""MLflow: the only package that knows it.
+"""MLflow tracking. No other package uses MLflow.
 
-One experiment; one run per cell, which holds training and evaluation together, so that MLflow's
-compare view works; one run per invocation, which holds the report. The stage files are the truth:
-``publish`` brings the store to what they say and may be repeated at any time.
+There is one experiment. Each cell has one run for training and evaluation together, which MLflow's
+compare view needs; each invocation has one run for the report. The stage files are the source of
+truth: ``publish`` updates the store to match them, and can be repeated at any time.
 """
 
 from pipeline.tracking.runs import LATER, LiveRun, finish_pipeline, publish

@@ -1,4 +1,4 @@
-"""The run of a cell: found or made, and brought to what the stage files say."""
+"""The run of a cell: find or create it, and update it to match the stage files."""
 
 import json
 import time
@@ -31,18 +31,18 @@ from semimae.options.grid import GridPoint
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CELL, DIGEST = "semimae.cell_id", "semimae.digest."  # tags; the second: + stage
-DESCRIBED = "semimae.described"  # tag, set when parameters and dataset are logged
+CELL, DIGEST = "semimae.cell_id", "semimae.digest."  # tags; the name of a stage follows the second
+DESCRIBED = "semimae.described"  # tag, set once parameters and dataset are logged
 EVALUATIONS = ("linear_probe", "fine_tune")
 _LONGEST_NOTE = 4900  # letters; MLflow's limit of a tag is 5000
 
 
 def publish_files(store: Store, run: "Run", folder: Path) -> None:
-    """Log the stage files whose digest is not among the run's tags; if it is trained, end it."""
+    """Log the stage files whose digest is not in the run's tags; end the run if it is trained."""
     identity, logged = run.info.run_id, run.data.tags
     if DESCRIBED not in logged:
         _describe(store, identity, folder)
-    for stage in EVALUATIONS:  # before training: see the order of metrics in `store`
+    for stage in EVALUATIONS:  # before training, because of the order of metrics in `store`
         path = folder / f"{stage}.json"
         if path.is_file() and logged.get(f"{DIGEST}{stage}") != (seen := digest(path)):
             scores = {f"test/{name}": value for name, value in scores_in(path).items()}
@@ -59,13 +59,13 @@ def publish_files(store: Store, run: "Run", folder: Path) -> None:
         for name, value in _machine_tags(train).items():
             store.client.set_tag(identity, name, value)
         store.client.set_tag(identity, f"{DIGEST}train", seen)
-    end = max(int(row["time_ms"]) for row in times)  # so that its duration is that of training
+    end = max(int(row["time_ms"]) for row in times)  # the run lasts as long as the training
     store.client.set_terminated(identity, "FINISHED", end)
     record = {
         "run_id": identity,
         "experiment_id": store.experiment,
         "ui": store.address.pages,
-        "weights": digest(train),  # a run of the same cell may hold others
+        "weights": digest(train),  # another run of the same cell may hold others
     }
     write_json(mlflow_record(store.root, cell_id(folder)), record)
 
@@ -81,7 +81,7 @@ def scores_in(path: Path) -> dict[str, float]:
 
 
 def publish_report(store: Store, headline: Path, reports: Path) -> None:
-    """Give the invocation's run the headline's scores and the report, and end it."""
+    """Log the headline's scores and the report to the invocation's run, and end the run."""
     record = report_record(store.root, reports)
     origin = read_json(record) if record.is_file() else origin_of(store.root, headline)
     run = report_run(store, origin)
@@ -98,7 +98,7 @@ def publish_report(store: Store, headline: Path, reports: Path) -> None:
 
 
 def find_run(store: Store, folder: Path) -> "Run | None":
-    """Find the run of the cell: one that trained these very weights, or has not finished."""
+    """Find the run of the cell that trained these exact weights, or that has not finished."""
     wanted = digest(folder / "train") if (folder / "train").is_dir() else None
     for run in runs_with_tag(store, CELL, cell_id(folder)):
         if run.data.tags.get(f"{DIGEST}train") in (None, wanted):
@@ -107,7 +107,7 @@ def find_run(store: Store, folder: Path) -> "Run | None":
 
 
 def create_run(store: Store, folder: Path) -> "Run":
-    """Make the run of a cell."""
+    """Create the run of a cell."""
     cell = Cell.read(folder / "config.json")
     origin = origin_of(store.root, folder)
     tags = {
@@ -125,7 +125,7 @@ def create_run(store: Store, folder: Path) -> "Run":
 
 
 def origin_of(root: Path, folder: Path) -> dict[str, str]:
-    """Return the tags that say where a cell was trained: here and now, if it has not been yet."""
+    """Return the tags that say where a cell was trained, or where it is about to be."""
     path = folder / "train" / ORIGIN
     return dict(read_json(path)) if path.is_file() else provenance_of(root)
 
@@ -143,7 +143,7 @@ def parameters(cell: Cell) -> dict[str, Any]:
 
 
 def _describe(store: Store, identity: str, folder: Path) -> None:
-    """Log a cell's parameters and its dataset. Safe to repeat, after a failure half-way."""
+    """Log a cell's parameters and its dataset. It is safe to repeat this after a failure."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     cell = Cell.read(folder / "config.json")
@@ -160,7 +160,7 @@ def _describe(store: Store, identity: str, folder: Path) -> None:
 
 
 def _start(folder: Path) -> int | None:
-    """Return when a trained cell began to train, in ms; None: now."""
+    """Return when a cell began to train, in ms, or None if it has not been trained."""
     path = folder / "train" / "timing.json"
     if not path.is_file():
         return None

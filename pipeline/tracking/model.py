@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from semimae.model_file import Trained
 
 ALIAS = "headline"
-# Tags of a version: of its weights and the code that serves them, and of the sizes of its files.
+# Tags of a version: a hash of its weights and the code that serves them, and its files' sizes.
 _DIGEST, _FILES = "semimae.digest", "semimae.files"
-_LONGEST_CARD = 5000  # letters of a description, in MLflow's tables
+_LONGEST_CARD = 5000  # characters, MLflow's limit for a description
 _NEEDED = ("mlflow", "numpy", "pandas", "pillow", "torch")
 _SERVED = Path(__file__).with_name("served.py")
 _WEIGHTS = Path("train") / "model.safetensors"
 
 
 def is_headline(folder: Path, root: Path) -> bool:
-    """Tell whether a folder is the project's headline, trained and scored.
+    """Return whether a folder is the project's headline, trained and evaluated.
 
-    That of a queued experiment, which lies elsewhere, is not: the alias stays with the workspace.
+    The headline of a queued experiment lies elsewhere and does not count, because the alias belongs
+    to the workspace.
     """
     headline = folder.resolve() == (root / RUNS / HEADLINE).resolve()
     return headline and all((folder / f).is_file() for f in (_WEIGHTS, "linear_probe.json"))
@@ -46,15 +47,15 @@ def is_headline(folder: Path, root: Path) -> bool:
 def model_name(experiment: str) -> str:
     """Return the name under which an experiment's model is registered.
 
-    In ``models:/NAME@headline`` some characters have a meaning, and MLflow refuses others.
+    Some characters have a meaning in ``models:/NAME@headline``, and MLflow rejects others.
     """
     return re.sub(r"[^\w.-]+", "-", experiment).lstrip(".")
 
 
 def publish_model(store: Store, run: "Run", folder: Path) -> None:
-    """Register the run's model, unless these weights are registered, and let the alias name it.
+    """Register the run's model, unless these weights are registered already, and set the alias.
 
-    Weights count as registered only where the version's files are still there.
+    Weights count as registered only if the files of the version still exist.
     """
     name = model_name(store.config.experiment)
     seen = f"{digest(folder / _WEIGHTS)}-{digest(_SERVED)}"
@@ -64,7 +65,7 @@ def publish_model(store: Store, run: "Run", folder: Path) -> None:
         version = _register(store, run, folder, name, seen)
         if found:
             warnings.warn(
-                f"MLflow: files of {name} version {found[0].version} are gone; its weights are "
+                f"MLflow: files of {name} version {found[0].version} are missing; its weights were "
                 f"registered again as version {version.version}",
                 stacklevel=2,
             )
@@ -73,15 +74,15 @@ def publish_model(store: Store, run: "Run", folder: Path) -> None:
 
 
 def served_model(root: Path, name: str | None) -> tuple[str, Address]:
-    """Return the URI of the model that is to be served, and where it is registered.
+    """Return the URI of the model to serve, and where it is registered.
 
     Args:
         root: The project.
-        name: Of the registered model; None: that of the project's own.
+        name: The name of a registered model, or None for the project's own.
 
     Raises:
-        UserError: If there is none, or its files are gone; it says what to run.
-        Exception: Whatever else MLflow, a network or a disk can do.
+        UserError: If the model or its files do not exist. The message says what to run.
+        Exception: For any other failure of MLflow, the network or the disk.
     """
     from mlflow.exceptions import MlflowException
 
@@ -93,11 +94,13 @@ def served_model(root: Path, name: str | None) -> tuple[str, Address]:
         if name not in (None, own)
         else "`python -m pipeline sync-mlflow` registers the headline"
         if trained
-        else "`make repro` trains, scores and registers the headline"
+        else "`make repro` trains, evaluates and registers the headline"
     )
     address = address_of(root)
     if address.database is not None and not address.database.exists():
-        raise UserError(f"there is no model {uri}, for there is no {address.database}; {remedy}.")
+        raise UserError(
+            f"there is no model {uri}, because {address.database} does not exist; {remedy}."
+        )
     client, address = open_store(root)
     try:
         version = client.get_model_version_by_alias(name or own, ALIAS)
@@ -106,18 +109,18 @@ def served_model(root: Path, name: str | None) -> tuple[str, Address]:
             raise
         raise UserError(f"there is no model {uri} in {address.shown}; {remedy}.") from None
     if not _is_whole(client, version):
-        raise UserError(f"the files of {uri}, version {version.version}, are gone; {remedy}.")
+        raise UserError(f"the files of {uri}, version {version.version}, are missing; {remedy}.")
     return uri, address
 
 
 def _versions(client: "MlflowClient", name: str, seen: str) -> "list[ModelVersion]":
-    """Return the versions of these weights, with their aliases, which a search leaves out."""
+    """Return the versions of these weights, with their aliases, which a search omits."""
     found = client.search_model_versions(f"name = '{name}' AND tags.`{_DIGEST}` = '{seen}'")
     return [client.get_model_version(name, each.version) for each in found]
 
 
 def _is_whole(client: "MlflowClient", version: "ModelVersion") -> bool:
-    """Whether the files that a version is noted to have are there; MLflow adds others."""
+    """Return whether all files recorded for a version exist. MLflow adds others."""
     from mlflow.exceptions import MlflowException
 
     expected = set(version.tags.get(_FILES, "").splitlines())  # empty: registered by hand
@@ -132,7 +135,7 @@ def _is_whole(client: "MlflowClient", version: "ModelVersion") -> bool:
 
 
 def _sizes(client: "MlflowClient", model_id: str) -> list[str]:
-    """Return name and size of each of a logged model's files."""
+    """Return the name and size of each file of a logged model."""
     lines, folders = [], [None]
     for folder in folders:
         for file in client.list_logged_model_artifacts(model_id, folder):
@@ -151,7 +154,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
     from semimae.model_file import open_model
 
     client, identity = store.client, run.info.run_id
-    mlflow.set_tracking_uri(store.address.uri)  # a version's source is looked up by way of them
+    mlflow.set_tracking_uri(store.address.uri)  # MLflow looks up the source of a version there
     mlflow.set_registry_uri(store.address.registry)
     require_files(store)
     trained = open_model(folder)
@@ -170,7 +173,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
         card = (saved / CARD).read_text(encoding="utf-8")
     client.log_outputs(identity, [LoggedModelOutput(logged.model_id, 0)])
     try:
-        client.create_registered_model(name, description="The headline of every state of a project")
+        client.create_registered_model(name, description="The headline model of a project")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -185,7 +188,7 @@ def _register(store: Store, run: "Run", folder: Path, name: str, seen: str) -> "
 
 
 def _save(trained: "Trained", folder: Path, out: Path) -> None:
-    """Write the model in MLflow's format, so that torch and mlflow are all it needs."""
+    """Write the model in MLflow's format. It then needs nothing of this project to run."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -194,8 +197,8 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
     from semimae.inference.exports import PROGRAM, export
 
     dataset = trained.info.dataset
-    # The one signature through which MLflow passes numbers as they are, and text as well. One of
-    # uint8 would cut 0.5 to 0.
+    # Only with this signature does MLflow pass numbers unchanged and accept text too. With uint8,
+    # it would truncate 0.5 to 0.
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype(object), (-1,), "image")]),
         Schema(
@@ -208,7 +211,7 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         export(trained, "torch", Path(temporary))
-        with warnings.catch_warnings():  # MLflow warns of type hints, its own among them
+        with warnings.catch_warnings():  # MLflow warns about type hints, even its own
             warnings.simplefilter("ignore", UserWarning)
             import mlflow.pyfunc
 
@@ -219,7 +222,7 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
                 signature=signature,
                 input_example=np.array([_example(dataset.image_size)], dtype=object),
                 model_config={
-                    "about": which_model(trained, folder),  # what the server says when it starts
+                    "about": which_model(trained, folder),  # the server prints it when it starts
                     "names": list(dataset.class_names),
                     "size": dataset.image_size,
                     "channels": dataset.channels,
@@ -235,12 +238,12 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
 
 
 def _example(size: int) -> str:
-    """Return a gray ramp as a PNG file in base64."""
+    """Return a gray gradient as a PNG file in base64."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize((size, size)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
 def _public_version(package: str) -> str:
-    """Return the version that is installed, without its build, which no package index has."""
+    """Return the installed version without its build tag, which no package index has."""
     return installed(package).partition("+")[0]

@@ -1,4 +1,4 @@
-"""Where the files of an experiment are, also after its project has been moved."""
+"""Where the files of an experiment are, even after its project has moved."""
 
 import contextlib
 import os
@@ -9,8 +9,8 @@ from urllib.request import url2pathname
 from pipeline.tracking.address import ARTIFACTS, Address
 from semimae.types import UserError
 
-KIND = "mlflow.experimentKind"  # tag of every experiment that this project makes
-# Where MLflow's database names files by their whole path. It has no function that changes it.
+KIND = "mlflow.experimentKind"  # tag of every experiment that this project creates
+# Where MLflow's database stores absolute paths. MLflow has no function to change them.
 _PATHS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -22,17 +22,17 @@ _SECONDS = 20.0  # as long as MLflow waits for another writer
 
 
 def follow_move(database: Path, experiment: str) -> Path | None:
-    """Let a SQLite store that has come here from elsewhere name its files here.
+    """Update the file paths in a SQLite store that was moved or copied here.
 
-    MLflow notes whole paths when an experiment is made. In a project that was moved or copied they
-    lead to the old folder, to which the next model would be written.
+    MLflow records absolute paths when an experiment is created. In a project that was moved or
+    copied, they point to the old folder, and the next model would be written there.
 
     Args:
         database: The store, which exists.
-        experiment: The name of the one that is used.
+        experiment: The name of the experiment in use.
 
     Returns:
-        The folder that the paths led to, if they were changed.
+        The old folder, if paths were changed.
 
     Raises:
         sqlite3.Error: If the database cannot be read or written.
@@ -48,7 +48,7 @@ def follow_move(database: Path, experiment: str) -> Path | None:
         elif path.parent.name == "mlruns":  # MLflow's own choice: mlruns/ID where it was started
             before, name = location.rpartition("/")[0], "mlruns"
             if path.exists() and not (here / name / path.name).exists():
-                return None  # may be somebody's choice
+                return None  # someone may have chosen it
         else:
             return None
         now = (here / name).as_uri() if before.startswith("file:") else str(here / name)
@@ -59,42 +59,42 @@ def follow_move(database: Path, experiment: str) -> Path | None:
 
 
 def check_files(location: str, address: Address, experiment: str) -> None:
-    """See that files can be written to where an experiment keeps them.
+    """Check that the files of an experiment can be written.
 
     Raises:
-        UserError: If they cannot; it says what to do.
+        UserError: If they cannot. The message says what to do.
     """
     path = local_path(location)
     other = "or set tracking.experiment to a new name"
     if location.startswith("mlflow-artifacts:") and not address.is_server:
         raise UserError(
-            f"experiment {experiment!r} was made through a server, which alone can reach its "
-            f"files; set MLFLOW_TRACKING_URI to its http address, {other}."
+            f"experiment {experiment!r} was created through a server, and only that server can "
+            f"access its files; set MLFLOW_TRACKING_URI to its http address, {other}."
         )
     if path is None or path.exists() or location == address.artifacts:
         return
     if address.is_server:
         raise UserError(
-            f"experiment {experiment!r} keeps its files in {path}, a folder of the server's "
+            f"experiment {experiment!r} keeps its files in {path}, a folder on the server's "
             f"machine; start the server with --artifacts-destination and without "
             f"--default-artifact-root, {other}."
         )
     if address.database is None or not path.is_relative_to(address.database.parent.resolve()):
         raise UserError(
-            f"experiment {experiment!r} keeps its files in {path}, which is not there; mount or "
-            f"make that folder, {other}."
+            f"experiment {experiment!r} keeps its files in {path}, which does not exist; mount or "
+            f"create that folder, {other}."
         )
 
 
 def local_path(location: str) -> Path | None:
-    """Return the path that a location means, if it is one of this machine."""
+    """Return the path of a location, if it is on this machine."""
     if location.startswith("file:"):
         return Path(url2pathname(location.removeprefix("file:").removeprefix("//")))
     return Path(location) if os.path.isabs(location) else None
 
 
 def _location(connection: sqlite3.Connection, experiment: str) -> tuple[str, bool]:
-    """Return where an experiment keeps its files ("": unknown), and whether we have made it."""
+    """Return where an experiment keeps its files ("": unknown), and whether we created it."""
     try:
         found = connection.execute(
             "SELECT artifact_location, experiment_id FROM experiments WHERE name = ?", (experiment,)
@@ -111,7 +111,7 @@ def _location(connection: sqlite3.Connection, experiment: str) -> tuple[str, boo
 def _replace(
     connection: sqlite3.Connection, table: str, column: str, before: str, now: str
 ) -> None:
-    """Let the values of a column that lie below one folder lie below another one."""
+    """Move the paths in a column from one folder to another."""
     if column not in [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]:
         return
     connection.execute(

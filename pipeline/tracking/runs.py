@@ -1,4 +1,4 @@
-"""What the stages call. A tracking server that fails costs a warning, never a run."""
+"""The functions that stages call. A failing tracking server costs a warning, never a run."""
 
 import os
 import queue
@@ -17,20 +17,20 @@ from pipeline.tracking.trouble import explain
 from semimae.types import Interrupted
 
 FLUSH_SECONDS = 5.0
-# How long a stage that is done waits for a slow store: a share of the time that it took, within
-# limits; the upper one while a local store is being opened, which may have to make it first.
+# How long a finished stage waits for a slow store: a share of its own duration, within limits. The
+# upper limit applies while a local store is being opened, because it may have to be created first.
 PATIENCE_SHARE, PATIENCE_SECONDS = 0.05, (5.0, 30.0)
-STOPPING_SECONDS = 4.0  # the same for one that was asked to stop, or failed
-# In the environment: stages that end within LATER_SECONDS leave the logging to whoever set it. For
-# a grid of short cells, importing MLflow in every process would take longer than training.
+STOPPING_SECONDS = 4.0  # the same for a stage that failed or was asked to stop
+# An environment variable. If it is set, stages that end within LATER_SECONDS leave logging to the
+# process that set it: importing MLflow in every process can take longer than training a short cell.
 LATER, LATER_SECONDS = "SEMIMAE_LOG_LATER", 30.0
 
 
 class LiveRun:
     """Sends a stage's rows to the cell's run while the stage computes.
 
-    A thread connects, batches and sends, so that neither MLflow's import nor a slow server delays
-    a step. When the ``with`` block ends well, the stage's files are published.
+    A thread connects, batches and sends; neither MLflow's import nor a slow server delays a step.
+    When the ``with`` block ends without an error, the stage's files are published.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -90,7 +90,7 @@ class LiveRun:
                 publish_files(store, run, self.folder)
             else:
                 store.client.set_terminated(identity, self.status)
-        except Exception as error:  # whatever a server, a network or a full disk can do
+        except Exception as error:  # any failure of a server, a network or a disk
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:
@@ -100,13 +100,13 @@ class LiveRun:
 
 
 def publish(folder: Path, root: Path) -> bool:
-    """Log what the stage files of a cell say and the store lacks.
+    """Log what the stage files of a cell contain and the store lacks.
 
-    Safe to repeat: files that are marked as logged are passed over, and rows that were sent live
-    are recognized by the store, since they carry the same times.
+    It is safe to repeat: files that are marked as logged are skipped, and the store recognizes rows
+    that were sent live, because they have the same timestamps.
 
     Returns:
-        Whether all is well. If not, a warning has been given.
+        Whether it succeeded. If not, a warning has been issued.
     """
     try:
         _publish(connect(root), folder)
@@ -117,13 +117,13 @@ def publish(folder: Path, root: Path) -> bool:
 
 
 def finish_pipeline(root: Path, headline: Path, reports: Path) -> bool:
-    """Give the invocation's run the headline's scores and the report, and end it. Safe to repeat.
+    """Log the headline's scores and the report to the invocation's run, and end the run.
 
-    The model of the workspace's headline is registered here: all stages are done by now, and this
-    one waits for the store.
+    It also registers the model of the workspace's headline: all stages are done at this point, and
+    this one waits for the store. It is safe to repeat.
 
     Returns:
-        Whether all is well. If not, a warning has been given.
+        Whether it succeeded. If not, a warning has been issued.
     """
     try:
         store = connect(root)

@@ -1,6 +1,6 @@
-"""The model as MLflow runs it. MLflow stores a copy of this file, so it imports nothing of ours.
+"""The model that MLflow serves. MLflow stores a copy of this file, so it imports nothing of ours.
 
-What becomes of an image must be what `predict` does with it; a test holds both together.
+It must process images exactly as `predict` does; a test compares the two.
 """
 
 import base64
@@ -21,12 +21,12 @@ from mlflow.pyfunc import PythonModel
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-BATCH = 64  # images per pass, whatever a request holds
+BATCH = 64  # images per pass
 FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
 
 
-class Refused(MlflowException):  # type: ignore[misc]  # of MLflow, which has no types
-    """A request that cannot be answered: status 400, and one line that says why."""
+class Refused(MlflowException):  # type: ignore[misc]  # MLflow has no types
+    """A request that cannot be answered: status 400, and one line with the reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, error_code=INVALID_PARAMETER_VALUE)
@@ -37,17 +37,17 @@ class Refused(MlflowException):  # type: ignore[misc]  # of MLflow, which has no
 
     @message.setter
     def message(self, value: str) -> None:
-        """Stay as it is: MLflow's server would put the whole request in front."""
+        """Ignore changes: MLflow's server would prepend the whole request."""
 
 
 class ImageClassifier(PythonModel):  # type: ignore[misc]
-    """Classifies images of any size, on a CPU, where the program was exported.
+    """Classifies images of any size, on the CPU, for which the program was exported.
 
-    Each is an encoded file in base64, its bytes, or pixels ``[H, W, C]`` in 0..255.
+    An image is an encoded file in base64, the bytes of a file, or pixels ``[H, W, C]`` in 0..255.
     """
 
-    cache_size: int | None = None  # shorter side of what `prepare` made of the images, if it did
-    white_level: int | None = None  # value of more than 8 bits that is white, where it is not 65535
+    cache_size: int | None = None  # shorter side of the images that `prepare` scaled, if it did
+    white_level: int | None = None  # white in images of more than 8 bits, if not 65535
 
     def load_context(self, context: Any) -> None:
         config = context.model_config
@@ -58,12 +58,12 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         self.white_level = config["white_level"]
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:
-        given: Any = model_input  # MLflow warns of type hints that allow more than that
-        if isinstance(given, dict | pd.DataFrame):  # what MLflow makes of the signature's one name
+        given: Any = model_input  # MLflow warns about type hints that allow more than that
+        if isinstance(given, dict | pd.DataFrame):  # the signature's one name can make it a table
             given = given["image"]
         images = list(np.atleast_1d(np.asarray(given)))
         if not images:
-            raise Refused("the request holds no image")
+            raise Refused("the request contains no images")
         pixels = [self._prepared(image, f"image {place}") for place, image in enumerate(images)]
         parts = [self._probabilities(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
         probabilities = torch.cat(parts).numpy()  # [B, classes]
@@ -81,20 +81,20 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         return logits.double().softmax(dim=-1)
 
     def _prepared(self, image: Any, where: str) -> np.ndarray:
-        """Return what the model sees of an image, ``[S, S, C]``."""
+        """Return the model's input for an image, ``[S, S, C]``."""
         if isinstance(image, str | bytes):
             return self._scaled(self._decoded(image, where))
         return self._scaled(self._checked(image, where))
 
     def _decoded(self, data: str | bytes, where: str) -> np.ndarray:
-        """Decode a file, as text in base64 or as its bytes, to ``[H, W, C]``."""
+        """Decode a file, as base64 text or as bytes, to ``[H, W, C]``."""
         if isinstance(data, str):
-            try:  # what browsers make of a file has a head, and line breaks are often in it
+            try:  # browsers prepend a header, and line breaks are common
                 text = "".join(data.rpartition("base64,")[2].split())
                 data = base64.b64decode(text, validate=True)
             except (binascii.Error, ValueError):
                 raise Refused(
-                    f"{where} is text, but not base64; send the file's content in base64"
+                    f"{where} is text, but not base64; encode the file's content in base64"
                 ) from None
         try:
             with warnings.catch_warnings():
@@ -107,34 +107,34 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
             if data[4:8] == b"ftyp":  # what phones write
                 raise Refused(f"{where} is HEIC or AVIF; send it as JPEG or PNG") from None
             raise Refused(f"{where} is not an image of a known format") from None
-        except Exception as error:  # Pillow raises whatever damaged data lead it to
+        except Exception as error:  # damaged data can make Pillow raise any exception
             reason = f"{error}".partition("\n")[0] or type(error).__name__
             raise Refused(f"{where} cannot be decoded: {reason}") from None
         return np.asarray(image).reshape(image.height, image.width, self.channels)
 
     def _checked(self, image: Any, where: str) -> np.ndarray:
-        """Return pixels as uint8 ``[H, W, C]``, if that is what they are."""
+        """Check pixels and return them as uint8 ``[H, W, C]``."""
         wanted = f"send pixels [height, width, {self.channels}] or a file in base64"
         try:
-            boxed = isinstance(image, np.ndarray) and image.dtype == object  # numbers out of JSON
+            boxed = isinstance(image, np.ndarray) and image.dtype == object  # numbers from JSON
             pixels = np.asarray(image.tolist() if boxed else image)
         except ValueError:
             raise Refused(f"{where} has rows of different lengths; {wanted}") from None
         if pixels.ndim != 3 or pixels.shape[2] != self.channels or not pixels.size:
             raise Refused(f"{where} has the shape {list(pixels.shape)}; {wanted}")
         if pixels.dtype.kind not in "iuf":
-            raise Refused(f"{where} holds something else than numbers; {wanted}")
+            raise Refused(f"{where} contains values that are not numbers; {wanted}")
         wrong = pixels[~((pixels >= 0) & (pixels <= 255) & (pixels == np.floor(pixels)))]
         if wrong.size:
             raise Refused(
-                f"{where} has the value {wrong[0]}; send whole numbers in 0..255, as image files "
-                "hold them, not scaled or normalized"
+                f"{where} has the value {wrong[0]}; send integers in 0..255, as in image files, "
+                "without scaling or normalizing them"
             )
         return pixels.astype(np.uint8)
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
         """Scale the central square of an image ``[H, W, C]`` to ``[S, S, C]``, as in training."""
-        if self.share != 1 and self.cache_size is not None:  # scored images were scaled before
+        if self.share != 1 and self.cache_size is not None:  # as `prepare` scaled the test images
             height, width = pixels.shape[:2]
             scale = min(1.0, self.cache_size / min(width, height))
             size = (round(width * scale), round(height * scale))
@@ -143,7 +143,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         side = min(width, height) * self.share
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-        if self.share == 1:  # small images, which stage `prepare` scales by Pillow
+        if self.share == 1:  # small images, which stage `prepare` scales with Pillow
             return resized(pixels, (self.size, self.size), box)
         left, top = round(box[0]), round(box[1])
         right, bottom = max(left + 1, round(box[2])), max(top + 1, round(box[3]))
@@ -154,7 +154,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int], box: Any) -> np.ndarray:
-    """Scale a box of an image ``[H, W, C]`` to a size (width, height) by Pillow."""
+    """Scale a box of an image ``[H, W, C]`` to a size (width, height) with Pillow."""
     channels = pixels.shape[2]
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     scaled = image.resize(size, Image.Resampling.BICUBIC, box=box)
@@ -162,14 +162,14 @@ def resized(pixels: np.ndarray, size: tuple[int, int], box: Any) -> np.ndarray:
 
 
 def converted(image: Image.Image, channels: int, white_level: int | None) -> Image.Image:
-    """Decode an image in full and return it in mode "L" or "RGB", in its own size."""
+    """Decode an image fully and return it in mode "L" or "RGB", at its original size."""
     deep = image.mode[0] != "I" and any(
         ";16" in str(tile.args) for tile in getattr(image, "tile", ())
     )
     if white_level is not None and deep:
-        raise ValueError("16 bits per channel of color, which cannot be scaled; save it with 8")
+        raise ValueError("16-bit color cannot be scaled to a white level; save it with 8 bits")
     image.load()
-    with suppress(Exception):  # a damaged EXIF block says nothing about the pixels
+    with suppress(Exception):  # the pixels of a file with damaged EXIF data may be fine
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 BATCH = 1000  # metrics per request, MLflow's limit
 PIPELINE = "semimae.pipeline"  # tag of the run that holds an invocation's report
-NOTE = "mlflow.note.content"  # what MLflow's pages show as description
+NOTE = "mlflow.note.content"  # shown as the description in MLflow's UI
 _EXPERIMENT = {
-    KIND: "custom_model_development",  # its pages begin with the runs
+    KIND: "custom_model_development",  # the UI then opens with the list of runs
     NOTE: (
-        "One run per setting and seed, with training curves (`loss/`, `val/`, `pseudo/`, "
-        "`gradient/`) and test scores (`test/`); and per invocation one run with the report as "
-        "artifact. Runs of the same method and labels are comparable by `seed`."
+        "There is one run per setting and seed, with training curves (`loss/`, `val/`, `pseudo/`, "
+        "`gradient/`) and test scores (`test/`), and one run per invocation, with the report as an "
+        "artifact. Runs that share a method and labels differ only in `seed`."
     ),
 }
-# The first metric of a run is what MLflow's compare page draws unasked.
+# MLflow's compare page draws the first metric of a run by default.
 _FIRST = ("test/classifier/top1", "val/top1", "loss/total")
 
 
@@ -51,15 +51,15 @@ class Store(NamedTuple):
 
 
 def connect(root: Path) -> Store:
-    """Open the tracking store and make sure that the experiment is there.
+    """Open the tracking store, and create the experiment if it does not exist.
 
-    Without MLFLOW_TRACKING_URI it is ``mlflow.db`` in the root, also from the temporary workspace
-    of a queued experiment. Processes that open a fresh SQLite store at the same time destroy it,
-    so a lock is held.
+    Without MLFLOW_TRACKING_URI, the store is ``mlflow.db`` in the root, even in the temporary
+    workspace of a queued experiment. A lock is held, because processes that open a fresh SQLite
+    store at the same time destroy it.
 
     Raises:
-        UserError: If this cannot work, today or later; it says what to do.
-        Exception: Whatever else MLflow, a network or a disk can do.
+        UserError: If retrying cannot help. The message says what to do.
+        Exception: For any other failure of MLflow, the network or the disk.
     """
     config = Params.read(root / "params.yaml").tracking
     address, name = address_of(root), config.experiment
@@ -71,7 +71,7 @@ def connect(root: Path) -> Store:
             experiment = client.get_experiment(identity)
     if experiment.lifecycle_stage != "active":
         raise UserError(
-            f"experiment {name!r} was deleted in MLflow; bring it back by `MLFLOW_TRACKING_URI="
+            f"experiment {name!r} was deleted in MLflow; restore it with `MLFLOW_TRACKING_URI="
             f"{address.shown} mlflow experiments restore --experiment-id "
             f"{experiment.experiment_id}`, or set tracking.experiment to a new name."
         )
@@ -80,7 +80,7 @@ def connect(root: Path) -> Store:
 
 
 def open_store(root: Path) -> "tuple[MlflowClient, Address]":
-    """Open the tracking store for reading; a local one is made where there is none."""
+    """Open the tracking store for reading. A local store is created if it does not exist."""
     experiment, address = Params.read(root / "params.yaml").tracking.experiment, address_of(root)
     with _lock(root):
         return _open(address, experiment), address
@@ -95,21 +95,21 @@ def _open(address: Address, experiment: str) -> "MlflowClient":
 
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # logs what it raises, too
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it also logs what it raises
     if address.database is not None:
         if not address.database.exists():
             _create(address.database)
         elif before := follow_move(address.database, experiment):
             warnings.warn(
-                f"MLflow: this project was in {before} before; {address.database.name} now names "
-                f"its files in {address.database.parent}",
+                f"MLflow: this project used to be in {before}; the paths in "
+                f"{address.database.name} now point to {address.database.parent}",
                 stacklevel=2,
             )
     return MlflowClient(address.uri, address.registry)
 
 
 def invocation(origin: Mapping[str, str]) -> str:
-    """Return the name of the invocation of the pipeline from which a cell comes."""
+    """Return the name of the pipeline invocation that produced a cell."""
     commit = origin.get("mlflow.source.git.commit")
     return origin.get("dvc.exp_name") or f"workspace@{commit[:7] if commit else 'uncommitted'}"
 
@@ -117,8 +117,8 @@ def invocation(origin: Mapping[str, str]) -> str:
 def report_run(store: Store, origin: Mapping[str, str]) -> str:
     """Find or create the run that holds an invocation's report.
 
-    It is no parent of the cells' runs. A cell that is cached belongs to several invocations, and
-    MLflow folds children away: its list and its charts would show one run.
+    It is not the parent of the cells' runs: a cached cell belongs to several invocations, and
+    MLflow collapses child runs, so its list and its charts would show a single run.
     """
     name = invocation(origin)
     with _lock(store.root):
@@ -130,26 +130,26 @@ def report_run(store: Store, origin: Mapping[str, str]) -> str:
 
 
 def runs_with_tag(store: Store, tag: str, value: str) -> "list[Run]":
-    """Return the experiment's runs that have this very tag, the newest first.
+    """Return the experiment's runs that have exactly this tag, newest first.
 
-    MLflow's filters have no escape for quotes, and names of DVC's experiments may hold both kinds.
+    MLflow's filters cannot escape quotes, and the names of DVC experiments may contain both kinds.
     """
-    like = re.sub(r"""['"`\\]""", "_", value)  # in LIKE, any one letter
+    like = re.sub(r"""['"`\\]""", "_", value)  # in LIKE, "_" matches any character
     found = store.client.search_runs([store.experiment], f"tags.`{tag}` LIKE '{like}'")
     return [run for run in found if run.data.tags.get(tag) == value]
 
 
 def require_files(store: Store) -> None:
-    """See that the experiment's files can be written to.
+    """Check that the experiment's files can be written.
 
     Raises:
-        UserError: If they cannot; it says what to do.
+        UserError: If they cannot. The message says what to do.
     """
     check_files(store.location, store.address, store.config.experiment)
 
 
 def provenance_of(root: Path) -> dict[str, str]:
-    """Return the tags that say from where a run comes."""
+    """Return the tags that record the origin of a run."""
     tags = {
         "mlflow.source.git.commit": git_commit(root),
         "dvc.stage": os.environ.get("DVC_STAGE"),
@@ -160,7 +160,7 @@ def provenance_of(root: Path) -> dict[str, str]:
 
 
 def log_rows(store: Store, run_id: str, rows: list[Row]) -> None:
-    """Log rows of metrics with ``step`` and ``time_ms``; what the store has already is no harm."""
+    """Log rows of metrics with ``step`` and ``time_ms``. Logging a row twice does no harm."""
     from mlflow.entities import Metric
 
     metrics = [
@@ -175,7 +175,7 @@ def log_rows(store: Store, run_id: str, rows: list[Row]) -> None:
 
 
 def _create(database: Path) -> None:
-    """Make a fresh store, whole or not at all: SQLite and MLflow cannot mend one half made."""
+    """Create a store atomically: neither SQLite nor MLflow can repair a half-made one."""
     from mlflow import MlflowClient
 
     folder = database.parent / ".semimae" / "mlflow.tmp"
@@ -186,7 +186,7 @@ def _create(database: Path) -> None:
         os.replace(folder / database.name, database)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # where there is more in it
+        with contextlib.suppress(OSError):  # the folder may contain other files
             folder.parent.rmdir()
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer

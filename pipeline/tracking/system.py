@@ -1,4 +1,4 @@
-"""Load of the machine while a stage trains, under the names of MLflow's system metrics."""
+"""The load of the machine while a stage trains, under the names of MLflow's system metrics."""
 
 import contextlib
 import time
@@ -8,10 +8,10 @@ from pipeline.tracking.store import Row
 
 
 class SystemMetrics:
-    """Samples CPU, memory, disk and network; NVIDIA's GPUs too, if `nvidia-ml-py` is installed.
+    """Samples CPU, memory, disk and network, and NVIDIA GPUs if `nvidia-ml-py` is installed.
 
-    MLflow's own monitor would talk to the server from a thread of its own. Here the samples go
-    the way of all rows, so that a server that is away is noticed once.
+    MLflow's own monitor would contact the server from its own thread. Here the samples are sent
+    like all other rows, so an unavailable server is reported only once.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class SystemMetrics:
         with contextlib.suppress(ImportError, RuntimeError):  # no library, no GPU
             self.monitors.append(GPUMonitor())
         self.count = 0
-        self._collect()  # the CPU's load is counted from one call to the next
+        self._collect()  # CPU load is measured between calls
 
     def sample(self) -> Row:
         """Return what happened since the last call, as a row with ``step`` and ``time_ms``."""

@@ -1,1 +1,1 @@
-"""Scoring of trained models. Not a dependency of training: an edit here retrains nothing."""
+"""Evaluation of trained models. Training does not depend on it: an edit here retrains nothing."""

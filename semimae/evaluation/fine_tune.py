@@ -32,17 +32,17 @@ def fine_tune(
     on_row: Callable[[str, Row], None],
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Fine-tune a trained model with layer-wise learning-rate decay and score the test set.
+    """Fine-tune a trained model with layer-wise learning-rate decay and evaluate the test set.
 
-    It is the supervised method on the cell's own labeled images, with ``config``'s optimizer
-    and regularization. The last moving average is scored; nothing is selected.
+    This is the supervised method on the cell's own labeled images, with the optimizer and the
+    regularization of ``config``. The final moving average is evaluated; nothing is selected.
 
     Returns:
         ``{"protocols": {"fine_tune": Scores}, "validation": curve}``.
 
     Source: arXiv:2111.06377, appendix A (end-to-end fine-tuning).
     """
-    model = SemiModel(model.backbone, None)  # type: ignore[arg-type]  # the decoder has done its work
+    model = SemiModel(model.backbone, None)  # type: ignore[arg-type]  # without decoder
     if config.reset_head:
         with torch.random.fork_rng(devices=[]):  # nn.init draws from the global generator
             torch.manual_seed(generator(cell.seed, "head").initial_seed())

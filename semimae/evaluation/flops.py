@@ -1,4 +1,4 @@
-"""How much arithmetic a training run is, whatever device it runs on."""
+"""Count the floating-point operations of a training run, independent of the device."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from semimae.types import Batch
 def count_flops(function: Callable[[], object]) -> int:
     """Return the floating-point operations of the matrix products and convolutions in a call.
 
-    A multiplication and an addition count as two, as torch's counter does.
+    A multiplication and an addition count as two operations, as in torch's counter.
     """
     with FlopCounterMode(display=False) as counter:
         function()
@@ -27,14 +27,14 @@ def count_flops(function: Callable[[], object]) -> int:
 def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
     """Return the floating-point operations of one training step, forward and backward.
 
-    It is counted on tensors without memory, so that it takes about as long as building the model.
-    No strong view is left out: where rejected ones are skipped, a step is less than this. What
-    ``train.recompute`` computes again is not counted.
+    Operations are counted on tensors without memory, which takes about as long as building the
+    model. All strong views are included: a step that skips rejected ones takes fewer operations.
+    Work that ``train.recompute`` repeats is not counted.
 
     Args:
-        cell: A cell of one phase (see ``training_flops`` for the others).
+        cell: A cell with one phase. See ``training_flops`` for others.
         num_classes: Classes of the dataset.
-        num_unlabeled: Unlabeled images of the dataset; it changes no operation that is counted.
+        num_unlabeled: Unlabeled images of the dataset, which do not affect the count.
     """
     meta = torch.device("meta")
     model = build_model(
@@ -74,6 +74,6 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
 def training_flops(cell: Cell, num_classes: int) -> int:
     """Return the floating-point operations of a whole run, over all its phases.
 
-    Scoring on the validation split and measuring gradients come on top.
+    Validation and gradient measurements are not included.
     """
     return sum(phase.train.steps * step_flops(phase, num_classes) for phase in phases(cell))

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from semimae.types import Frozen
 
-_BINS = 15  # as arXiv:1706.04599
+_BINS = 15  # as in arXiv:1706.04599
 _Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
@@ -18,7 +18,7 @@ class Estimate(Frozen):
 
 
 class Bin(Frozen):
-    """The images whose confidence lies in one of 15 equal parts of [0, 1]; 0 where none does."""
+    """The images with a confidence in one of 15 equal bins of [0, 1]. Empty bins have zeros."""
 
     num_images: int
     confidence: float  # mean probability of the predicted class
@@ -26,12 +26,12 @@ class Bin(Frozen):
 
 
 class Scores(Frozen):
-    """What every evaluation protocol reports."""
+    """The metrics that every evaluation protocol reports."""
 
     num_images: int
     top1: Estimate
     top5: Estimate | None  # null for five classes or fewer
-    per_class: list[Estimate]  # recall of each class; a class without images counts as 0
+    per_class: list[Estimate]  # recall of each class, 0 for a class without images
     confusion: list[list[int]]  # rows: true class, columns: predicted class
     calibration: list[Bin]
     ece: Estimate  # expected calibration error, bootstrap interval
@@ -70,7 +70,7 @@ def score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
 
 
 def proportion(successes: int, trials: int) -> Estimate:
-    """Return a proportion and its 95% interval; of no trials: 0, between 0 and 1.
+    """Return a proportion and its 95% interval. Without trials: 0, between 0 and 1.
 
     Source: E. B. Wilson, "Probable inference", JASA 22 (1927).
     """
@@ -82,11 +82,11 @@ def proportion(successes: int, trials: int) -> Estimate:
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Return the 95% interval of a share of trials, whose number may be a sum of weights."""
+    """Return the 95% interval of a proportion. The number of trials may be a sum of weights."""
     spread = _Z**2 / trials
     center = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
-    # At shares of 0 and 1 an end of the interval is the share itself, but for rounding.
+    # At 0 and 1, one end of the interval is the proportion itself, except for rounding.
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
@@ -117,7 +117,7 @@ def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> list[B
 
 
 def _calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Estimate:
-    """Return the calibration error with the percentile interval of 200 fixed resamplings."""
+    """Return the calibration error with a percentile interval over 200 fixed bootstrap samples."""
     rng = np.random.default_rng(0)
     picks = rng.integers(len(confidence), size=(200, len(confidence)))
     resampled = [expected_calibration_error(confidence[p], correct[p]) for p in picks]

@@ -1,4 +1,4 @@
-"""Which test images a classifier is surely wrong about, and what they look like."""
+"""The test images that a classifier gets wrong with the highest confidence."""
 
 import base64
 import io
@@ -14,30 +14,30 @@ from semimae.options.data import CellData
 from semimae.types import Frozen
 
 MOST = 16
-MAX_SIDE = 96  # pixels; enough to see what is there, and little enough for each cell of a grid
+MAX_SIDE = 96  # pixels; large enough to recognize, small enough to store for every cell of a grid
 
 
 class Mistake(Frozen):
-    """An image that is taken for another class."""
+    """A misclassified image."""
 
     name: str
     true: int
     predicted: int
     confidence: float  # probability of the predicted class
     true_probability: float
-    png: str  # the picture, at most MAX_SIDE pixels wide, in base64
+    png: str  # the image in base64, at most MAX_SIDE pixels wide and high
 
 
 def most_confident_mistakes(
     probabilities: NDArray[np.float64], prepared: Prepared, config: CellData, rows: Rows
 ) -> list[Mistake]:
-    """Return at most ``MOST`` mistakes, the surest first.
+    """Return at most ``MOST`` mistakes, most confident first.
 
     Args:
         probabilities: ``[N, classes]``, rows sum to 1.
         prepared: The images and their true classes.
-        config: How a model is shown the images.
-        rows: ``[N]``, which images.
+        config: How images are presented to a model.
+        rows: ``[N]``, the rows of the images.
     """
     labels, predicted = prepared.labels[rows], probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)

@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: a linear one and nearest neighbors."""
+"""Classifiers on frozen features: linear and nearest neighbors."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,14 +20,14 @@ from semimae.model import SemiModel
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig
 
-_SIMILARITIES = 2**26  # float64, in memory at the same time: 512 MiB
+_SIMILARITIES = 2**26  # float64 values held in memory at the same time: 512 MiB
 
 
 class Probed(NamedTuple):
-    """What scoring leads to."""
+    """The result of an evaluation."""
 
-    # {"pool", "l2", "temperature", "protocols": {name: Scores}, "mistakes": [Mistake]}, the latter
-    # of the classifier; plain JSON
+    # Plain JSON: {"pool", "l2", "temperature", "protocols": {name: Scores},
+    # "mistakes": [Mistake]}. The mistakes are the classifier's.
     scores: dict[str, Any]
     predictions: dict[str, NDArray[Any]]  # see ``_predictions``
 
@@ -40,12 +40,13 @@ def probe(
     config: LinearProbeConfig,
     temperature: float | None = None,
 ) -> Probed:
-    """Score a trained model on the test set without changing its weights.
+    """Evaluate a trained model on the test set without changing its weights.
 
-    Protocols: ``classifier`` (the model's own), ``calibrated`` (the same by its temperature, where
-    it has one), ``linear_probe`` (logistic regression on standardized features of the labeled
-    images, ridge strength chosen on the validation split) and ``knn`` (votes of the nearest labeled
-    images). Features are pooled as ``backbone.pool`` says, after the final norm.
+    The protocols are ``classifier`` (the model's own), ``calibrated`` (the same with temperature
+    scaling, if the model has a temperature), ``linear_probe`` (logistic regression on standardized
+    features of the labeled images, with the L2 penalty chosen on the validation split) and ``knn``
+    (votes of the nearest labeled images). Features are pooled according to ``backbone.pool``, after
+    the final norm.
     """
     device = set_up_device(cell.train)
     if device.type == "mps":  # it has no float64
@@ -61,8 +62,8 @@ def probe(
     def scaled(outputs: Outputs) -> Tensor:
         return standardize(outputs.features.to(device), bank)
 
-    best = (-1.0, 0.0, torch.empty(0))  # accuracy on the validation split, strength, weights
-    for l2 in sorted(config.l2, reverse=True):  # of equals the stronger
+    best = (-1.0, 0.0, torch.empty(0))  # accuracy on the validation split, penalty, weights
+    for l2 in sorted(config.l2, reverse=True):  # ties go to the stronger penalty
         weight = fit_linear(scaled(labeled), bank_labels, num_classes, l2, config.max_iter)
         predicted = linear_probabilities(weight, scaled(val)).argmax(dim=1).cpu()
         accuracy = (predicted == val.labels).double().mean().item()
@@ -99,7 +100,7 @@ def probe(
 
 
 def _predictions(parts: Mapping[str, Outputs]) -> dict[str, NDArray[Any]]:
-    """Return what the classifier says of each image, so that two models can be compared by image.
+    """Return the classifier's prediction for each image, for comparing two models image by image.
 
     Returns:
         For each part, ``PART_label``, ``PART_predicted`` (int32) and ``PART_confidence`` (float32),
@@ -125,11 +126,11 @@ def fit_linear(
         features: ``[N, D]``, standardized.
         labels: ``[N]``.
         num_classes: Number of classes.
-        l2: Ridge strength.
+        l2: L2 penalty.
         max_iter: Iterations.
 
     Returns:
-        ``[D + 1, num_classes]``; the last row is the bias.
+        ``[D + 1, num_classes]``, with the bias in the last row.
     """
     x = functional.pad(features.double(), (0, 1), value=1.0)
     weight = torch.zeros(
@@ -152,14 +153,14 @@ def fit_linear(
 def standardize(features: Tensor, reference: Tensor) -> Tensor:
     """Scale features by the mean and standard deviation of a reference set ``[N, D]``.
 
-    Stands for the affine-free batch norm in front of arXiv:2111.06377's linear classifier.
+    It corresponds to the affine-free batch norm before the linear classifier in arXiv:2111.06377.
     """
     std = reference.std(dim=0, correction=0).clamp(min=1e-6)
     return (features - reference.mean(dim=0)) / std
 
 
 def linear_probabilities(weight: Tensor, features: Tensor) -> Tensor:
-    """Return class probabilities ``[N, classes]`` of a classifier of ``fit_linear``."""
+    """Return class probabilities ``[N, classes]`` of a classifier from ``fit_linear``."""
     return (features.double() @ weight[:-1] + weight[-1]).softmax(dim=-1)
 
 
@@ -173,7 +174,8 @@ def knn_probabilities(
 ) -> Tensor:
     """Return class probabilities ``[N, classes]`` by weighted votes of the nearest neighbors.
 
-    The ``k`` labeled features of highest cosine similarity s vote with ``exp(s / temperature)``.
+    The ``k`` labeled features with the highest cosine similarity s vote with weight
+    ``exp(s / temperature)``.
 
     Source: arXiv:1805.01978, section 3.4.
     """
@@ -183,9 +185,8 @@ def knn_probabilities(
     parts = [(part @ keys).topk(min(k, len(bank)), dim=1) for part in queries.split(rows)]
     nearest = torch.cat([part.values for part in parts])  # [N, k]
     index = torch.cat([part.indices for part in parts])
-    votes = (
-        (nearest - nearest[:, :1]) / temperature
-    ).exp()  # the nearest has 1: no under- or overflow
+    # Relative to the nearest, whose vote is 1: no underflow or overflow.
+    votes = ((nearest - nearest[:, :1]) / temperature).exp()
     classes = torch.zeros(len(features), num_classes, dtype=votes.dtype, device=votes.device)
     classes.scatter_add_(1, bank_labels[index], votes)
     return classes / classes.sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Pictures of what the MIM branch predicts."""
+"""Pictures of the MIM branch's predictions."""
 
 from typing import NamedTuple
 
@@ -18,11 +18,11 @@ Pictures = NDArray[np.uint8]  # [N, H, W, C]
 
 
 class Reconstructions(NamedTuple):
-    """The same images three times."""
+    """Three versions of the same images."""
 
     original: Pictures
     masked: Pictures  # hidden patches are gray
-    reconstructed: Pictures  # hidden patches are predicted, visible ones are the original's
+    reconstructed: Pictures  # hidden patches are predicted, visible ones are original
 
 
 @torch.no_grad()
@@ -31,8 +31,8 @@ def reconstruct(
 ) -> Reconstructions | None:
     """Hide patches of some images and predict them.
 
-    Normalized-pixel predictions are given the mean and the variance of the patch that they replace,
-    as arXiv:2111.06377 does for its pictures.
+    Predictions of normalized pixels get the mean and the variance of the patch that they replace,
+    as in the figures of arXiv:2111.06377.
 
     Returns:
         The pictures, or ``None`` if the branch does not predict pixels.

@@ -1,4 +1,4 @@
-"""How long a training step takes here, measured on drawn images."""
+"""Measure how long a training step takes on this machine, with random images."""
 
 import tempfile
 import time
@@ -17,12 +17,12 @@ _IMAGES_PER_CLASS = 8
 
 
 def seconds_per_step(cell: Cell, num_classes: int, steps: int = 20) -> float:
-    """Train for some steps on noise, and return what one takes; the first few do not count.
+    """Train for some steps on noise and return the time per step, after a warm-up.
 
     Args:
-        cell: Model, batch and method; it has one phase.
+        cell: Gives the model, batch and method. It has one phase.
         num_classes: Classes of the dataset.
-        steps: How many are measured.
+        steps: Number of steps to measure.
     """
     warm_up = max(2, steps // 4)
     train = cell.train.model_copy(update={"steps": warm_up + steps})
@@ -39,7 +39,7 @@ def seconds_per_step(cell: Cell, num_classes: int, steps: int = 20) -> float:
     times: list[float] = []
 
     def note() -> bool:
-        """Be asked after each step whether to stop."""
+        """Record the time of each step, and do not ask to stop."""
         times.append(time.perf_counter())
         return False
 

@@ -1,1 +1,1 @@
-"""Using a trained model: opening its file, predicting, exporting, choosing what to label next."""
+"""Use a trained model: open its file, predict, export it, choose the images to label next."""

@@ -1,4 +1,4 @@
-"""A trained model that takes images as they are."""
+"""A trained model that takes raw images."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from semimae.model_file import Trained
 
 
 class Classifier(nn.Module):
-    """A model that normalizes its images itself: all that leaves this project is made of it."""
+    """A model that normalizes its images itself. All exports are made from it."""
 
     mean: Tensor
     std: Tensor
@@ -21,10 +21,10 @@ class Classifier(nn.Module):
             self.register_buffer(name, level)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``[B, S, S, C]`` to what the backbone takes: ``[B, C, S, S]``."""
+        """Map uint8 images ``[B, S, S, C]`` to inputs of the backbone, ``[B, C, S, S]``."""
         return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``[B, S, S, C]`` to logits ``[B, num_classes]``, calibrated."""
+        """Map uint8 images ``[B, S, S, C]`` to calibrated logits ``[B, num_classes]``."""
         logits: Tensor = self.backbone(self.normalize(images)) / self.temperature
         return logits

@@ -1,4 +1,4 @@
-"""A trained model in formats that other tools read, each checked against the model itself."""
+"""Export a trained model to formats that other tools read, and verify each export."""
 
 import logging
 from collections.abc import Callable
@@ -20,18 +20,18 @@ _DYNAMIC = {"images": {0: Dim("batch")}}
 
 
 class Format(NamedTuple):
-    """A format: what writes it to a folder, and which files there are its own."""
+    """A format: the function that writes it to a folder, and the files that it consists of."""
 
     write: Callable[[Trained, Path], None]
     files: tuple[str, ...]
 
 
 def export(trained: Trained, name: str, folder: Path) -> None:
-    """Write a model in the format ``name``, a key of ``FORMATS``, and compare its answers.
+    """Write a model in the format ``name``, a key of ``FORMATS``, and compare the outputs.
 
     Raises:
-        UserError: If the model cannot be had in this format, or what was written answers
-            differently; then nothing of it is left.
+        UserError: If the format does not support the model, or the export computes different
+            outputs. Its files are then removed.
     """
     write, files = FORMATS[name]
     try:
@@ -43,7 +43,7 @@ def export(trained: Trained, name: str, folder: Path) -> None:
 
 
 def export_timm(trained: Trained, folder: Path) -> None:
-    """Write what ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads."""
+    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads."""
     write_timm(trained, folder)
     model, classifier = load_timm(folder), Classifier(trained).eval()
     images = _noise(trained, 3)
@@ -51,10 +51,10 @@ def export_timm(trained: Trained, folder: Path) -> None:
 
 
 def export_onnx(trained: Trained, folder: Path) -> None:
-    """Write ``model.onnx``: from uint8 images ``[B, S, S, C]`` to logits, for any B."""
+    """Write ``model.onnx``, which maps uint8 images ``[B, S, S, C]`` to logits, for any B."""
     import onnxruntime
 
-    for chatty in ("onnxscript", "onnx_ir"):  # they tell what they do not optimize
+    for chatty in ("onnxscript", "onnx_ir"):  # they report what they do not optimize
         logging.getLogger(chatty).setLevel(logging.ERROR)
     classifier = Classifier(trained).eval()
     torch.onnx.export(
@@ -75,7 +75,7 @@ def export_onnx(trained: Trained, folder: Path) -> None:
 
 
 def export_program(trained: Trained, folder: Path) -> None:
-    """Write ``model.pt2``, which ``torch.export.load`` reads: the same as the ONNX file."""
+    """Write ``model.pt2`` for ``torch.export.load``. Inputs and outputs are those of ONNX."""
     classifier = Classifier(trained).eval()
     program = torch.export.export(classifier, (_noise(trained, 2),), dynamic_shapes=_DYNAMIC)
     torch.export.save(program, folder / PROGRAM)
@@ -92,12 +92,12 @@ def _noise(trained: Trained, count: int) -> Tensor:
 
 
 def _compare(tool: str, theirs: Tensor, ours: Tensor, tolerance: float) -> None:
-    """Refuse other logits; of logits above 1 the tolerance is a share."""
+    """Check that logits agree. For logits above 1, the tolerance is relative."""
     difference = (theirs - ours).abs().max().item() / max(1.0, ours.abs().max().item())
     if not difference <= tolerance:
         raise UserError(
-            f"{tool} computes other logits than the model: they differ by {difference:.1e}, and "
-            f"{tolerance:g} is allowed."
+            f"{tool} computes different logits from the model: they differ by {difference:.1e}; "
+            f"allowed: up to {tolerance:g}."
         )
 
 

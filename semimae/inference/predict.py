@@ -1,4 +1,4 @@
-"""What a model says of image files."""
+"""Classify image files."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,18 +29,18 @@ def predict_files(
     """Run a model on image files, decoded as for its evaluation.
 
     Args:
-        trained: The model; it is moved to the device.
+        trained: The model. It is moved to the device.
         paths: The files.
-        on_batch: Is given paths, in order, and what the model says of them; ``labels`` are the
-            predicted classes, probabilities are calibrated where the model has a temperature.
-        on_bad: Is given each path that cannot be decoded, and the reason.
+        on_batch: Called with paths, in order, and the outputs for them. ``labels`` are the
+            predicted classes. Probabilities are calibrated if the model has a temperature.
+        on_bad: Called with each path that cannot be decoded, and the reason.
         progress: Called with (done, total).
         batch_size: Images per forward pass.
         device: auto, cpu, cuda or mps.
-        workers: Threads that decode; 0: one per core.
+        workers: Threads that decode images. 0: one per core.
 
     Raises:
-        UserError: If the device is not there.
+        UserError: If the device is not available.
     """
     config = _for_use(trained.info.cell.train, device)
     where = set_up_device(config)
@@ -52,7 +52,7 @@ def predict_files(
         try:
             with open_file(paths[place]) as image:
                 return trained.pixels(image)
-        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+        except Exception as error:  # damaged data can make Pillow raise any exception
             return decoding_error(error)
 
     def run(batch: list[tuple[str, NDArray[np.uint8]]]) -> None:
@@ -80,5 +80,5 @@ def predict_files(
 
 
 def _for_use(config: CellTrain, device: str) -> CellTrain:
-    """Return how to compute here, which need not be how the model was trained."""
+    """Return the options for computing on this machine, which may differ from training."""
     return config.model_copy(update={"device": device, "threads": 0, "compile": False})

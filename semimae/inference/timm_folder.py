@@ -1,4 +1,4 @@
-"""A trained model as a folder that timm loads, under timm's names."""
+"""Write a trained model as a folder that timm loads, with timm's names."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_timm(trained: Trained, folder: Path) -> None:
     """
     config = _config(trained)
     state = trained.model.state_dict()
-    if trained.info.temperature is not None:  # in the last layer, since timm has no place for it
+    if trained.info.temperature is not None:  # folded into the last layer: timm has no such option
         last = {id(p) for p in trained.model.backbone.classifier.parameters()}
         names = [name for name, p in trained.model.named_parameters() if id(p) in last]
         state |= {name: state[name] / trained.info.temperature for name in names}
@@ -35,13 +35,13 @@ def write_timm(trained: Trained, folder: Path) -> None:
 
 
 def load_timm(folder: Path) -> nn.Module:
-    """Return timm's own model of a folder."""
+    """Load the model of a folder with timm."""
     model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval().requires_grad_(False)
 
 
 def _config(trained: Trained) -> dict[str, Any]:
-    """Return architecture, sizes, names of the classes, and how images are prepared."""
+    """Return the architecture, sizes, class names, and preprocessing of images."""
     info = trained.info
     dataset = info.dataset
     size, channels, num_classes = dataset.image_size, dataset.channels, dataset.num_classes
@@ -58,7 +58,7 @@ def _config(trained: Trained) -> dict[str, Any]:
         "pretrained_cfg": {
             "custom_load": False,
             "input_size": [channels, size, size],
-            "fixed_input_size": "img_size" in arguments,  # convolutions take any size
+            "fixed_input_size": "img_size" in arguments,  # convolutions accept any size
             "interpolation": "bicubic",
             "crop_pct": trained.center,
             "crop_mode": "center",
@@ -71,7 +71,7 @@ def _config(trained: Trained) -> dict[str, Any]:
 
 
 def license_of(architecture: str, weights: str) -> str | None:
-    """Return the license that timm states of its weights ``timm:TAG``."""
+    """Return the license of the weights ``timm:TAG`` according to timm."""
     tag = weights.removeprefix("timm:")
     name = architecture if tag == "default" else f"{architecture}.{tag}"
     known = get_pretrained_cfg(name, allow_unregistered=True)

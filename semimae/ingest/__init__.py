@@ -1,1 +1,1 @@
-"""What `prepare` and `split` alone need: from files to a prepared dataset and its split."""
+"""From files to a prepared dataset and its split. Only `prepare` and `split` need this."""

@@ -1,4 +1,4 @@
-"""Which training images keep their labels and which are held out for model selection."""
+"""Choose which training images keep their labels and which are held out for validation."""
 
 import hashlib
 import logging
@@ -20,15 +20,15 @@ _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 def split_for(cell: Cell, prepared: Prepared, lists: Path = Path()) -> Split:
-    """Choose the rows that a cell asks for.
+    """Choose the labeled and the validation rows of a cell.
 
     Args:
-        cell: How many labels, or which list of them, and the seed.
+        cell: Gives the number of labels, or a list of labeled images, and the seed.
         prepared: The dataset.
-        lists: Folder that a relative ``data.labeled_list`` is relative to.
+        lists: Folder in which a relative ``data.labeled_list`` is looked up.
 
     Raises:
-        UserError: If it asks for too few or too many, or its method lacks unlabeled images.
+        UserError: If the number of labels is out of range, or the method lacks unlabeled images.
     """
     names = cell.data.labeled_list
     split = make_split(
@@ -47,8 +47,8 @@ def split_for(cell: Cell, prepared: Prepared, lists: Path = Path()) -> Split:
         and split.num_unlabeled == len(split.labeled)
     ):
         _log.warning(
-            "method=%s learns from unlabeled images, but has none except the %d labeled ones; add "
-            "unlabeled images, or use fewer labels (label_fraction, num_labels).",
+            "method=%s learns from unlabeled images, but there are none apart from the %d labeled "
+            "ones; add unlabeled images, or use fewer labels (label_fraction, num_labels).",
             cell.method,
             len(split.labeled),
         )
@@ -65,26 +65,27 @@ def make_split(
     val_fraction: float,
     include_labeled: bool,
 ) -> Split:
-    """Choose validation and labeled rows; a function of the dataset's content and the seed.
+    """Choose validation and labeled rows from the dataset's content and the seed alone.
 
-    All training rows are put in one stratified order: the labeled rows are its head, the
-    validation rows its tail. So with one seed a smaller labeled set lies inside each larger one,
-    stays the same when val_fraction changes, and is the same for ``label_fraction`` and
-    ``num_labels`` if their counts agree. Official "val" rows replace the tail if there are any.
+    All training rows are put in one stratified order: the first rows are labeled, the last ones are
+    for validation. With the same seed, a smaller labeled set is a subset of a larger one, does not
+    depend on val_fraction, and is the same for ``label_fraction`` and ``num_labels`` if the counts
+    agree. If the dataset has "val" rows of its own, those are used for validation instead.
 
     Args:
         prepared: The dataset.
         seed: Any integer.
-        label_fraction: Share of all labeled training rows, in (0, 1]; at most those that remain
-            after validation.
+        label_fraction: Fraction of all labeled training rows, in (0, 1]. Rows held out for
+            validation are not included.
         num_labels: Number of labeled rows, at least one per class.
-        labeled_list: File, plain or .gz, with one image name per line; see `match_names`. Its
-            validation rows come from outside the list if that has enough rows.
-        val_fraction: Share of the training rows to validate on.
+        labeled_list: File, plain or .gz, with one image name per line; see `match_names`.
+            Validation rows come from outside the list if there are enough other rows.
+        val_fraction: Fraction of the training rows to validate on.
         include_labeled: Whether labeled rows also serve as unlabeled ones.
 
     Raises:
-        UserError: If not exactly one of the three is given, or if it asks for too few or too many.
+        UserError: If not exactly one of the three ways to choose labels is given, or if the number
+            of labels is out of range.
     """
     if (num_set := 3 - (label_fraction, num_labels, labeled_list).count(None)) != 1:
         raise UserError(
@@ -103,7 +104,7 @@ def make_split(
         listed = found, found + len(missing)
         if missing:
             _log.warning(
-                "%s: %d of %d lines name no training image, first: %s",
+                "%s: %d of %d lines do not match a training image, first: %s",
                 labeled_list.name,
                 len(missing),
                 listed[1],
@@ -114,7 +115,7 @@ def make_split(
         val = pool[stratified_order(prepared.labels[pool], rank[pool])][len(pool) - num_val :]
         labeled = np.setdiff1d(named, val)
         if not len(labeled):
-            raise UserError("validation took all listed images; lower data.val_fraction.")
+            raise UserError("all listed images are needed for validation; lower data.val_fraction.")
     else:
         order = train[stratified_order(prepared.labels[train], rank[train])]
         rest, val = order[: len(order) - num_val], order[len(order) - num_val :]

@@ -15,14 +15,14 @@ from semimae.options.data import DataConfig
 from semimae.types import UserError
 
 LONGEST_PATH = 4096
-LONGEST_LABEL = 255  # characters, as of a folder's name; also what Python takes for a number
+LONGEST_LABEL = 255  # characters, as for a folder's name; Python parses numbers of that length
 
 
 def csv_manifest(root: Path, config: DataConfig) -> Source:
-    """Return the images that ``config.manifest`` lists in columns path, label and perhaps split.
+    """Return the images that ``config.manifest`` lists in columns path, label and optionally split.
 
-    An empty split means train. An empty label means unlabeled, also with split train. Labels are
-    class names. Paths are relative to the root and must stay in it.
+    An empty split means train. An empty label means unlabeled, even with split train. Labels are
+    class names. Paths are relative to the root and must stay inside it.
     """
     check_root(root)
     manifest = root / config.manifest
@@ -33,14 +33,16 @@ def csv_manifest(root: Path, config: DataConfig) -> Source:
         label, split = row["label"], row.get("split") or "train"
         path = _checked_path(root, row["path"], where)
         if path in paths:
-            raise UserError(f"{where}: path {path!r} was listed in {paths[path]}; remove one.")
+            raise UserError(
+                f"{where}: path {path!r} is already listed in {paths[path]}; remove one."
+            )
         if UNLISTABLE.search(label) or len(label) > LONGEST_LABEL:
             raise UserError(
                 f"{where}: label {label[:40]!r}; allowed: up to {LONGEST_LABEL} characters, no "
                 "control characters."
             )
         if label == "-1":
-            raise UserError(f"{where}: label -1; leave the label empty for an unlabeled image.")
+            raise UserError(f"{where}: label -1; leave the label of an unlabeled image empty.")
         if split not in SPLITS:
             near = near_name(split, SPLITS) if len(split) <= LONGEST_LABEL else None
             raise UserError(
@@ -48,7 +50,7 @@ def csv_manifest(root: Path, config: DataConfig) -> Source:
                 f"{f'; did you mean {near}?' if near else '.'}"
             )
         if not label and split in ("val", "test"):
-            raise UserError(f"{where}: split {split} without a label; give it one.")
+            raise UserError(f"{where}: split {split} needs a label; add one.")
         paths[path] = where
         texts.append(label)
         splits.append("unlabeled" if split == "train" and not label else split)
@@ -66,7 +68,7 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
         content = manifest.read_bytes()
     except OSError as error:
         folders = (manifest.parent / "train").is_dir()
-        other = " Or set dataset: imagefolder, since there is a folder train/." if folders else ""
+        other = " Or set dataset: imagefolder, since there is a train/ folder." if folders else ""
         raise UserError(
             f"{manifest} cannot be read ({error.strerror}); set data.manifest to a CSV file.{other}"
         ) from error
@@ -93,31 +95,34 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
             yield where, row
     except csv.Error as error:
         raise UserError(
-            f"{manifest.name} line {reader.reader.line_num}: {error}; mend the row."
+            f"{manifest.name} line {reader.reader.line_num}: {error}; correct that row."
         ) from error
 
 
 def _checked_path(root: Path, text: str, where: str) -> str:
     path = posixpath.normpath(text) if text else ""
     if not path or posixpath.isabs(path) or UNLISTABLE.search(path) or len(path) > LONGEST_PATH:
-        raise UserError(f"{where}: path {text[:200]!r}; give one inside {root}, relative to it.")
+        raise UserError(
+            f"{where}: path {text[:200]!r}; give a path inside {root}, relative to that folder."
+        )
     full = os.path.join(root, path)
     if not Path(os.path.realpath(full)).is_relative_to(os.path.realpath(root)):
-        raise UserError(f"{where}: path {text!r} leads out of {root}; move the file into it.")
+        raise UserError(f"{where}: path {text!r} is outside of {root}; move the file into it.")
     if not os.path.isfile(full):
         hint = _near_file(full)
         raise UserError(
-            f"{where}: {text!r} is no file in {root}{hint}; mend the path or remove the row."
+            f"{where}: there is no file {text!r} in {root}{hint}; correct the path or remove the "
+            "row."
         )
     return path
 
 
 def _near_file(full: str) -> str:
-    """Return a hint at a file whose name differs in case, Unicode form or spaces alone."""
+    """Return a hint at a file whose name differs only in case, Unicode form or spaces."""
     folder, name = os.path.split(full)
     try:
         names = os.listdir(folder)
     except OSError:
         return ""
     same = [other for other in names if plain_form(other) == plain_form(name)]
-    return f", but {same[0]!r} is there" if same else ""
+    return f", but there is {same[0]!r}" if same else ""

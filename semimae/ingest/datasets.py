@@ -19,7 +19,7 @@ __all__ = ["DATASETS", "Source"]
 
 
 def digits(root: Path, config: DataConfig) -> Source:
-    """Return scikit-learn's 1,797 gray 8x8 digits; none of them is marked as test."""
+    """Return scikit-learn's 1,797 gray 8x8 digits, which have no test set of their own."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -61,14 +61,14 @@ def stl10(root: Path, config: DataConfig) -> Source:
 
 
 def _fetch(name: str, cls: Any, root: Path, **options: Any) -> Any:
-    """Load a torchvision dataset, which checks its checksums and downloads what is missing."""
+    """Load a torchvision dataset. It verifies checksums and downloads what is missing."""
     try:
         return cls(root, download=True, **options)
     except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(
             f"dataset={name} is not in {root} and could not be downloaded ({reason}); "
-            f"put {cls.filename} from {cls.url} there and run it again."
+            f"put {cls.filename} from {cls.url} there and run the command again."
         ) from error
 
 

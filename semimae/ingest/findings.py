@@ -1,4 +1,4 @@
-"""What `prepare` found out that a person should know, as data: it decides no later stage."""
+"""What `prepare` found that a person should know, as data. No later stage depends on it."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -27,34 +27,34 @@ class Some(Frozen):
 
     @classmethod
     def of(cls, items: Sequence[str]) -> Self:
-        """Count and name."""
+        """Count the items and keep the first ones."""
         return cls(count=len(items), first=tuple(items[:_NAMED]))
 
 
 class Depth(Frozen):
-    """Of the images with more than 8 bits per channel."""
+    """The images with more than 8 bits per channel."""
 
     count: int
-    largest: int  # value that occurs, 0 to 65535
-    typical: int  # median over the images of their largest values
+    largest: int  # the largest value that occurs, 0 to 65535
+    typical: int  # the median over images of their largest values
 
 
 class Findings(Frozen):
-    """``prepared.findings.json``, beside what ``prepare`` wrote.
+    """``prepared.findings.json``, next to the output of ``prepare``.
 
-    It is no part of it: a note that someone puts beside the images must not train anything again.
+    It is not part of that output: a text file among the images must not cause retraining.
     """
 
-    class_counts: dict[str, tuple[int, ...]]  # of each split, labeled images per class
-    sizes: tuple[tuple[int, int], ...]  # width and height: smallest, middle, largest by area
-    num_smaller: int  # images whose shorter side is less than the model sees
+    class_counts: dict[str, tuple[int, ...]]  # labeled images per class, for each split
+    sizes: tuple[tuple[int, int], ...]  # width and height: smallest, median, largest by area
+    num_smaller: int  # images whose shorter side is less than the model's input size
     depth: Depth | None
-    skipped: dict[str, Some]  # by reason: files and folders that were passed over
-    bad: dict[str, Some]  # by reason: images that cannot be decoded
-    tested_elsewhere: Some  # test images whose content is in another split: "NAME = NAME"
-    two_classes: Some  # contents with several labels: "NAME (CLASS) = NAME (CLASS)"
-    repeated: Some  # images whose content is in the same split before: "NAME = NAME"
-    alike_classes: Some  # names that differ in case, Unicode form or spaces alone: "A / B"
+    skipped: dict[str, Some]  # skipped files and folders, by reason
+    bad: dict[str, Some]  # images that cannot be decoded, by reason
+    tested_elsewhere: Some  # test images with a copy in another split: "NAME = NAME"
+    two_classes: Some  # images with several labels: "NAME (CLASS) = NAME (CLASS)"
+    repeated: Some  # copies of an image in the same split: "NAME = NAME"
+    alike_classes: Some  # names that differ only in case, Unicode form or spaces: "A / B"
     alike_names: Some
 
     @classmethod
@@ -62,7 +62,7 @@ class Findings(Frozen):
         """Read the findings that belong to a prepared folder.
 
         Raises:
-            UserError: If there are none.
+            UserError: If they are missing or damaged.
         """
         path = beside(out, _FINDINGS)
         try:
@@ -72,17 +72,17 @@ class Findings(Frozen):
 
 
 def beside(out: Path, name: str) -> Path:
-    """Return the path of a file that tells of a prepared folder and lies beside it."""
+    """Return the path of a file about a prepared folder, which lies next to the folder."""
     return out.with_name(f"{out.name}.{name}")
 
 
 def skipped_list(out: Path) -> Path:
-    """Return the path of the list of all that was passed over."""
+    """Return the path of the list of skipped files."""
     return beside(out, _SKIPPED)
 
 
 def write_findings(out: Path, findings: Findings, source: Source) -> None:
-    """Write the findings, and all that was passed over if there is any."""
+    """Write the findings and, if files were skipped, the list of those."""
     write_text(beside(out, _FINDINGS), findings.model_dump_json(indent=1) + "\n")
     if source.skipped:
         rows = [(_text(skip.path), skip.reason) for skip in sorted(source.skipped)]
@@ -101,16 +101,16 @@ def find(
     digests: list[bytes],
     image_size: int,
 ) -> Findings:
-    """Return what is to be said of a dataset.
+    """Return the findings about a dataset.
 
     Args:
-        source: What was read.
-        checked: What came of it.
-        names: Of the good images, ``N``.
-        labels: Theirs, ``[N]``.
-        splits: Theirs, ``[N]``.
-        digests: Of their content, ``N``.
-        image_size: What the model sees.
+        source: The dataset.
+        checked: The result of decoding its images.
+        names: Names of the ``N`` good images.
+        labels: Their labels, ``[N]``.
+        splits: Their splits, ``[N]``.
+        digests: Hashes of their content, ``N``.
+        image_size: The model's input size in pixels.
     """
     classes = source.class_names
     texts = [f"{name} ({classes[i]})" for name, i in zip(names, labels.tolist(), strict=True)]
@@ -168,13 +168,13 @@ def _alike(names: Sequence[str]) -> Some:
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """Return names with escapes where they differ in more than case, which cannot be seen."""
+    """Return names, escaped if they differ in more than case, which may be invisible."""
     same = len({name.casefold() for name in names}) == 1
     return names if same else [ascii(name) for name in names]
 
 
 def _by_reason(rows: Iterable[tuple[str, str]]) -> dict[str, Some]:
-    """Return rows of path and reason by reason, the most frequent ones first."""
+    """Group rows of path and reason by reason, most frequent first."""
     paths: defaultdict[str, list[str]] = defaultdict(list)
     for path, reason in rows:
         paths[reason].append(_text(path))
@@ -183,5 +183,5 @@ def _by_reason(rows: Iterable[tuple[str, str]]) -> dict[str, Some]:
 
 
 def _text(path: str) -> str:
-    """Return a path as text, also where its name is no UTF-8."""
+    """Return a path as text, even if it is not valid UTF-8."""
     return path.encode(errors="backslashreplace").decode()

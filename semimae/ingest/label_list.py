@@ -1,4 +1,4 @@
-"""Lists of labeled images that others have published, such as those of ImageNet's 1% and 10%."""
+"""Published lists of labeled images, such as those of ImageNet 1% and 10%."""
 
 import gzip
 import hashlib
@@ -17,49 +17,50 @@ import numpy as np
 from semimae.data.store import Prepared, Rows
 from semimae.types import UserError
 
-_EXACT = "./"  # before a path that is relative to the root for certain
-_LARGEST = 2**28  # bytes; a name for each image of ImageNet has a tenth of it
+_EXACT = "./"  # marks a path that is known to be relative to the root
+_LARGEST = 2**28  # bytes; a list of all ImageNet images is a tenth of this
 
 
 class Named(NamedTuple):
-    """What a list names."""
+    """The images that a list refers to."""
 
     rows: Rows  # training images, sorted
-    found: int  # lines that name one
-    missing: tuple[str, ...]  # lines that name none
-    source: str  # "NAME sha256:HEX", the digest being that of the uncompressed list
+    found: int  # number of lines that match an image
+    missing: tuple[str, ...]  # lines that match no image
+    source: str  # "NAME sha256:HEX", with the hash of the uncompressed list
 
 
 def match_names(path: Path, prepared: Prepared, train: Rows) -> Named:
-    """Find the training images that a list names.
+    """Find the training images that a list refers to.
 
-    A line with a folder names the image whose path it ends with, or else the one whose path ends
-    with it, folder by folder: ``cat/0.png`` and ``/disk/images/train/cat/0.png`` are
-    train/cat/0.png, and neither is train/dog/0.png. Of several that a line ends with, the longest
-    path counts. A line without a folder names the image with that name in any folder.
+    Paths are compared folder by folder from the end. A line with a folder matches the image whose
+    path it ends with, or else the image whose path ends with the line: ``cat/0.png`` and
+    ``/disk/images/train/cat/0.png`` both match train/cat/0.png, and neither matches
+    train/dog/0.png. If a line ends with several paths, the longest one counts. A line without a
+    folder matches an image of that name in any folder.
 
     Raises:
-        UserError: If the list cannot be read, names no training image, or a line could mean
-            several.
+        UserError: If the list cannot be read or matches no training image, or if a line is
+            ambiguous.
     """
     content = read_list(path)
     lines = {line.strip() for line in content.decode("utf-8-sig").splitlines()} - {""}
     wanted = {line: _as_path(line, prepared.root) for line in lines}
     found = _match(set(wanted.values()), prepared.names, set(train.tolist()), str)
-    # Where a file system writes accents as letters and marks, and the list does not, or vice versa.
+    # File system and list may encode accents differently: as one character, or as letter and mark.
     if left := set(wanted.values()).difference(found):
         found |= _match(left, prepared.names, set(train.tolist()), _composed)
     for line, wish in sorted(wanted.items()):
         if len(several := found.get(wish, [])) > 1:
             names = " and ".join(prepared.names[row] for row in several[:2])
             raise UserError(
-                f"{path.name}: {line} is ambiguous, as it may be {names}; give more of its path."
+                f"{path.name}: {line} is ambiguous: it may be {names}; write more of the path."
             )
     missing = tuple(sorted(line for line, wish in wanted.items() if not found.get(wish)))
     if len(missing) == len(lines):
         raise UserError(
-            f"{path.name} names no training image: it has {min(lines, default='nothing')!r}, "
-            f"the dataset has {prepared.names[train[0]]!r}; give a list of this dataset's images."
+            f"{path.name} matches no training image: it has {min(lines, default='nothing')!r}, "
+            f"the dataset has {prepared.names[train[0]]!r}; use a list of this dataset's images."
         )
     rows = {row for each in found.values() for row in each}
     digest = list_hash(content)
@@ -83,12 +84,12 @@ def read_list(path: Path) -> bytes:
             with gzip.open(io.BytesIO(content)) as file:  # a small file may hold a huge one
                 content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise UserError(f"data.labeled_list={path} holds more than {_LARGEST} bytes.")
+            raise UserError(f"data.labeled_list={path} is larger than {_LARGEST} bytes.")
         content.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(
-            f"data.labeled_list={path} cannot be read ({reason}); give a text file or .gz of one."
+            f"data.labeled_list={path} cannot be read ({reason}); give a text file, plain or .gz."
         ) from error
     return content
 
@@ -99,7 +100,7 @@ def list_hash(content: bytes) -> str:
 
 
 def _as_path(line: str, root: Path | None) -> str:
-    """Return a line with "/" between its folders; relative to ``root`` if it lies below it."""
+    """Return a line as a path with "/" between folders, relative to ``root`` if it is below it."""
     if "\\" in line and "/" not in line:  # written on Windows
         line = re.sub(r"^[A-Za-z]:", "", line).replace("\\", "/")
     path = posixpath.normpath(line)
@@ -114,12 +115,12 @@ def _match(
     train: set[int],
     form: Callable[[str], str],
 ) -> dict[str, list[int]]:
-    """Return for each wanted path that names an image the rows that it may mean.
+    """Return the rows that may match each wanted path, for paths that match an image.
 
-    One that means an image of another split, by its whole path, has an empty list.
+    If the whole path is that of an image in another split, the list is empty.
     """
     by_form: defaultdict[str, list[str]] = defaultdict(list)
-    by_end: defaultdict[str, list[str]] = defaultdict(list)  # what paths with a folder end with
+    by_end: defaultdict[str, list[str]] = defaultdict(list)  # by each end of a path with a folder
     for wish in wanted:
         by_form[form(wish)].append(wish)
         if wish.startswith(_EXACT):
@@ -147,7 +148,7 @@ def _match(
 
 
 def _ends(path: str) -> Iterator[str]:
-    """Yield a path, and what is left of it without its first folders.
+    """Yield a path, then the path without its first folder, and so on.
 
     >>> list(_ends("a/b/c"))
     ['a/b/c', 'b/c', 'c']

@@ -1,4 +1,4 @@
-"""The layout of a folder of images: where each split lies, and what to say where it does not."""
+"""The layout of a folder of images, and helpful messages if it is not as expected."""
 
 import difflib
 import os
@@ -12,8 +12,8 @@ from semimae.ingest.walk import file_reason, listed
 from semimae.types import UserError
 
 FOLDERS = ("train", "val", "test", "unlabeled")
-_WANTED = "wanted: train/CLASS/IMAGES and, if there are any, val/CLASS/, test/CLASS/, unlabeled/"
-# Other words for the folders, without what is not a letter or a digit.
+_WANTED = "expected: train/CLASS/IMAGES and, optionally, val/CLASS/, test/CLASS/, unlabeled/"
+# Other names of the folders, with only their letters and digits.
 _OTHER_WORDS = {
     "training": "train",
     "trainset": "train",
@@ -36,16 +36,16 @@ _OTHER_WORDS = {
     "unsup": "unlabeled",
 }
 _SIMILAR = 0.75  # of difflib's ratio; "unlabeld" has 0.94, "tset" 0.75
-_SHOWN = 8  # class folders that a command names
+_SHOWN = 8  # class folders that a suggested command lists
 
 
 def check_root(root: Path) -> None:
-    """Refuse a data folder that is not there.
+    """Check that the data folder exists.
 
     Raises:
-        UserError: If so.
+        UserError: If it does not.
     """
-    if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
+    if not os.path.isdir(root):  # Path.is_dir raises if a name is too long
         raise UserError(
             f"there is no folder {root}; set data.root or SEMIMAE_DATA to where the images are, "
             "or mount the disk that holds them."
@@ -53,13 +53,13 @@ def check_root(root: Path) -> None:
 
 
 def check_layout(root: Path) -> list[str]:
-    """Check the names of what lies directly in the data folder.
+    """Check the names of the folders directly in the data folder.
 
     Returns:
-        The folders that are none of ``FOLDERS``; they are not read.
+        The folders that are not among ``FOLDERS``. They are not read.
 
     Raises:
-        UserError: If one of them was probably meant to be, or if there is no train/.
+        UserError: If one of them looks like a misspelling, or if there is no train/.
     """
     check_root(root)
     entries = [entry for entry in listed(str(root)) if not entry.name.startswith(".")]
@@ -76,14 +76,14 @@ def check_layout(root: Path) -> list[str]:
 
 
 def near_name(name: str, allowed: Iterable[str]) -> str | None:
-    """Return the nearest name, first of all one that is the same but for case or Unicode form."""
+    """Return the closest name, preferably one that differs only in case or Unicode form."""
     by_form = {plain_form(other): other for other in allowed}
     near = difflib.get_close_matches(plain_form(name), by_form, n=1)
     return by_form[near[0]] if near else None
 
 
 def plain_form(name: str) -> str:
-    r"""Return what names have in common that differ in case, Unicode form or spaces alone.
+    r"""Return a form that is equal for names that differ only in case, Unicode form or spaces.
 
     >>> plain_form("Cafe\u0301 ") == plain_form("caf\u00e9")
     True
@@ -92,15 +92,15 @@ def plain_form(name: str) -> str:
 
 
 def _meant(name: str, there: set[str]) -> str | None:
-    """Return which of ``FOLDERS`` a name was probably meant to be.
+    """Return the member of ``FOLDERS`` that a name was probably meant to be.
 
-    Where that folder is there too, only another spelling of it counts.
+    If that folder exists too, only another spelling of it counts.
     """
     word = "".join(filter(str.isalnum, plain_form(name)))
     if other := word if word in FOLDERS else _OTHER_WORDS.get(word):
         return other
     absent = [folder for folder in FOLDERS if folder not in there]
-    if word.startswith("label"):  # which is the contrary of what it resembles
+    if word.startswith("label"):  # it resembles "unlabeled" but means the opposite
         return None
     near = difflib.get_close_matches(word, absent, n=1, cutoff=_SIMILAR)
     begun = [folder for folder in absent if word.startswith(folder)]
@@ -108,14 +108,14 @@ def _meant(name: str, there: set[str]) -> str | None:
 
 
 def _without_train(root: Path, folders: list[str], names: list[str]) -> str:
-    """Say how to come to a layout with train/, by what is there instead."""
+    """Explain how to create the layout from what the folder contains."""
     for name in folders:
         if (root / name / "train").is_dir():
-            return f"{root} has no train/, but {name}/ has: set data.root to {root / name}."
+            return f"{root} has no train/, but {name}/ does: set data.root to {root / name}."
     # Classes directly below the root, or below a root that is train/ itself.
     classes = [name for name in folders if name not in FOLDERS and _holds_images(root / name)]
     if classes and root.name == "train":
-        return f"{root} holds the classes itself: set data.root to {root.parent}."
+        return f"{root} contains the classes directly: set data.root to {root.parent}."
     if classes:
         few = len(classes) <= _SHOWN
         command = f"mkdir train && mv -- {shlex.join(classes)} train/"
@@ -124,21 +124,23 @@ def _without_train(root: Path, folders: list[str], names: list[str]) -> str:
         shown = ", ".join(f"{name}/" for name in (classes if few else classes[:3]))
         rest = "" if few else f" and {len(classes) - 3} more"
         return (
-            f"{root} has no train/: {shown}{rest} lie directly in it; {_WANTED}. "
-            f"Do: cd {shlex.quote(str(root))} && {command}"
+            f"{root} has no train/: {shown}{rest} are directly in it; {_WANTED}. "
+            f"Run: cd {shlex.quote(str(root))} && {command}"
         )
     loose = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in names)
     if loose:
         return (
-            f"{root} has no train/: {loose} images lie directly in it; {_WANTED}. Or list them in "
-            "a table, dataset: csv."
+            f"{root} has no train/: {loose} images are directly in it; {_WANTED}. Or list them in "
+            "a table and set dataset: csv."
         )
     inside = ", ".join(names[:5]) or "nothing"
-    return f"{root} has no train/, it holds {inside}; {_WANTED}. Set data.root to where that is."
+    return (
+        f"{root} has no train/; it contains {inside}; {_WANTED}. Set data.root to the right folder."
+    )
 
 
 def _holds_images(folder: Path) -> bool:
-    """Tell whether one of a folder's first files is an image, here or one folder below."""
+    """Return whether one of the first files in a folder or its subfolders is an image."""
     for entry in listed(str(folder))[:100]:
         if not os.path.isdir(entry.path) and file_reason(entry.path) is None:
             return True

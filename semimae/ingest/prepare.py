@@ -1,4 +1,4 @@
-"""From a dataset to a folder for the later stages: checked, listed, measured, perhaps packed."""
+"""Turn a dataset into a folder for the later stages: check, list, measure and pack images."""
 
 import difflib
 import hashlib
@@ -28,21 +28,21 @@ def prepare(
 ) -> DatasetInfo:
     """Decode every image, then write ``out``: the same bytes for the same images and config.
 
-    Nothing in ``out`` depends on where it or ``root`` lies. Rows are sorted by split and name.
-    Beside it, ``<out>.findings.json`` has what a person should know of the images, and
-    ``<out>.skipped.csv`` names what was passed over.
+    Nothing in ``out`` depends on the location of ``out`` or ``root``. Rows are sorted by split and
+    name. Next to it, ``<out>.findings.json`` has what a person should know about the images, and
+    ``<out>.skipped.csv`` lists skipped files.
 
     Args:
         dataset: A key of `DATASETS`.
-        config: Size and channels of packed and cached images, and what to do with bad ones.
-        root: Folder that holds the images, or that they are downloaded to.
+        config: Size and channels of packed and cached images, and how to handle bad ones.
+        root: Folder of the images, or where they are downloaded to.
         out: Folder to write or to replace.
-        progress: Called with (done, total) in each pass: checking, perhaps making a cache, then
+        progress: Called with (done, total) in each pass: checking, caching if needed, then
             packing or measuring.
 
     Raises:
-        UserError: If the dataset is not there or inconsistent, or if images cannot be decoded
-            and ``on_bad_image`` is "fail"; ``<out>.bad_images.csv`` then names them all.
+        UserError: If the dataset is missing or inconsistent, or if images cannot be decoded and
+            ``on_bad_image`` is "fail"; ``<out>.bad_images.csv`` then lists all of them.
     """
     if dataset not in DATASETS:
         near = difflib.get_close_matches(dataset, DATASETS, n=1)
@@ -53,7 +53,7 @@ def prepare(
     source = DATASETS[dataset](root, config)
     checked = check_images(source, config, report)
     if checked.bad and source.root is not None:
-        check_root(Path(source.root))  # a disk may be gone, which says more than a thousand errors
+        check_root(Path(source.root))  # one message about a lost disk beats a thousand errors
     _report_bad(checked.bad, len(source.names), out, config)
     labels, splits = _labels_and_splits(source, checked, config)
     order = np.argsort([SPLITS.index(split) for split in splits.tolist()], kind="stable")
@@ -116,23 +116,23 @@ def _refuse_foreign(out: Path) -> None:
 def _report_bad(bad: list[tuple[str, str]], num_images: int, out: Path, config: DataConfig) -> None:
     report = beside(out, BAD_IMAGES)
     if not bad or config.on_bad_image == "skip":
-        report.unlink(missing_ok=True)  # of an earlier failure
+        report.unlink(missing_ok=True)  # left by an earlier failure
         return
     write_csv(report, ["path", "reason"], bad)
     name, reason = bad[0]
     raise UserError(
         f"{len(bad)} of {num_images} images cannot be read, first: {name} ({reason}); "
-        f"all are in {report}; mend them or set data.on_bad_image: skip."
+        f"{report} lists all of them; repair them or set data.on_bad_image: skip."
     )
 
 
 def _labels_and_splits(
     source: Source, checked: Checked, config: DataConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Return both for the good images, ``[N]``; hold out test rows if the dataset has none.
+    """Return labels and splits ``[N]`` of the good images. Hold out test rows if there are none.
 
-    Which rows those are follows from the images' content alone: no seed, no name and no order of
-    files can move an image between training and test.
+    Test rows are chosen by the images' content alone: no seed, file name or file order can move an
+    image between training and test.
     """
     labels = np.array(source.labels, dtype=np.int64)[checked.rows]
     splits = np.array(source.splits, dtype=np.str_)[checked.rows]
@@ -145,8 +145,8 @@ def _labels_and_splits(
         name = source.class_names[int(counts.argmin())]
         passed = [f" ({path}: {why})" for path, why in source.skipped if f"/{name}/" in f"/{path}"]
         raise UserError(
-            f"class {name!r} has no readable training image{''.join(passed[:1])}; add some or "
-            "remove it."
+            f"class {name!r} has no readable training images{''.join(passed[:1])}; add some or "
+            "remove the class."
         )
     if "test" not in splits:
         count = held_out_count(len(train), config.test_fraction, num_classes, "data.test_fraction")

@@ -1,4 +1,4 @@
-"""Passes over all images of a source, by several threads: Pillow decodes outside the lock."""
+"""Passes over all images of a source in several threads. Pillow decodes outside the GIL."""
 
 import hashlib
 import math
@@ -20,18 +20,18 @@ from semimae.data.store import Rows
 from semimae.ingest.source import Source
 from semimae.options.data import DataConfig
 
-MEASURED = 10_000  # images that the moments are taken from, if the images are not packed
+MEASURED = 10_000  # images used to measure mean and standard deviation, if they are not packed
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of the images of a source after all were decoded."""
+    """The result of decoding all images of a source."""
 
     rows: Rows  # [N], source indices of the good images, in the order of their names
     digests: NDArray[np.uint8]  # [N, 32], SHA-256 of their content
     sizes: NDArray[np.int32]  # [N, 2], width and height in pixels, after decoding
-    levels: NDArray[np.int32]  # [N], largest value where it has more than 8 bits, else -1
-    bad: list[tuple[str, str]]  # name and reason of the others
+    levels: NDArray[np.int32]  # [N], largest value of images with more than 8 bits, else -1
+    bad: list[tuple[str, str]]  # name and reason of the other images
 
 
 def check_images(source: Source, config: DataConfig, progress: Progress) -> Checked:
@@ -45,7 +45,7 @@ def check_images(source: Source, config: DataConfig, progress: Progress) -> Chec
             with source.open(index) as image:
                 largest = largest_value(image)
                 size = convert(image, config.channels, config.white_level).size
-        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+        except Exception as error:  # damaged data can make Pillow raise any exception
             return decoding_error(error)
         return hashlib.sha256(content).digest(), size, -1 if largest is None else largest
 
@@ -84,9 +84,9 @@ def pack_and_count(
         source: The images.
         config: Their size and channels.
         rows: ``[N]``, source indices.
-        training: ``[N]``, whether a row counts.
-        images: ``[N, H, W, C]`` to fill, or None; then up to `MEASURED` evenly spaced training
-            images stand for all.
+        training: ``[N]``, whether to count a row.
+        images: ``[N, H, W, C]`` to fill, or None. With None, up to `MEASURED` evenly spaced
+            training images are counted.
         progress: Called with (done, total).
 
     Returns:
@@ -115,7 +115,7 @@ def pack_and_count(
 def moments(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, in [0, 1].
 
-    Integers of any size make them the same on every machine, to the last bit.
+    Integer arithmetic makes them bitwise equal on every machine.
 
     >>> moments(np.array([[1] + 254 * [0] + [1]]))
     ((0.5,), (0.5,))

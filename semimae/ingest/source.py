@@ -1,4 +1,4 @@
-"""`Source`: the images of one dataset, before anything is decoded."""
+"""`Source`: the images of a dataset, before they are decoded."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ from semimae.data.images import open_file
 from semimae.ingest.walk import Skipped
 
 SPLITS = ("train", "unlabeled", "val", "test")
-LARGEST_FILE = 2**30  # bytes; an image of the largest size that is decoded, uncompressed, has less
+LARGEST_FILE = 2**30  # bytes; more than the largest image that is decoded takes uncompressed
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Source:
     labels: list[int]  # index into class_names, -1: unlabeled
     splits: list[str]  # of SPLITS; "train", "val" and "test" rows have labels
     class_names: list[str]
-    open: Callable[[int], Image.Image]  # lazy where the image is a file
+    open: Callable[[int], Image.Image]  # lazy if the image is a file
     read_bytes: Callable[[int], bytes]  # the content that the fingerprint covers
     root: str | None  # the folder, if the images are files
-    skipped: tuple[Skipped, ...] = ()  # files and folders that were passed over
+    skipped: tuple[Skipped, ...] = ()  # files and folders that are not read
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Return the distinct names in the order of their indices: by value if all are integers.
+    """Return the distinct names in the order of their indices, numerically if all are integers.
 
     >>> class_order(["10", "9", "10"]), class_order(["b", "a10", "a9"])
     (['9', '10'], ['a10', 'a9', 'b'])
@@ -46,7 +46,7 @@ def class_order(names: Iterable[str]) -> list[str]:
 def from_arrays(
     name: str, parts: dict[str, tuple[NDArray[np.uint8], Any]], class_names: list[str]
 ) -> Source:
-    """Make a source of ``{split: (images [N, H, W] or [N, H, W, 3], labels [N])}``."""
+    """Make a source from ``{split: (images [N, H, W] or [N, H, W, 3], labels [N])}``."""
     rows = [(split, i) for split, (images, _) in parts.items() for i in range(len(images))]
 
     def pixels(index: int) -> NDArray[np.uint8]:
@@ -72,7 +72,7 @@ def from_files(
     class_names: list[str],
     skipped: Iterable[Skipped] = (),
 ) -> Source:
-    """Make a source of ``(path relative to the root, label, split)`` rows."""
+    """Make a source from ``(path relative to the root, label, split)`` rows."""
 
     def path(index: int) -> str:
         return os.path.join(root, rows[index][0])
@@ -91,15 +91,15 @@ def from_files(
 
 
 def _read_image(path: str) -> bytes:
-    """Return a file's content; a pipe would never end, and a huge file would fill the memory.
+    """Return the content of a regular file of a reasonable size.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no plain file, or too large.
+        ValueError: If it is not a regular file (a pipe would never end), or too large for memory.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a plain file")
+        raise ValueError("not a regular file")
     if status.st_size > LARGEST_FILE:
         raise ValueError(f"larger than {LARGEST_FILE} bytes")
     return Path(path).read_bytes()

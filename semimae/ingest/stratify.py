@@ -1,4 +1,4 @@
-"""Which rows of a labeled set to take so that every class has its share."""
+"""Stratified orders: take rows of a labeled set such that every class has its share."""
 
 import heapq
 from typing import Any
@@ -13,26 +13,26 @@ from semimae.types import UserError
 def stratified_order(labels: NDArray[np.int64], rank: NDArray[Any]) -> Rows:
     """Order rows such that every head of the order, and every tail, is stratified.
 
-    With C classes in ``labels``, n rows, and s = k * n_c / n the proportional share of class c in
-    the first k rows, the first k rows hold of each class c
+    Let ``labels`` have C classes and n rows, and let s = k * n_c / n be the proportional share of
+    class c in the first k rows. For each class c, the first k rows contain
 
-    * at least one row once k >= C,
-    * never more than s rounded up,
-    * and from the k on at which the smallest class's share reaches one, never less than s rounded
-      down, hence always within one of proportional. With classes of one size, at any k.
+    * at least one row if k >= C,
+    * at most s rows, rounded up,
+    * at least s rows, rounded down, as soon as the share of the smallest class reaches one. If all
+      classes have the same size, this holds for every k.
 
-    Sets of different sizes are nested because they are heads of one order. Largest remainders
-    computed for each size separately are not (the Alabama paradox), and sorting by
-    ``(j - 0.5) / n_c`` is, but strays from the share by several rows if sizes differ much.
+    Sets of different sizes are nested, because they are heads of the same order. Computing largest
+    remainders for each size would not nest them (the Alabama paradox). Sorting by
+    ``(j - 0.5) / n_c`` would, but can be off by several rows if class sizes differ a lot.
 
-    So the rows are scheduled: the j-th row of class c may take a place from
-    ``floor((j - 1) n / n_c)`` on and is due by ``ceil(j n / n_c)``; of the rows that may, each
-    place goes to the one due first. Source: Baruah et al., "Proportionate progress" (1996), for
-    the windows; that earliest deadline first meets all of them on one machine is classical.
+    The order is a schedule: row j of class c is released at place ``floor((j - 1) n / n_c)`` and
+    due at ``ceil(j n / n_c)``, and each place goes to the released row with the earliest deadline.
+    Source: Baruah et al., "Proportionate progress" (1996), for the windows. That earliest deadline
+    first meets all deadlines on one machine is a classical result.
 
     Args:
         labels: ``[n]``, class of each row.
-        rank: ``[n]``, order of the rows within a class; ties keep the order of rows.
+        rank: ``[n]``, order of the rows within a class. Ties keep the order of rows.
 
     Returns:
         ``[n]``, the row indices ``0..n-1`` in that order.
@@ -43,7 +43,7 @@ def stratified_order(labels: NDArray[np.int64], rank: NDArray[Any]) -> Rows:
     sizes = np.repeat(size, size)  # [n], n_c
     j = np.arange(n) - np.repeat(start, size)  # [n], from 0
     release = j * n // sizes
-    due = np.where(j == 0, 0, -(-(j + 1) * n // sizes))  # 0: first of a class, before all others
+    due = np.where(j == 0, 0, -(-(j + 1) * n // sizes))  # 0: the first of a class comes first
     arrival = np.argsort(release, kind="stable")
     releases = release[arrival].tolist()
     keys = (due * n + np.arange(n))[arrival].tolist()  # due, then class; modulo n: the place
@@ -62,12 +62,12 @@ def held_out_count(num_rows: int, fraction: float, num_classes: int, option: str
     """Return how many of ``num_rows`` to hold out: at least one, leaving one of each class.
 
     Raises:
-        UserError: If that cannot be; it names ``option``.
+        UserError: If that is impossible. The message mentions ``option``.
     """
     count = max(1, round(fraction * num_rows))
     if num_rows - count < num_classes:
         raise UserError(
-            f"{option}={fraction:g} takes {count} of {num_rows} labeled images, but "
-            f"{num_classes} classes need one each for training; lower it or add images."
+            f"{option}={fraction:g} holds out {count} of {num_rows} labeled images, but each of "
+            f"the {num_classes} classes needs one for training; lower it or add images."
         )
     return count

@@ -1,4 +1,4 @@
-"""A quick look at a folder or table of images, before any setting is chosen."""
+"""A quick look at a folder or table of images, before settings are chosen."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,33 +10,33 @@ from semimae.ingest.datasets import DATASETS
 from semimae.options.data import DataConfig
 from semimae.types import UserError
 
-SAMPLE = 100  # images that are opened, evenly spread
+SAMPLE = 100  # images to open, evenly spaced
 
 
 class Survey(NamedTuple):
-    """What a quick look shows."""
+    """What a quick look at the images shows."""
 
     class_names: list[str]
     counts: dict[str, int]  # images per split
     num_labeled: int  # training images with a label
-    fewest: int  # labeled training images of the smallest class
-    shorter_side: int  # in pixels, median over the images that were opened
-    is_gray: bool  # whether all of them are
+    fewest: int  # labeled training images in the smallest class
+    shorter_side: int  # in pixels, median over the opened images
+    is_gray: bool  # whether all opened images are
     num_opened: int
-    num_unreadable: int  # of these
+    num_unreadable: int  # among the opened images
     num_skipped: int  # files and folders that are not images
 
 
 def survey(dataset: str, config: DataConfig, root: Path) -> Survey:
-    """Look at the images of a dataset: all names, and the pixels of some.
+    """Look at the images of a dataset: the names of all, and the pixels of some.
 
     Args:
         dataset: ``imagefolder`` or ``csv``.
-        config: Which table, for ``csv``.
-        root: The folder that holds the images.
+        config: Gives the table, for ``csv``.
+        root: The folder that contains the images.
 
     Raises:
-        UserError: If they are not laid out as they must be, or none can be opened.
+        UserError: If the layout is wrong, or none of the sampled images can be opened.
     """
     source = DATASETS[dataset](root, config)
     places = np.linspace(0, len(source.names) - 1, min(SAMPLE, len(source.names))).astype(int)
@@ -49,10 +49,12 @@ def survey(dataset: str, config: DataConfig, root: Path) -> Survey:
                     image.thumbnail((32, 32))
                     pixels = np.asarray(image.convert("RGB")).astype(int)
                     gray.append(bool((np.ptp(pixels, axis=-1) <= 2).all()))
-            except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+            except Exception as error:  # damaged data can make Pillow raise any exception
                 reasons.append(f"{source.names[place]} ({decoding_error(error)})")
     if not sides:
-        raise UserError(f"none of {len(places)} images in {root} can be opened: {reasons[0]}.")
+        raise UserError(
+            f"none of {len(places)} sampled images in {root} can be opened: {reasons[0]}."
+        )
     labels = np.array(source.labels)
     splits = np.array(source.splits)
     labeled = labels[(splits == "train") & (labels >= 0)]

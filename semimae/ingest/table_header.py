@@ -1,4 +1,4 @@
-"""Hints at what is wrong with the header of a csv file."""
+"""Hints about a wrong header of a csv file."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _OTHER_WORDS = {
 
 
 def header_hint(columns: Sequence[str], wanted: Sequence[str]) -> str:
-    """Return what to do about a header that lacks one of the wanted columns, or nothing.
+    """Return what to do about a header that lacks a required column, or nothing.
 
     >>> header_hint(["Path", "label"], ["path", "label"])
     "; write 'path' instead of 'Path'"
@@ -31,7 +31,7 @@ def header_hint(columns: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _like(name: str, columns: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return the columns that are this name in capitals or with spaces, or another word for it."""
+    """Return columns that differ from a name in case or spaces, or else its synonyms."""
     others = [column for column in columns if column not in wanted]
     words = [(column.strip().lower(), column) for column in others if column]
     same = [column for word, column in words if word == name]

@@ -1,4 +1,4 @@
-"""The images below a folder, for `prepare` and `predict`: nothing is passed over unsaid."""
+"""Find the images below a folder, for `prepare` and `predict`, and record what is skipped."""
 
 import os
 import stat
@@ -10,21 +10,21 @@ from semimae.data.images import SUFFIXES, recognize
 from semimae.types import UserError
 
 HIDDEN = "hidden"
-LEFT_BEHIND = "left behind by a system"
-READ_ALREADY = "link to a folder that is read already"
-NO_IMAGE = "no image"
-# Why a file of these suffixes is no image to us, whatever its content looks like.
+LEFT_BEHIND = "created by the operating system"
+READ_ALREADY = "link to a folder that is already read"
+NO_IMAGE = "not an image"
+# Why files with these suffixes are never read as images, even if their content looks like one.
 _REASONS = {
     "raw photo; export it as JPEG or TIFF": ".dng .nef .cr2 .cr3 .arw .orf .rw2 .raf .pef .srw",
-    "picture of a kind that is not read; convert it": ".dcm .dicom .nii .psd .xcf .svg "
+    "unsupported image format; convert it": ".dcm .dicom .nii .psd .xcf .svg "
     ".pdf .eps .jxl .exr .hdr .ico .tga",
     "video; save its frames as images": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg",
     "archive; unpack it": ".zip .tar .gz .tgz .bz2 .xz .7z .rar",
-    "unfinished download": ".part .crdownload .download .tmp",
+    "incomplete download": ".part .crdownload .download .tmp",
 }
 _BY_SUFFIX = {suffix: reason for reason, all_ in _REASONS.items() for suffix in all_.split()}
-# Raw photos and slides of microscopes are TIFF inside, with a thumbnail where Pillow looks.
-_TIFF = "TIFF by its content, not by its name; name it .tif if it is a picture"
+# Raw photos and microscope slides are TIFF files with a thumbnail where Pillow looks.
+_TIFF = "contains TIFF data under another name; rename it to .tif if it is an image"
 _SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", ".localized"}
 _SYSTEM_FOLDERS = {
     "__macosx",
@@ -47,35 +47,35 @@ _SYSTEM_FOLDERS = {
 
 
 class Skipped(NamedTuple):
-    """A file or a folder that is passed over."""
+    """A file or folder that is not read."""
 
-    path: str  # a folder's ends in "/"
+    path: str  # a folder's path ends in "/"
     reason: str
 
 
 class Walker:
-    """Finds the images below folders of one root, and keeps what it passed over.
+    """Finds the images below folders of one root, and records what it skips.
 
-    Linked folders are followed, each folder once: what a link leads to that is read already, or
-    that holds the link itself, is passed over. So are links to folders that `reserve` was given.
+    Linked folders are followed, but each folder is read only once. A link is skipped if its folder
+    has been read already, contains the link itself, or was passed to `reserve`.
     """
 
     def __init__(self, root: str) -> None:
-        """Begin with nothing seen but ``root``, which paths are relative to."""
+        """Start with only ``root`` seen. All paths are relative to it."""
         self.root = root
         self.skipped: list[Skipped] = []
         self._seen = {_identity(root)}
         self._reserved: set[tuple[int, int]] = set()
 
     def reserve(self, folders: Iterable[str]) -> None:
-        """Keep folders for their own call of `images`: links elsewhere do not take theirs."""
+        """Reserve folders for their own call of `images`: links from elsewhere are skipped."""
         self._reserved |= {_identity(os.path.join(self.root, folder)) for folder in folders}
 
     def images(self, folder: str = "") -> list[str]:
-        """Return the images below a folder as paths relative to the root, "/" between their parts.
+        """Return the images below a folder as paths relative to the root, with "/" as separator.
 
-        Of each folder its files come first, by name, then its folders; linked ones come last, so
-        that what a link leads to has its own name where it lies below ``folder`` too.
+        In each folder, files come first, by name, then folders. Linked folders come last: images
+        that lie below ``folder`` anyway keep their own path.
 
         Raises:
             UserError: If a folder cannot be listed.
@@ -97,7 +97,7 @@ class Walker:
         return found
 
     def entries(self, folder: str) -> tuple[list[str], list[str], list[str]]:
-        """Return images, folders and linked folders that lie directly in a folder, by name.
+        """Return the images, folders and linked folders directly in a folder, by name.
 
         Raises:
             UserError: If it cannot be listed.
@@ -120,7 +120,7 @@ class Walker:
 
 
 def listed(folder: str) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, by name.
+    """Return the entries of a folder, by name.
 
     Raises:
         UserError: If it cannot be listed.
@@ -129,32 +129,34 @@ def listed(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}); mend it.") from error
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}); make it readable or move it away."
+        ) from error
 
 
 def file_reason(path: str) -> str | None:
-    """Return why a file is no image, or None: a known suffix is believed, content decides else."""
+    """Return why a file is not an image, or None: by a known suffix, otherwise by content."""
     name = os.path.basename(path)
     if name.lower() in _SYSTEM_FILES or name.startswith("._"):
         return LEFT_BEHIND
     if name.startswith("."):
         return HIDDEN
     suffix = os.path.splitext(name)[1].lower()
-    if suffix in SUFFIXES:  # what is wrong with it is found when it is decoded
+    if suffix in SUFFIXES:  # if something is wrong with it, decoding will tell
         return None
     if suffix in _BY_SUFFIX:
         return f"{suffix}: {_BY_SUFFIX[suffix]}"
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            return "not a plain file"
+            return "not a regular file"
         form = recognize(path)
     except OSError as error:
-        return "link that leads nowhere" if os.path.islink(path) else f"{error.strerror}"
+        return "broken link" if os.path.islink(path) else f"{error.strerror}"
     if form == "TIFF" and suffix:
         return _TIFF
     if form is None:
         usual = len(suffix) < 9 and suffix.isascii() and suffix[1:].isalnum()
-        return f"{NO_IMAGE} ({suffix if usual else 'no usual suffix'})"
+        return f"{NO_IMAGE} ({suffix if usual else 'no common suffix'})"
     return None
 
 
@@ -175,5 +177,7 @@ def _identity(folder: str) -> tuple[int, int]:
     try:
         status = os.stat(folder)
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); mend it.") from error
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}); make it readable or move it away."
+        ) from error
     return status.st_dev, status.st_ino

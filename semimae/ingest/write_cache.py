@@ -1,4 +1,4 @@
-"""Makes the smaller copies of images that ``data.cache`` reads."""
+"""Write the smaller copies of images that ``data.cache`` reads."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ def write_cache(
     """Write a copy of each image, scaled by bicubic filtering with antialiasing.
 
     Args:
-        folder: Where to.
+        folder: Folder to write to.
         source: The images.
-        config: ``cache_size``, ``channels`` and ``white_level``.
+        config: Gives ``cache_size``, ``channels`` and ``white_level``.
         rows: ``[N]``, source indices.
-        sizes: Of these images, as they are after decoding.
+        sizes: Sizes of these images after decoding.
         progress: Called with (done, total).
     """
     assert config.cache_size is not None

@@ -1,1 +1,1 @@
-"""All of params.yaml as frozen models: pydantic alone, no torch, and nothing is built here."""
+"""All of params.yaml as frozen pydantic models, without torch. Nothing is built here."""

@@ -1,4 +1,4 @@
-"""A cell: one training run, in full. Equal cells are the same run, wherever they were asked for."""
+"""A cell: the complete description of one training run. Equal cells are the same run."""
 
 import hashlib
 from pathlib import Path
@@ -21,7 +21,8 @@ from semimae.options.train import CellTrain, OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
 Dataset = Literal["digits", "cifar10", "cifar100", "stl10", "imagefolder", "csv"]
-# Keys that no cell holds, since they decide no weight: a run continues after they have changed.
+# Keys that are not part of a cell, because they do not affect the weights. A run can continue after
+# they change.
 FREE = frozenset(
     f"{section}.{key}"
     for section, whole, part in (("data", DataConfig, CellData), ("train", TrainConfig, CellTrain))
@@ -30,13 +31,13 @@ FREE = frozenset(
 
 
 class Cell(Frozen):
-    """All that decides the weights that come out of training, and nothing else.
+    """Everything that affects the trained weights, and nothing else.
 
-    ``runs/<name>/config.json`` holds one.
+    It is stored in ``runs/<name>/config.json``.
     """
 
     dataset: Dataset
-    options: AnyMethod  # the method, and what it reads
+    options: AnyMethod  # the method, and its options
     label_fraction: float | None = Field(gt=0, le=1)
     num_labels: int | None = Field(ge=1)
     seed: int = Field(ge=0, lt=2**31)
@@ -44,7 +45,7 @@ class Cell(Frozen):
     backbone: BackboneConfig
     optim: OptimConfig
     train: CellTrain
-    weights_sha256: str | None = None  # of the file that backbone.weights names
+    weights_sha256: str | None = None  # hash of the file backbone.weights
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -59,14 +60,14 @@ class Cell(Frozen):
         ]
         if len(given) != 1:
             raise ValueError(
-                f"{' and '.join(given) or 'nothing'} says which images are labeled; "
-                "set exactly one of label_fraction, num_labels, data.labeled_list, the others null"
+                f"{' and '.join(given) or 'nothing'} says which images are labeled; set exactly "
+                "one of label_fraction, num_labels, data.labeled_list, and the others to null"
             )
         self.optim.check_warmup(self.train.steps, "train.steps")
         for options, steps in self.options.phases():
             if steps is not None:
                 self.optim.check_warmup(steps, f"start.{options.name}_steps")
-        if isinstance(self.backbone, CNNConfig):  # of timm's models it is known when they are built
+        if isinstance(self.backbone, CNNConfig):  # timm's models are checked when they are built
             if self.mim is not None:
                 raise no_patches("backbone.name=cnn")
             check_joint_pass("backbone.name=cnn", self.train)
@@ -80,28 +81,29 @@ class Cell(Frozen):
         """Read a config.json.
 
         Raises:
-            UserError: If it is missing, cannot be read, or is of another version.
+            UserError: If it is missing or cannot be read, or was written by another version.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise UserError(f"{path} is missing; run `dvc repro`, which writes it.") from None
+            raise UserError(f"{path} is missing; run `dvc repro` to write it.") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}).") from None
         except ValidationError as error:
             raise UserError(
-                f"{path} does not fit this version ({error.error_count()} fields); run `dvc repro`."
+                f"{path} was written by another version ({error.error_count()} fields differ); run "
+                "`dvc repro`."
             ) from None
 
     def write(self, path: Path) -> None:
-        """Write config.json; equal cells give equal bytes."""
+        """Write config.json. Equal cells give equal bytes."""
         path.write_text(self.model_dump_json(indent=2) + "\n")
 
     def with_weights_hash(self, root: Path) -> Self:
-        """Return the cell with the content of its starting weights as part of its identity.
+        """Return the cell with a hash of its initial weights, which makes them part of it.
 
         Args:
-            root: What a relative ``backbone.weights`` is relative to.
+            root: The folder in which a relative ``backbone.weights`` is looked up.
 
         Raises:
             UserError: If the file cannot be read.
@@ -118,32 +120,32 @@ class Cell(Frozen):
 
     @property
     def as_asked(self) -> Self:
-        """The cell as params.yaml asks for it, whatever its starting weights hold."""
+        """The cell as params.yaml describes it, without the content of its initial weights."""
         return self.model_copy(update={"weights_sha256": None})
 
     @property
     def method(self) -> str:
-        """The name of its method."""
+        """The name of the method."""
         return self.options.name
 
     @property
     def mim(self) -> Masked | None:
-        """The MIM branch, if its method has one."""
+        """The MIM branch, if the method has one."""
         return getattr(self.options, "mim", None)
 
     @property
     def labeled(self) -> LabeledConfig | None:
-        """How labeled images are regularized, if its method learns from them."""
+        """How labeled images are regularized, if the method learns from them."""
         return getattr(self.options, "labeled", None)
 
     @property
     def mask_ratio(self) -> float | None:
-        """Share of the patches that the MIM branch hides, if there is one."""
+        """Fraction of the patches that the MIM branch hides, if there is one."""
         return None if self.mim is None else self.mim.mask_ratio
 
     @property
     def num_unlabeled(self) -> int:
-        """Unlabeled images per step; 0 if the method uses none."""
+        """Unlabeled images per step, or 0 if the method does not use them."""
         return self.train.batch_size * self.train.mu if self.options.uses_unlabeled else 0
 
     @property
@@ -153,7 +155,7 @@ class Cell(Frozen):
 
     @property
     def name(self) -> str:
-        """A name for people: method, mask ratio, labels, seed."""
+        """A readable name: method, mask ratio, labels, seed."""
         parts = [self.method]
         if self.mask_ratio is not None:
             parts.append(f"m{self.mask_ratio:g}")

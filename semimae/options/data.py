@@ -1,4 +1,4 @@
-"""Everything that decides which images are read and how views are made of them."""
+"""Options of the data: which images are read, and how their views are created."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,7 +11,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(ge=1e-6, le=1)]
 PerChannel = Field(strict=False, min_length=1, max_length=3)
-# Of the fields below, those that `prepare` reads.
+# The fields that `prepare` reads.
 READ_BY_PREPARE = frozenset(
     {
         "root",
@@ -29,85 +29,88 @@ READ_BY_PREPARE = frozenset(
 
 
 class CellData(Frozen):
-    """What decides which images a run sees, and how."""
+    """Which images a run sees, and how."""
 
-    image_size: Side = Field(description="Height and width in pixels that the model sees.")
-    channels: Literal[1, 3] = Field(description="1: gray, 3: RGB; images are converted.")
+    image_size: Side = Field(description="Height and width of the model's input in pixels.")
+    channels: Literal[1, 3] = Field(description="1: grayscale, 3: RGB. Images are converted.")
     white_level: int | None = Field(
         ge=1,
         le=65535,
-        description="Value that becomes white in gray images of more than 8 bits, e.g. 4095 if 12 "
-        "of 16 bits are used. null: 65535.",
+        description="Value that becomes white in grayscale images of more than 8 bits, such as "
+        "4095 if 12 of 16 bits are used. null: 65535.",
     )
     pack_max_side: int = Field(
         ge=0,
         le=4096,
-        description="If no image has a longer side than this, all are packed into one array.",
+        description="If no image has a side longer than this many pixels, all images are packed "
+        "into one array.",
     )
     cache_size: Side | None = Field(
-        description="Shorter side in pixels of copies that `prepare` makes of images that are not "
-        "packed; they are read instead, which saves decoding. null: none."
+        description="`prepare` saves decoded copies of images that are not packed, scaled to this "
+        "shorter side in pixels; reading them avoids decoding. null: no copies."
     )
     mean: Annotated[tuple[Level, ...], PerChannel] | None = Field(
-        description="Per channel; null: measured by prepare."
+        description="Mean per channel. null: measured by `prepare`."
     )
     std: Annotated[tuple[Spread, ...], PerChannel] | None = Field(
-        description="Per channel; null: measured by prepare."
+        description="Standard deviation per channel. null: measured by `prepare`."
     )
     test_fraction: Fraction = Field(
         gt=0,
-        description="Share of the images held out for testing where the dataset has no test set.",
+        description="Fraction of the labeled images held out for testing if the dataset has no "
+        "test set.",
     )
     val_fraction: Fraction = Field(
-        gt=0, description="Share of the labeled training images held out for model selection."
+        gt=0, description="Fraction of the labeled training images held out for validation."
     )
     include_labeled: bool = Field(
-        description="Whether labeled images also serve as unlabeled ones."
+        description="Whether to use labeled images as unlabeled ones too."
     )
     labeled_list: PathText | None = Field(
-        description="File with one image name per line that names the labeled images."
+        description="File that lists the labeled images, one name per line. null: no list."
     )
     crop: Literal["pad", "resized"] = Field(
-        description="pad: shift by up to crop_padding pixels; resized: random resized crop."
+        description="pad: shift by up to crop_padding pixels. resized: random resized crop."
     )
-    crop_padding: int = Field(ge=0, le=64, description="Pixels, for crop=pad.")
+    crop_padding: int = Field(ge=0, le=64, description="Padding in pixels, for crop: pad.")
     crop_min_scale: float = Field(
-        gt=0, le=1, description="Smallest share of the area, for crop=resized."
+        gt=0, le=1, description="Smallest fraction of the area, for crop: resized."
     )
-    hflip: bool = Field(description="Mirror half of the views left to right.")
+    hflip: bool = Field(description="Flip views horizontally with probability 0.5.")
     color_jitter: float = Field(
         ge=0,
         le=1,
-        description="Largest change of brightness, contrast and saturation, as a factor, in views "
-        "without RandAugment: the weak ones. 0: none.",
+        description="Largest relative change of brightness, contrast and saturation in weak views, "
+        "which have no RandAugment. 0: none.",
     )
-    randaugment_ops: int = Field(ge=0, le=8, description="Operations per strong view.")
+    randaugment_ops: int = Field(ge=0, le=8, description="RandAugment operations per strong view.")
     randaugment_magnitude: int = Field(
         ge=0,
         le=30,
-        description="Strength of each, 0 to 30; timm counts to 10, so m9 there is 27 here.",
+        description="Magnitude of each operation, 0 to 30. timm's scale ends at 10: its m9 is 27 "
+        "here.",
     )
     randaugment_magnitude_std: Annotated[float, Field(ge=0, le=30)] | Literal["uniform"] = Field(
-        description="Standard deviation of the magnitude, drawn per operation and image; timm's "
-        "mstd0.5 is 1.5 here. 0: always the same; uniform: evenly from 0 to "
-        "randaugment_magnitude, as FixMatch draws."
+        description="Standard deviation of the magnitude, drawn per operation and image. timm's "
+        "mstd0.5 is 1.5 here. 0: constant. uniform: uniformly from 0 to randaugment_magnitude, as "
+        "in FixMatch."
     )
     randaugment_probability: float = Field(
-        ge=0, le=1, description="With which each operation is applied; timm: 0.5."
+        ge=0, le=1, description="Probability of applying each operation. timm uses 0.5."
     )
     cutout: float = Field(
         ge=0,
         le=1,
-        description="Largest side of the square erased in each strong view, share of the image.",
+        description="Largest side of the square that is erased in each strong view, as a fraction "
+        "of the image's side.",
     )
     erasing: float = Field(
         ge=0,
         le=1,
-        description="Probability with which a rectangle of a strong view is erased "
-        "(arXiv:1708.04896). 0: never.",
+        description="Probability of erasing a rectangle of a strong view (arXiv:1708.04896).",
     )
     erasing_fill: Literal["mean", "noise"] = Field(
-        description="What an erased rectangle holds: the mean color, or normal noise per pixel."
+        description="Content of an erased rectangle: the mean color, or normal noise per pixel."
     )
 
     @model_validator(mode="after")
@@ -120,7 +123,7 @@ class CellData(Frozen):
         if self.cache_size is not None and self.cache_size < self.image_size:
             raise ValueError(
                 f"cache_size={self.cache_size} is smaller than image_size={self.image_size}; "
-                "allowed: that or more, or null"
+                "allowed: image_size or more, or null"
             )
         for key in ("mean", "std"):
             values = getattr(self, key)
@@ -133,15 +136,15 @@ class CellData(Frozen):
 
 
 class DataConfig(CellData):
-    """The section ``data``: also how the images are reached, which decides no weight."""
+    """The section ``data``. It adds how images are accessed, which does not affect the weights."""
 
     root: PathText | None = Field(
-        description="Folder that holds the images; null: $SEMIMAE_DATA, else data/ beside dvc.yaml."
+        description="Folder of the images. null: $SEMIMAE_DATA, or data/ next to dvc.yaml."
     )
-    manifest: PathText = Field(description="File of dataset=csv, relative to the root.")
+    manifest: PathText = Field(description="The table of dataset: csv, relative to the root.")
     on_bad_image: Literal["fail", "skip"] = Field(
         description="What `prepare` does with files that cannot be decoded."
     )
     workers: int = Field(
-        ge=0, le=256, description="Threads that decode images which are not packed."
+        ge=0, le=256, description="Threads that decode images, if they are not packed."
     )

@@ -15,26 +15,24 @@ class LinearProbeConfig(Frozen):
     """A linear classifier and nearest neighbors on frozen features of the EMA weights."""
 
     l2: Annotated[tuple[Ridge, ...], Field(strict=False, min_length=1)] = Field(
-        description="Ridge strengths to try; the best on the validation split is taken."
+        description="L2 penalties to try. The best one on the validation split is used."
     )
-    max_iter: Steps = Field(description="L-BFGS iterations per strength.")
-    knn_k: Steps = Field(description="Neighbors; fewer where there are fewer labeled images.")
+    max_iter: Steps = Field(description="L-BFGS iterations per penalty.")
+    knn_k: Steps = Field(description="Number of neighbors, at most the number of labeled images.")
     knn_temperature: float = Field(
         ge=1e-3, le=1e3, description="Temperature of the neighbors' votes."
     )
 
 
 class FineTuneConfig(Frozen):
-    """Supervised training of all weights on the labeled images, from the EMA weights."""
+    """Supervised training of all weights on the labeled images, starting from the EMA weights."""
 
     steps: Steps = Field(description="Optimizer steps.")
     batch_size: int = Field(ge=1, le=2**20, description="Labeled images per step.")
-    ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average that is scored.")
-    reset_head: bool = Field(
-        description="Start with a fresh classifier instead of the trained one."
-    )
+    ema_decay: float = Field(ge=0, lt=1, description="Decay of the evaluated moving average.")
+    reset_head: bool = Field(description="Start with a new classifier instead of the trained one.")
     labeled: LabeledConfig
-    drop_path: float = Field(ge=0, lt=1, description="Stochastic depth, as train.drop_path.")
+    drop_path: float = Field(ge=0, lt=1, description="Stochastic depth, like train.drop_path.")
     optim: OptimConfig
 
     @model_validator(mode="after")

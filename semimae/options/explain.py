@@ -8,12 +8,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-_short = reprlib.Repr()  # of nested aliases a whole repr would fill the memory
+_short = reprlib.Repr()  # a whole repr of nested YAML aliases would fill the memory
 _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 120, 120, 60
 
 
 def telling(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Return the error to speak of: of a key that is missing, the unknown one in its place."""
+    """Return the error to report: for a missing key, the unknown one that stands in its place."""
     first = errors[0]
     if first["type"] != "missing":
         return first
@@ -32,23 +32,23 @@ def explain(model: type[BaseModel], error: ErrorDetails) -> str:
         of = f" of {'.'.join([*keys, 'name'])}: {_tag(section)}" if _tag(section) else ""
         return f"{'.'.join([*keys, unknown])}: unknown key{of}{hint}"
     if error["type"] == "missing":
-        return f"{key}: missing; every field must be stated"
+        return f"{key}: missing; every key is required"
     if error["type"] == "union_tag_not_found":
-        return f"{key}.name: missing; every field must be stated"
+        return f"{key}.name: missing; every key is required"
     if error["type"] == "union_tag_invalid":
         context = error["ctx"]
         tag = str(context["tag"])[:80]
         return f"{key}.name: got '{tag}'; it must be one of {context['expected_tags']}"
-    if error["type"] == "value_error":  # of a section's validator: begins with one of its keys
+    if error["type"] == "value_error":  # from a section's validator: begins with one of its keys
         return ".".join([*keys, str(error["ctx"]["error"])])
     message = error["msg"].replace("Input should be", "it must be")
     return f"{key}: got {_short.repr(error['input'])}; {message}"
 
 
 def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """Follow an error's location to the keys as they stand in the file and the last section.
+    """Return the keys of an error's location as they are in the file, and the last section.
 
-    Pydantic also names the members of unions on the way, which the file does not.
+    Pydantic's location also contains members of unions, which the file does not.
     """
     keys: list[str] = []
     section, options = model, [model]
@@ -67,7 +67,7 @@ def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[li
 
 
 def _tag(model: Any) -> str | None:
-    """Return the value of ``name`` that tells a model from the others of its union."""
+    """Return the value of ``name`` that identifies a model in its union."""
     field = getattr(model, "model_fields", {}).get("name")
     values = get_args(field.annotation) if field else ()
     return values[0] if values else None
@@ -81,7 +81,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def near(word: str, allowed: Iterable[str]) -> str:
-    """Return a hint at the nearest allowed word, if one is near."""
+    """Return a hint at the closest allowed word, if there is one."""
     by_letters = {name.lower(): name for name in allowed}
     near = difflib.get_close_matches(word.lower(), by_letters, n=1)
     return f" (did you mean '{by_letters[near[0]]}'?)" if near else ""

@@ -1,4 +1,4 @@
-"""The grid: section ``ablation`` of params.yaml, and the points that it spans."""
+"""The grid: the section ``ablation`` of params.yaml, and its points."""
 
 import re
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
@@ -26,49 +26,51 @@ _FOLDER = re.compile(
 _VARIED = (
     *("data", "backbone", "labeled", "mim", "pseudo_label", "ssmae", "start", "optim", "train"),
 )
-_SHARED = {  # fields of these sections that a variant must leave alone
-    **dict.fromkeys(FREE, "it decides no weight"),
-    **{f"data.{name}": "`prepare` reads it, once for all settings" for name in READ_BY_PREPARE},
+_SHARED = {  # fields that a variant must not change
+    **dict.fromkeys(FREE, "it does not affect the weights"),
+    **{f"data.{name}": "`prepare` reads it once, for all settings" for name in READ_BY_PREPARE},
     "data.val_fraction": "settings are compared on the same validation images",
-    "data.labeled_list": "the grid has a list for labels, label_fraction",
+    "data.labeled_list": "use ablation.label_fraction to vary the labels",
     "train.steps": "settings are compared at equal steps",
 }
 
 
 class BaselineConfig(Frozen):
-    """What the grid is held against: each of these methods in each of these variants."""
+    """What the grid is compared with: each of these methods in each of these variants."""
 
     method: list[MethodName] = Field(min_length=1, description="Methods of the baselines.")
     variant: list[str] = Field(
-        description="Their variants: names from changes that ablation.variant does not have. "
-        "[]: no baselines."
+        description="Variants of the baselines: names from changes that are not in "
+        "ablation.variant. []: no baselines."
     )
 
 
 class AblationConfig(Frozen):
-    """The grid: every combination is trained and scored."""
+    """The grid. Every combination is trained and evaluated."""
 
     method: list[MethodName] = Field(min_length=1, description="Methods of the grid.")
     mask_ratio: list[MaskRatio] = Field(min_length=1, description="Mask ratios of the grid.")
     label_fraction: list[LabelFraction | None] = Field(
-        min_length=1, description="Label fractions; null: the labels of the headline."
+        min_length=1, description="Label fractions. null: the labels of the headline."
     )
-    seed: list[Seed] = Field(min_length=1, description="Seeds; intervals are over these.")
+    seed: list[Seed] = Field(
+        min_length=1, description="Seeds. Confidence intervals are computed over them."
+    )
     budget: list[Budget] = Field(
         min_length=1,
-        description="images: all methods train for train.steps; time: also for as long as each "
-        "other, by time_factor. images must be among them.",
+        description="images: all methods train for train.steps. time: they also train for the "
+        "same time, using time_factor. images is required.",
     )
     time_factor: dict[MethodName, Annotated[float, Field(gt=0, le=1000)]] = Field(
-        description="For budget time: each method's steps, as multiples of train.steps; "
+        description="For budget time: each method's steps as a multiple of train.steps. "
         "`python -m pipeline time-factors` measures them."
     )
     variant: list[str] = Field(
         min_length=1,
-        description="Variants of the grid, plain first; changes says what the others are.",
+        description="Variants of the grid, plain first. The others are defined in changes.",
     )
     changes: dict[str, Any] = Field(
-        description="What a variant sets: NAME: {SECTION: {FIELD: VALUE}}, as in "
+        description="The values that a variant sets: NAME: {SECTION: {FIELD: VALUE}}, such as "
         "heavy: {mim: {lambda_mim: 10}}."
     )
     baseline: BaselineConfig
@@ -76,11 +78,11 @@ class AblationConfig(Frozen):
     @model_validator(mode="after")
     def _factors_are_there(self) -> Self:
         if "images" not in self.budget:
-            raise ValueError("budget lacks images; write [images] or [images, time]")
+            raise ValueError("budget must include images; write [images] or [images, time]")
         for name in self.time_factor:
             if name not in METHODS:
                 hint = near(name, METHODS)
-                raise ValueError(f"time_factor.{name}: unknown key{hint}; it is no method")
+                raise ValueError(f"time_factor.{name}: unknown method{hint}")
         lacking = [m for m in self.method if "time" in self.budget and m not in self.time_factor]
         if lacking:
             raise ValueError(
@@ -98,17 +100,17 @@ class AblationConfig(Frozen):
             raise ValueError(f"changes.{PLAIN} is not allowed: {PLAIN} changes nothing")
         lacking = [name for name in self.variant if name not in {PLAIN, *self.changes}]
         if lacking:
-            raise ValueError(f"changes lacks {', '.join(lacking)}, which variant asks for")
+            raise ValueError(f"changes lacks {', '.join(lacking)}, which variant lists")
         for name in self.baseline.variant:
             if name in self.variant:
                 raise ValueError(f"baseline.variant and variant both have {name}; remove one")
             if name not in self.changes:
                 hint = near(name, self.changes)
-                raise ValueError(f"changes lacks {name}, which baseline.variant asks for{hint}")
+                raise ValueError(f"changes lacks {name}, which baseline.variant lists{hint}")
         if len(self.variant) > 1 and "time" in self.budget:
             raise ValueError(
-                "budget time is not for variants, since time_factor is measured of the plain one; "
-                "write budget: [images] or variant: [plain]"
+                "budget time does not work with variants, because time_factor is measured for "
+                "plain only; write budget: [images] or variant: [plain]"
             )
         for name, sections in self.changes.items():
             _check_change(name, sections, is_setting=name in self.variant)
@@ -116,18 +118,18 @@ class AblationConfig(Frozen):
 
 
 def _check_change(name: str, sections: object, *, is_setting: bool) -> None:
-    """Check a variant's name and shape, and that it leaves alone what all settings share.
+    """Check the name and form of a variant, and that it does not change what all settings share.
 
-    A baseline, which is no setting of the grid, may have another length: an equal time is fairer.
+    A baseline may train for another number of steps: equal time is a fairer comparison.
 
     Raises:
-        ValueError: If not.
+        ValueError: If a check fails.
     """
     key = f"changes.{name[:80]}"
     if not _VARIANT_NAME.fullmatch(name) or name in BUDGETS:
         raise ValueError(
-            f"{key}: a variant's name has up to 32 small letters, digits and _, a letter first, "
-            f"and is not {' or '.join(BUDGETS)}"
+            f"{key}: the name of a variant has up to 32 lowercase letters, digits and _, starts "
+            f"with a letter, and is not {' or '.join(BUDGETS)}"
         )
     for section, fields in sections.items() if isinstance(sections, dict) else [("", None)]:
         if section and section not in _VARIED:
@@ -143,7 +145,7 @@ def _check_change(name: str, sections: object, *, is_setting: bool) -> None:
 
 
 class GridPoint(NamedTuple):
-    """One combination of the grid's lists, or of the baselines', as the matrices in dvc.yaml."""
+    """One combination of the grid's or the baselines' lists, as in the matrices of dvc.yaml."""
 
     method: str
     mask_ratio: float
@@ -154,18 +156,18 @@ class GridPoint(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Its folder below runs/."""
+        """The name of its folder in runs/."""
         return "-".join(map(str, self))
 
     @property
     def note(self) -> str:
-        """What it adds to the name of its cell: an unusual budget or variant, or nothing."""
+        """A suffix for the name of its cell: an unusual budget or variant, or nothing."""
         unusual = [part for part in (self.budget, self.variant) if part not in {BUDGETS[0], PLAIN}]
         return "".join(f" {part}" for part in unusual)
 
     @classmethod
     def parse(cls, folder: str) -> "GridPoint | None":
-        """Return the point that DVC writes as the name of a folder; None if it is of none."""
+        """Return the point of a folder that DVC named, or None for any other folder."""
         found = _FOLDER.fullmatch(folder)
         if found is None:
             return None

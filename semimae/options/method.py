@@ -1,8 +1,8 @@
 """Options of the methods: each class states which keys of params.yaml its method reads.
 
-Field names are sections of params.yaml. A cell holds these fields alone, so that a key which a
-method does not read changes no cell of that method. A class also names the code that implements
-it; that file is imported when the method is built, and never for another method.
+Field names are sections of params.yaml. A cell holds only these fields, so a key that a method does
+not read cannot change a cell of that method. Each class also gives the code that implements it.
+That file is imported only when the method is built.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from semimae.options.mim import Masked
 from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
 from semimae.types import Frozen
 
-Sections = Mapping[str, Frozen]  # of params.yaml, by name
+Sections = Mapping[str, Frozen]  # sections of params.yaml, by name
 
 
 def values_of(section: Frozen) -> SimpleNamespace:
-    """Return a section's values for another class, which takes the keys that it knows.
+    """Return a section's values for another class, which picks the keys that it knows.
 
-    Pydantic would let an instance of a subclass pass as it is, with all of its keys.
+    Pydantic would accept an instance of a subclass unchanged, with all of its keys.
     """
     return SimpleNamespace(**dict(section))
 
@@ -31,20 +31,23 @@ def values_of(section: Frozen) -> SimpleNamespace:
 
 
 class Threshold(Frozen):
-    """A threshold on confidence, which may move at the start of a run."""
+    """A confidence threshold, which may move at the start of a run."""
 
-    threshold: float = Field(ge=0, le=1, description="Smallest probability of a pseudo label.")
+    threshold: float = Field(ge=0, le=1, description="Lowest probability of a pseudo label.")
     threshold_start: float = Field(ge=0, le=1, description="Threshold at the first step.")
     threshold_ramp: float = Field(
-        ge=0, le=1, description="Share of the run in which it moves from threshold_start; 0: none."
+        ge=0,
+        le=1,
+        description="Fraction of the run over which the threshold moves from threshold_start. "
+        "0: no ramp.",
     )
 
 
 class Ramp(Frozen):
-    """How the consistency loss is faded in."""
+    """How the consistency loss is ramped up."""
 
     lambda_ramp: float = Field(
-        ge=0, le=1, description="Share of the run in which the consistency loss is faded in."
+        ge=0, le=1, description="Fraction of the run over which the consistency loss is ramped up."
     )
 
 
@@ -69,29 +72,30 @@ class SquaredError(Frozen):
 
 
 class PseudoLabelOptions(Consistency):
-    """How a teacher's predictions on weak views supervise the strong views, whatever the rule."""
+    """How a teacher's predictions on weak views supervise the strong views, for any rule."""
 
-    implementation: ClassVar[str]  # of the rule: "module:class"
+    implementation: ClassVar[str]  # "module:class" of the rule
 
     alignment: Literal["none", "uniform", "labeled"] = Field(
         description="Distribution that predictions are aligned to on average "
-        "(arXiv:1911.09785); mean_teacher and ssmae do not align."
+        "(arXiv:1911.09785). mean_teacher and ssmae do not align."
     )
     momentum: float = Field(
-        ge=0, lt=1, description="Of running means: alignment, adaptive thresholds."
+        ge=0, lt=1, description="Momentum of running means: alignment and adaptive thresholds."
     )
     mixup: bool = Field(
-        description="Probabilistic pseudo mixup of strong views (arXiv:2208.05688); semi_vit "
-        "always mixes, mean_teacher and ssmae never do."
+        description="Probabilistic pseudo mixup of strong views (arXiv:2208.05688). semi_vit "
+        "always uses it; mean_teacher and ssmae never do."
     )
     teacher: Literal["ema", "student"] = Field(
-        description="Who labels: the moving average of the weights, or the model itself; always "
-        "the average for mean_teacher, semi_vit and ssmae."
+        description="Source of the pseudo labels: the moving average of the weights, or the model "
+        "itself. mean_teacher, semi_vit and ssmae always use the average."
     )
     skip_rejected: Literal["never", "cpu", "always"] = Field(
-        description="Where strong views with weight 0 are left out of the forward pass (exact). "
-        "always: on a GPU too, padded to eighths of the batch; the host waits once per step. "
-        "With BatchNorm never, since all views count in its statistics."
+        description="Devices on which strong views of weight 0 skip the forward pass, which does "
+        "not change the result. always: GPUs as well, padded to eighths of the batch, with one "
+        "host synchronization per step. Has no effect with BatchNorm, whose statistics need all "
+        "views."
     )
 
 
@@ -103,7 +107,7 @@ class FixedLabels(PseudoLabelOptions, Threshold):
 
 
 class FlexLabels(PseudoLabelOptions, Threshold):
-    """FlexMatch's thresholds, which follow how much of each class has been learned."""
+    """FlexMatch's thresholds, which follow the learning status of each class."""
 
     implementation = "semimae.methods.flexmatch:FlexRule"
     rule: Literal["flex"]
@@ -135,7 +139,8 @@ class PseudoLabelConfig(PseudoLabelOptions, Threshold, Fairness, SquaredError):
     """The section ``pseudo_label``: the keys of all methods."""
 
     rule: Literal["fixed", "flex", "free", "soft"] = Field(
-        description="Which labels count, for semi_mae and semi_vit; other methods have their own."
+        description="Rule that selects pseudo labels, for semi_mae and semi_vit. Other methods "
+        "have their own."
     )
 
 
@@ -143,45 +148,51 @@ class SSMAEConfig(Frozen):
     """The gate of method ssmae (arXiv:2601.20072)."""
 
     gate_accuracy: float = Field(
-        ge=0, le=1, description="Validation accuracy of confident predictions that opens the gate."
+        ge=0,
+        le=1,
+        description="The gate opens when confident predictions reach this accuracy on the "
+        "validation split.",
     )
-    gate_start: float = Field(ge=0, lt=1, description="Share of the run before which it is shut.")
-    memory: bool = Field(description="Keep a pseudo label for the rest of the run once accepted.")
+    gate_start: float = Field(
+        ge=0, lt=1, description="Fraction of the run before which the gate stays closed."
+    )
+    memory: bool = Field(description="Keep an accepted pseudo label for the rest of the run.")
 
 
 class PretrainingSteps(Frozen):
-    """The length of a first phase that reconstructs."""
+    """The length of a first phase of masked pretraining."""
 
-    mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining; 0: none.")
+    mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining. 0: none.")
 
 
 class StartConfig(PretrainingSteps):
-    """The phases before the last one, of methods that have several; the last has train.steps."""
+    """Phases before the last one, for methods with several. The last one has train.steps."""
 
-    supervised_steps: StepsOrNone = Field(description="Steps of supervised training; 0: none.")
+    supervised_steps: StepsOrNone = Field(description="Steps of supervised training. 0: none.")
 
 
 # --- methods
 
 
 class MethodOptions(Frozen):
-    """What one method reads of params.yaml, and the code that reads it."""
+    """The keys of params.yaml that a method reads, and the code that reads them."""
 
     implementation: ClassVar[str]  # "module:class"
     uses_unlabeled: ClassVar[bool] = True
     learns_classes: ClassVar[bool] = True  # whether its last phase trains the classifier
-    reconstructs_alone: ClassVar[bool] = False  # in a phase of its own: its weight means nothing
-    # Values that the method itself sets.
+    # Whether it reconstructs in a separate phase, where the weight of the loss has no effect.
+    reconstructs_alone: ClassVar[bool] = False
+    # Values that the method sets itself.
     settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
     name: str
 
     @classmethod
     def from_sections(cls, sections: Sections) -> Self:
-        """Take from sections of params.yaml the keys that this method reads.
+        """Take the keys that this method reads from sections of params.yaml.
 
         Args:
-            sections: By name; ``mim`` is a ``Masked``.
+            sections: The sections by name. ``mim`` is a ``Masked``.
         """
         own = dict(sections)
         mim = own["mim"]
@@ -195,7 +206,7 @@ class MethodOptions(Frozen):
         return cls.model_validate(SimpleNamespace(name=name, **values), from_attributes=True)
 
     def code(self) -> list[str]:
-        """Return the "module:class" of the method and of its rule for pseudo labels."""
+        """Return the "module:class" of the method and of its pseudo-label rule."""
         labels = getattr(self, "pseudo_label", None)
         rule = [labels.implementation] if isinstance(labels, PseudoLabelOptions) else []
         return [self.implementation, *rule]
@@ -205,7 +216,7 @@ class MethodOptions(Frozen):
         return rhythm
 
     def phases(self) -> list[tuple["MethodOptions", int | None]]:
-        """Return the phases, each with its steps; ``None``: those of the section ``train``."""
+        """Return the phases, each with its steps. ``None`` means ``train.steps``."""
         return [(self, None)]
 
 
@@ -216,7 +227,7 @@ class LabeledOptions(MethodOptions):
 
 
 class SupervisedOptions(LabeledOptions):
-    """Labeled images alone."""
+    """Labeled images only."""
 
     implementation = "semimae.methods.supervised:Supervised"
     uses_unlabeled = False
@@ -233,11 +244,11 @@ class FixMatchOptions(LabeledOptions):
 
 
 class MeanTeacherLabels(SquaredError, Ramp):
-    """What Mean Teacher reads of the section ``pseudo_label``."""
+    """The keys of the section ``pseudo_label`` that Mean Teacher reads."""
 
 
 class MeanTeacherOptions(LabeledOptions):
-    """Squared error between student and average."""
+    """Squared error between the student and its moving average."""
 
     implementation = "semimae.methods.mean_teacher:MeanTeacher"
     name: Literal["mean_teacher"]
@@ -245,7 +256,7 @@ class MeanTeacherOptions(LabeledOptions):
 
 
 class FlexMatchOptions(LabeledOptions):
-    """Thresholds that follow how much of each class has been learned."""
+    """Thresholds that follow the learning status of each class."""
 
     implementation = "semimae.methods.flexmatch:FlexMatch"
     settled = MappingProxyType({"pseudo_label": {"rule": "flex"}})
@@ -276,7 +287,7 @@ class SoftMatchOptions(LabeledOptions):
 
     @classmethod
     def from_sections(cls, sections: Sections) -> Self:
-        """Take the keys, and align in any case."""
+        """Take the keys that this method reads, and always align."""
         labels = sections["pseudo_label"]
         if getattr(labels, "alignment", None) == "none":
             labels = labels.model_copy(update={"alignment": "uniform"})
@@ -284,7 +295,7 @@ class SoftMatchOptions(LabeledOptions):
 
 
 class MAEOptions(MethodOptions):
-    """Masked image modeling alone."""
+    """Masked image modeling only."""
 
     implementation = "semimae.methods.mae:MaskedPretraining"
     learns_classes = False
@@ -294,7 +305,7 @@ class MAEOptions(MethodOptions):
 
 
 class StartOptions(LabeledOptions):
-    """Methods in phases, of which the first reconstructs."""
+    """Methods in phases that begin with masked pretraining."""
 
     reconstructs_alone = True
     mim: Masked | None  # None in the last phase, like ``start``
@@ -344,11 +355,11 @@ class SemiViTOptions(StartOptions):
 
 
 class SSMAELabels(Consistency, Threshold):
-    """What SSMAE reads of the section ``pseudo_label``."""
+    """The keys of the section ``pseudo_label`` that SSMAE reads."""
 
 
 class SSMAEOptions(LabeledOptions):
-    """Two agreeing views behind a gate that validation opens: its rhythm decides weights."""
+    """Two agreeing views, behind a gate. Validation opens it, so its rhythm affects the weights."""
 
     implementation = "semimae.methods.ssmae:SSMAE"
     name: Literal["ssmae"]
@@ -358,7 +369,7 @@ class SSMAEOptions(LabeledOptions):
     train: ValidationRhythm
 
     def rhythm(self, rhythm: Rhythm) -> Rhythm:
-        """Return the rhythm with the validations that this run was asked for."""
+        """Return the rhythm with this run's own validation interval."""
         return rhythm.model_copy(update={"eval_every": self.train.eval_every})
 
 

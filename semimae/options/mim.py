@@ -13,45 +13,48 @@ MaskRatio = Annotated[float, Field(gt=0, lt=1)]
 LossName = Literal["mse", "l1", "smooth_l1"]
 LARGEST_WEIGHT = 1000.0  # of the reconstruction loss
 _UNREAD = {"gradient_ratio": 1.0, "weighting_every": 1, "weighting_momentum": 0.0}
-SMALLEST_BLOCK_GRID = 6  # below it the noise cannot be smoothed and blocks would be single patches
+SMALLEST_BLOCK_GRID = 6  # in a smaller grid, noise cannot be smoothed: blocks are single patches
 
 
 class MIMOptions(Frozen):
-    """What all branches have in common."""
+    """Options of all branches."""
 
     lambda_mim: float = Field(
         ge=0,
         le=LARGEST_WEIGHT,
-        description="Weight of the reconstruction loss, for semi_mae and ssmae; with weighting: "
-        "gradient that of the first step, before anything has been measured.",
+        description="Weight of the reconstruction loss, for semi_mae and ssmae. With weighting: "
+        "gradient, it is the weight of the first step, before the first measurement.",
     )
     weighting: Literal["fixed", "gradient"] = Field(
-        description="fixed: lambda_mim; gradient: the weight keeps the reconstruction's gradient "
-        "in the encoder at gradient_ratio times that of all other terms."
+        description="fixed: use lambda_mim. gradient: adapt the weight such that the gradient of "
+        "the reconstruction in the encoder is gradient_ratio times that of all other terms."
     )
     gradient_ratio: float = Field(
-        gt=0, le=100, description="Norm of the reconstruction's gradient over that of the others."
+        gt=0,
+        le=100,
+        description="Gradient norm of the reconstruction divided by that of the other terms.",
     )
     weighting_every: Steps = Field(
-        description="Steps between measurements of both; each costs a backward pass per term."
+        description="Steps between measurements of both norms. Each measurement costs a backward "
+        "pass per term."
     )
     weighting_momentum: float = Field(
-        ge=0, lt=1, description="Of the running means of both norms, per measurement."
+        ge=0, lt=1, description="Momentum of the running means of both norms, per measurement."
     )
-    target: TargetName = Field(description="What is predicted at each hidden patch.")
+    target: TargetName = Field(description="What to predict for each hidden patch.")
     loss: LossName = Field(description="Distance to the target: mse (MAE), l1 (SimMIM), smooth_l1.")
     masking: Literal["random", "block"] = Field(
         description="Hide patches independently, or in connected blocks (arXiv:2106.08254)."
     )
     mask_unit: int = Field(
-        ge=1, le=64, description="Patches per side of a square that is hidden as a whole."
+        ge=1, le=64, description="Side, in patches, of the squares that are hidden as a whole."
     )
 
     def without_unread(self, *, alone: bool) -> Self:
-        """Return the options with equal values in all keys about the weight that decide nothing.
+        """Return the options with fixed values for all weighting keys that have no effect.
 
         Args:
-            alone: Whether the reconstruction is the only loss, so that no weight means anything.
+            alone: Whether the reconstruction is the only loss. Its weight has no effect then.
         """
         if alone:
             return self.model_copy(update={"weighting": "fixed", "lambda_mim": 1.0} | _UNREAD)
@@ -86,11 +89,11 @@ class MAEConfig(MIMOptions):
     """A masked autoencoder (arXiv:2111.06377) on the shared encoder."""
 
     name: Literal["mae"] = Field(
-        description="Masked autoencoder: the encoder sees visible patches only."
+        description="Masked autoencoder: the encoder only sees visible patches."
     )
     decoder_dim: int = Field(ge=4, le=4096, description="Decoder width, a multiple of 4.")
     decoder_depth: int = Field(ge=1, le=32, description="Decoder blocks.")
-    decoder_heads: int = Field(ge=1, le=64, description="Decoder heads; must divide decoder_dim.")
+    decoder_heads: int = Field(ge=1, le=64, description="Decoder heads. Must divide decoder_dim.")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -103,9 +106,9 @@ class MAEConfig(MIMOptions):
 
 
 class SimMIMConfig(MIMOptions):
-    """Mask tokens in the encoder and a linear head (arXiv:2111.09886); for any backbone."""
+    """Mask tokens in the encoder and a linear head (arXiv:2111.09886), for any backbone."""
 
-    name: Literal["simmim"] = Field(description="SimMIM: the encoder sees mask tokens too.")
+    name: Literal["simmim"] = Field(description="SimMIM: the encoder also sees mask tokens.")
 
 
 # The registry: a new branch is a file, a class here and a member of this union.
@@ -113,7 +116,7 @@ MIMConfig = Annotated[MAEConfig | SimMIMConfig, Field(discriminator="name")]
 
 
 class Masked(Frozen):
-    """The branch of one run: params.yaml has the mask ratio as a key of its own."""
+    """The branch of one run with its mask ratio, which is a separate key in params.yaml."""
 
     mask_ratio: MaskRatio
     branch: MIMConfig

@@ -1,4 +1,4 @@
-"""params.yaml as one frozen tree, and the cells that it asks for."""
+"""params.yaml as one frozen tree, and the cells that it describes."""
 
 import itertools
 import math
@@ -38,45 +38,47 @@ from semimae.options.mim import Masked, MaskRatio, MIMConfig
 from semimae.options.train import OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
-LARGEST_GRID = 10_000  # cells; each is a stage of DVC
+LARGEST_GRID = 10_000  # cells; each is a DVC stage
 _LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
 _MOST_VALUES = 100_000  # with aliases written out
 
 
 class TrackingConfig(Frozen):
-    """What goes to MLflow, and where."""
+    """What is logged to MLflow, and where."""
 
     experiment: str = Field(
         min_length=1,
         max_length=250,
-        description="Name of the experiment, and of the registered model.",
+        description="Name of the experiment and of the registered model.",
     )
-    log_model: bool = Field(description="Whether the headline's model is logged and registered.")
+    log_model: bool = Field(description="Whether to log and register the headline's model.")
 
     @model_validator(mode="after")
     def _has_a_usable_name(self) -> Self:
         name = self.experiment
-        if name == "Default":  # is in every store, with a folder for files of its own
-            raise ValueError("experiment=Default is MLflow's own; choose another name")
+        if name == "Default":  # it exists in every store, with a file folder of its own
+            raise ValueError("experiment=Default is reserved by MLflow; choose another name")
         if not name.isprintable() or name != name.strip() or not any(map(str.isalnum, name)):
             raise ValueError(
-                f"experiment={name!r} is no name; it needs a letter or a digit, and must not have "
-                "control characters, or spaces at its ends"
+                f"experiment={name!r} is not a valid name; it needs a letter or a digit, and must "
+                "not contain control characters or begin or end with spaces"
             )
         return self
 
 
 class Params(Frozen):
-    """The whole of params.yaml; every field is stated there."""
+    """All of params.yaml. Every field is required there."""
 
-    dataset: Dataset = Field(description="Which images.")
-    method: MethodName = Field(description="How the model learns.")
-    mask_ratio: MaskRatio = Field(description="Share of the patches that the MIM branch hides.")
+    dataset: Dataset = Field(description="The images.")
+    method: MethodName = Field(description="The learning method.")
+    mask_ratio: MaskRatio = Field(description="Fraction of the patches that the MIM branch hides.")
     label_fraction: LabelFraction | None = Field(
-        description="Share of the labeled training images whose label is used."
+        description="Fraction of the labeled training images whose labels are used."
     )
-    num_labels: int | None = Field(ge=1, description="Their number, instead of the share.")
-    seed: Seed = Field(description="Key of all randomness.")
+    num_labels: int | None = Field(
+        ge=1, description="Number of labels to use, instead of a fraction."
+    )
+    seed: Seed = Field(description="Seed of all randomness.")
     data: DataConfig
     labeled: LabeledConfig
     backbone: BackboneConfig
@@ -96,16 +98,16 @@ class Params(Frozen):
         """Read and check a params.yaml (YAML 1.2: ``1e-2`` is a number, duplicate keys are errors).
 
         Raises:
-            UserError: With one line that names the key, what arrived, and what is allowed.
+            UserError: With one line that says which key is wrong, what arrived, what is allowed.
         """
         return cls.parse(_read(path), path)
 
     @classmethod
     def parse(cls, content: bytes | str, path: Path) -> Self:
-        """Check the content of a params file, which messages call ``path``.
+        """Check the content of a params file. Messages refer to it as ``path``.
 
         Raises:
-            UserError: With one line that names the key, what arrived, and what is allowed.
+            UserError: With one line that says which key is wrong, what arrived, what is allowed.
         """
         tree = _parse_yaml(content, path)
         try:
@@ -124,12 +126,12 @@ class Params(Frozen):
         seed: int | None = None,
         budget: Budget = "images",
     ) -> Cell:
-        """Return the headline cell, or the one in which the given values replace its own.
+        """Return the headline cell, with the given values instead of its own.
 
-        With budget "time" the steps of all its phases are multiplied by the method's time factor.
+        With budget "time", the steps of all its phases are multiplied by the method's time factor.
 
         Raises:
-            UserError: If the values do not fit together.
+            UserError: If the values are inconsistent.
         """
         method = self.method if method is None else method
         if method not in METHODS:
@@ -138,7 +140,7 @@ class Params(Frozen):
         if factor is None:
             raise UserError(f"ablation.time_factor has no {method}, which budget time needs.")
         train = self._train(factor)
-        by_fraction = label_fraction is not None  # it then takes the place of all other choices
+        by_fraction = label_fraction is not None  # it then overrides all other choices
         data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
         try:
             options = self.options(method, mask_ratio, factor)
@@ -154,19 +156,19 @@ class Params(Frozen):
                 train=values_of(train),
                 weights_sha256=None,
             )
-            return Cell.model_validate(asked, from_attributes=True)  # of each section its own keys
+            return Cell.model_validate(asked, from_attributes=True)  # picks each section's own keys
         except ValidationError as error:
             raise UserError(explain(Cell, error.errors()[0])) from None
 
     def options(
         self, method: str, mask_ratio: float | None = None, factor: float = 1.0
     ) -> MethodOptions:
-        """Return what a method reads, whether or not its phases fit the rest.
+        """Return the options of a method, without checking that its phases fit the rest.
 
         Args:
             method: A key of ``METHODS``.
-            mask_ratio: Instead of the headline's.
-            factor: That the steps of all its phases are multiplied by.
+            mask_ratio: The mask ratio, if not the headline's.
+            factor: Factor for the steps of all phases.
         """
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
@@ -185,9 +187,9 @@ class Params(Frozen):
         return self.train.model_copy(update={"steps": _times(self.train.steps, factor)})
 
     def variant(self, name: str) -> Self:
-        """Return the params with the changes of one of the grid's variants.
+        """Return the params with the changes of a variant.
 
-        A section whose ``name`` changes is replaced as a whole: it then has other fields.
+        A section whose ``name`` changes is replaced as a whole, because it has other fields then.
 
         Raises:
             UserError: If there is no such variant, or its values are not allowed.
@@ -208,13 +210,13 @@ class Params(Frozen):
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
-        """Return the cells of the ablation, each with the points of the grid that ask for it.
+        """Return the cells of the ablation, each with the points of the grid that it belongs to.
 
-        Both are in the order of the lists, baselines last; with a ``budget``, those of that one
-        alone.
+        Both are in the order of the lists, baselines last. With a ``budget``, only its cells are
+        returned.
 
         Raises:
-            UserError: If they are too many, or one of them does not fit together.
+            UserError: If there are too many cells, or one of them is inconsistent.
         """
         a = self.ablation
         budgets = [b for b in a.budget if budget in (None, b)]
@@ -229,7 +231,8 @@ class Params(Frozen):
         count = sum(math.prod(len(values) for values in lists) for lists in products)
         if count > LARGEST_GRID:
             raise UserError(
-                f"ablation asks for {count} cells; allowed: up to {LARGEST_GRID}; shorten its lists"
+                f"ablation has {count} combinations; allowed: up to {LARGEST_GRID}; shorten its "
+                "lists"
             )
         changed = {name: self.variant(name) for name in (*a.variant, *a.baseline.variant)}
         cells: dict[str, tuple[Cell, list[GridPoint]]] = {}
@@ -249,17 +252,19 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; `semimae recipe use digits` writes one.") from None
+        raise UserError(
+            f"{path} is missing; create one with `python -m pipeline recipe use digits`."
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def _parse_yaml(content: bytes | str, path: Path) -> dict[str, Any]:
     if len(content) > _LARGEST_FILE:
-        raise UserError(f"{path} is too long; allowed: up to {_LARGEST_FILE} bytes.")
+        raise UserError(f"{path} is too large; allowed: up to {_LARGEST_FILE} bytes.")
     try:
-        tree = YAML(typ="safe", pure=True).load(content)  # the same messages everywhere
-    except Exception as error:  # odd tags and dates lead ruamel.yaml to errors of any kind
+        tree = YAML(typ="safe", pure=True).load(content)  # pure: the same messages everywhere
+    except Exception as error:  # odd tags and dates make ruamel.yaml raise errors of any kind
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
     if not isinstance(tree, dict):

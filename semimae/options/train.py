@@ -6,40 +6,46 @@ from pydantic import Field, model_validator
 
 from semimae.types import Frozen
 
-# More than any run has; a count that does not fit in 64 bits is refused here and not by a library.
+# More than any run needs. Counts that do not fit into 64 bits are rejected here, not by a library.
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 StepsOrNone = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class OptimConfig(Frozen):
-    """AdamW with linear warm-up and a half cosine."""
+    """AdamW with linear warm-up and cosine decay."""
 
     lr: float = Field(gt=0, le=10, description="Peak learning rate.")
-    min_lr: float = Field(ge=0, le=10, description="Learning rate at the end; at most lr.")
+    min_lr: float = Field(ge=0, le=10, description="Final learning rate, at most lr.")
     warmup_steps: StepsOrNone = Field(
-        description="Steps of linear warm-up from 0; fewer than the run has."
+        description="Steps of linear warm-up from 0, fewer than the steps of the run."
     )
-    weight_decay: float = Field(ge=0, le=10, description="Decoupled; not on biases, norms, tokens.")
+    weight_decay: float = Field(
+        ge=0,
+        le=10,
+        description="Decoupled weight decay. Not applied to biases, norms and tokens.",
+    )
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
         Field(strict=False, description="AdamW's decay rates."),
     ]
-    layer_decay: float = Field(gt=0, le=1, description="Learning-rate factor per layer downwards.")
+    layer_decay: float = Field(
+        gt=0, le=1, description="Learning rate of a layer relative to the layer above it."
+    )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
-        description="Largest gradient norm; larger ones are scaled down. null: none is."
+        description="Largest gradient norm. Larger gradients are scaled down. null: no clipping."
     )
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
         if self.min_lr > self.lr:
-            raise ValueError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}; lower it")
+            raise ValueError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}; lower min_lr")
         return self
 
     def check_warmup(self, steps: int, key: str) -> None:
-        """Check that the warm-up ends within the ``steps`` that option ``key`` gives a run.
+        """Check that the warm-up ends within the ``steps`` of a run, which option ``key`` sets.
 
         Raises:
-            ValueError: If not; the message goes on behind the section's name.
+            ValueError: If it does not. The message follows the name of the section.
         """
         if self.warmup_steps >= steps:
             raise ValueError(
@@ -53,52 +59,62 @@ class CellTrain(Frozen):
 
     steps: Steps = Field(description="Optimizer steps.")
     batch_size: int = Field(ge=1, le=2**20, description="Labeled images per step.")
-    mu: int = Field(ge=1, le=1000, description="Unlabeled images per labeled one.")
+    mu: int = Field(ge=1, le=1000, description="Unlabeled images per labeled image.")
     drop_path: float = Field(
         ge=0,
         lt=1,
-        description="Stochastic depth: probability that a residual branch of the last block is "
-        "left out for an image, linear over the blocks from 0; where the student classifies.",
+        description="Stochastic depth: probability of dropping a residual branch of the last block "
+        "for an image, increasing linearly over the blocks from 0. Applies when the student "
+        "classifies.",
     )
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights.")
     ema_warmup: bool = Field(
-        description="Decay of at most (1 + t) / (10 + t) at step t, which forgets a random start. "
-        "Never in a phase that starts from a trained classifier, whose average is its teacher."
+        description="Limit the decay to (1 + t) / (10 + t) at step t, to forget the random "
+        "initialization. Not in a phase that starts from a trained classifier, whose average is "
+        "its teacher."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        description="auto: cuda if there is one, else mps, else cpu."
+        description="auto: cuda if available, else mps, else cpu."
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        description="auto: bf16 on cuda, and on a CPU that has units for it where the model is at "
-        "least 192 wide; else fp32. tf32: fp32 whose products on cuda are TF32."
+        description="auto: bf16 on cuda, and on CPUs with bf16 units if the model is at least 192 "
+        "wide; else fp32. tf32: fp32 with TF32 matrix products on cuda."
     )
     trim: Annotated[
         tuple[Literal["class_token", "hidden_patches"], ...],
         Field(
             strict=False,
-            description="Last blocks whose unused tokens are left out, of the encoder where the "
-            "class token is pooled and of the decoder; exact. []: none.",
+            description="Skip unused tokens in the last block: class_token in the encoder if the "
+            "class token is pooled, hidden_patches in the decoder. Does not change the result. "
+            "[]: skip nothing.",
         ),
     ]
     recompute: bool = Field(
-        description="Compute activations inside blocks again for the gradient: less memory, exact."
+        description="Recompute activations inside blocks in the backward pass. Saves memory and "
+        "does not change the result."
     )
     compile: bool = Field(
-        description="torch.compile the blocks; the first steps take long, for long runs only."
+        description="Compile the blocks with torch.compile. The first steps are slow, so this only "
+        "pays off in long runs."
     )
     accumulate: int = Field(
-        ge=1, le=4096, description="Micro-batches per step: less memory, the same step."
+        ge=1,
+        le=4096,
+        description="Micro-batches per step. Saves memory and leaves the step the same.",
     )
     processes: int = Field(
         ge=1,
         le=1024,
-        description="Processes that share a step, on one machine; for more see docs/scaling.md.",
+        description="Processes that share a step on one machine. For several machines, see "
+        "docs/scaling.md.",
     )
     sharding: Literal["none", "zero1"] = Field(
-        description="zero1: each process keeps its share of the optimizer's state."
+        description="zero1: each process keeps only its share of the optimizer state."
     )
     threads: int = Field(
-        ge=0, le=1024, description="CPU threads, 0: all. Fixed, because it changes the rounding."
+        ge=0,
+        le=1024,
+        description="CPU threads. 0: all. Part of the setting, because it changes rounding.",
     )
 
 
@@ -109,16 +125,16 @@ class ValidationRhythm(Frozen):
 
 
 class Rhythm(ValidationRhythm):
-    """How often something happens that decides no weight; it may change between two attempts."""
+    """How often things happen that do not affect the weights. It may change between attempts."""
 
-    log_every: Steps = Field(description="Steps that one logged value averages over.")
+    log_every: Steps = Field(description="Steps that each logged value is averaged over.")
     save_every: Steps = Field(description="Steps between checkpoints.")
     gradient_every: StepsOrNone = Field(
-        description="Steps between measurements of each loss term's gradient; 0: never."
+        description="Steps between measurements of each loss term's gradient. 0: never."
     )
     max_bad_steps: Steps = Field(
-        description="Steps in a row that may be skipped because their loss or gradient is not "
-        "finite; one more ends the run."
+        description="Consecutive steps that may be skipped because their loss or gradient is not "
+        "finite. One more ends the run."
     )
 
 

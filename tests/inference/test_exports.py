@@ -141,7 +141,7 @@ def test_a_copy_that_answers_differently_is_refused_and_removed(
 
     monkeypatch.setattr("semimae.inference.timm_folder.timm_model", other_pool)
     (tmp_path / "kept").touch()
-    with pytest.raises(UserError, match="timm computes other logits than the model"):
+    with pytest.raises(UserError, match="timm computes different logits from the model"):
         export(trained("vit_registers"), "timm", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 

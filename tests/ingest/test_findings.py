@@ -108,8 +108,8 @@ def test_what_is_passed_over_is_counted_by_reason_and_listed_in_full(tree: Tree)
     found = findings(root)
     assert found.skipped == {
         "no image (.txt)": Some(count=5, first=("train/a/0.txt", "train/a/1.txt", "train/a/2.txt")),
-        "folder that is none of train/, val/, test/, unlabeled/": Some(count=1, first=("old/",)),
-        "left behind by a system": Some(count=1, first=("train/b/.DS_Store",)),
+        "folder other than train/, val/, test/, unlabeled/": Some(count=1, first=("old/",)),
+        "created by the operating system": Some(count=1, first=("train/b/.DS_Store",)),
     }
     listed = (root.parent / "out.skipped.csv").read_text().splitlines()
     assert len(listed) == 1 + 7

@@ -72,13 +72,13 @@ def test_numbered_class_folders_are_in_numerical_order(tree: Tree) -> None:
 def test_imagefolder_refusals(tree: Tree, tmp_path: Path) -> None:
     assert "no folder" in refusal("imagefolder", tmp_path / "absent")
     root = tree("train/a/1.png", "train/b/2.png", "test/c/3.png")
-    assert "test/c is no class" in refusal("imagefolder", root)
+    assert "test/c is not a class" in refusal("imagefolder", root)
     (root / "test/c").rename(root / "test/a")
     (root / "val").mkdir()
-    assert "val holds no image" in refusal("imagefolder", root)
+    assert "val contains no images" in refusal("imagefolder", root)
     write_images(root, ["val/ILSVRC2012_val_00000001.JPEG"])  # ImageNet's val/ as it is shipped
     message = refusal("imagefolder", root)
-    assert "1 images lie outside" in message
+    assert "1 images are not in a class folder" in message
     assert "ILSVRC2012_val_00000001.JPEG" in message
 
 
@@ -159,15 +159,15 @@ def test_csv_may_have_another_name_and_no_split(tree: Tree) -> None:
         ("", "columns none;"),
         (
             "path,label\n1.png,a\n1.png,b\n",
-            "line 3: path '1.png' was listed in manifest.csv line 2",
+            "line 3: path '1.png' is already listed in manifest.csv line 2",
         ),
-        ("path,label\n1.png,a\nx/../1.png,b\n", "line 3: path '1.png' was listed"),
-        ("path,label\n/etc/hosts,a\n", "line 2: path '/etc/hosts'; give one inside"),
-        ("path,label\n,a\n", "line 2: path ''; give one inside"),
-        ("path,label\n../out.png,a\n", "line 2: path '../out.png' leads out of"),
-        ("path,label\n1.png,a\nlink.png,a\n", "line 3: path 'link.png' leads out of"),
-        ("path,label\n1.png,a\nabsent.png,a\n", "line 3: 'absent.png' is no file"),
-        ("path,label\n1.png,a\nfolder,a\n", "line 3: 'folder' is no file"),
+        ("path,label\n1.png,a\nx/../1.png,b\n", "line 3: path '1.png' is already listed"),
+        ("path,label\n/etc/hosts,a\n", "line 2: path '/etc/hosts'; give a path inside"),
+        ("path,label\n,a\n", "line 2: path ''; give a path inside"),
+        ("path,label\n../out.png,a\n", "line 2: path '../out.png' is outside of"),
+        ("path,label\n1.png,a\nlink.png,a\n", "line 3: path 'link.png' is outside of"),
+        ("path,label\n1.png,a\nabsent.png,a\n", "line 3: there is no file 'absent.png'"),
+        ("path,label\n1.png,a\nfolder,a\n", "line 3: there is no file 'folder'"),
         ("path,label\n1.png\n", "line 2: expected 2 fields"),
         ("path,label\n1.png,a,train\n", "line 2: expected 2 fields"),
         ("path,label,split\n1.png,a,Train\n", "line 2: split 'Train'; allowed: train, unlabeled,"),

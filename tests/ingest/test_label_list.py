@@ -160,7 +160,7 @@ def test_a_line_names_the_image_whose_path_it_ends_with_or_that_ends_with_it(
 
 @pytest.mark.parametrize("line", ["0.png", "cat/0.png"])
 def test_a_line_that_may_mean_several_is_refused(line: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is ambiguous, as it may be train/cat/.* and train/"):
+    with pytest.raises(UserError, match=r"is ambiguous: it may be train/cat/.* and train/"):
         named(tmp_path, line)
 
 
@@ -184,7 +184,9 @@ def test_lines_that_name_nothing_are_counted_and_the_first_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     split_of(small(), listing(tmp_path, "a_1.JPEG", "x.JPEG", "y.JPEG"), val_fraction=0.1)
-    assert caplog.messages == ["labels.txt: 2 of 3 lines name no training image, first: x.JPEG"]
+    assert caplog.messages == [
+        "labels.txt: 2 of 3 lines do not match a training image, first: x.JPEG"
+    ]
 
 
 def test_plain_and_gzipped_lists_give_the_same(tmp_path: Path) -> None:
@@ -221,9 +223,11 @@ def test_validation_comes_from_outside_the_list_if_it_can(tmp_path: Path) -> Non
 
 def test_refusals(tmp_path: Path) -> None:
     cases = {
-        "names no training image: it has 'x.JPEG', the dataset has 'train/a/a_0.JPEG'": ["x.JPEG"],
-        "names no training image: it has 'nothing'": [],
-        "names no training image: it has 'one/a_1.JPEG'": ["one/a_1.JPEG", "two/a_1.JPEG"],
+        "matches no training image: it has 'x.JPEG', the dataset has 'train/a/a_0.JPEG'": [
+            "x.JPEG"
+        ],
+        "matches no training image: it has 'nothing'": [],
+        "matches no training image: it has 'one/a_1.JPEG'": ["one/a_1.JPEG", "two/a_1.JPEG"],
     }
     for expected, names in cases.items():
         with pytest.raises(UserError, match=expected):

@@ -57,7 +57,7 @@ def test_other_folders_are_passed_over_and_named(name: str, tree: Tree) -> None:
     source = load("imagefolder", tree(*SOUND, f"{name}/cat/3.png", "loose.png"))
     assert sorted(source.names) == SOUND
     assert dict(source.skipped) == {
-        f"{name}/": "folder that is none of train/, val/, test/, unlabeled/",
+        f"{name}/": "folder other than train/, val/, test/, unlabeled/",
         "loose.png": "image outside of train/, val/, test/, unlabeled/",
     }
 
@@ -68,16 +68,16 @@ def test_classes_below_the_root_come_with_a_command_that_works(tree: Tree) -> No
     (root / "notes/readme").write_text("no image")
     message = refusal("imagefolder", root)
     assert "-x/, big dog/, cat/" in message
-    assert "wanted: train/CLASS/IMAGES" in message
-    subprocess.run(message.partition("Do: ")[2], shell=True, check=True)
+    assert "expected: train/CLASS/IMAGES" in message
+    subprocess.run(message.partition("Run: ")[2], shell=True, check=True)
     assert load("imagefolder", root).class_names == ["-x", "big dog", "cat"]
 
 
 def test_so_do_many_classes(tree: Tree) -> None:
     root = tree(*(f"c{i:02}/{i}.png" for i in range(30)))
     message = refusal("imagefolder", root)
-    assert "c00/, c01/, c02/ and 27 more lie directly in it" in message
-    subprocess.run(message.partition("Do: ")[2], shell=True, check=True)
+    assert "c00/, c01/, c02/ and 27 more are directly in it" in message
+    subprocess.run(message.partition("Run: ")[2], shell=True, check=True)
     assert len(load("imagefolder", root).class_names) == 30
 
 
@@ -91,9 +91,9 @@ def test_where_train_lies_elsewhere_it_says_so(tree: Tree, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "it holds nothing; wanted: train/CLASS/IMAGES"),
-        (["1.png", "2.png"], "2 images lie directly in it"),
-        (["test/cat/1.png"], "it holds test; wanted"),
+        ([], "it contains nothing; expected: train/CLASS/IMAGES"),
+        (["1.png", "2.png"], "2 images are directly in it"),
+        (["test/cat/1.png"], "it contains test; expected"),
     ],
 )
 def test_without_train_the_wanted_layout_is_shown(names: list[str], said: str, tree: Tree) -> None:
@@ -135,8 +135,8 @@ def test_a_test_set_that_is_the_training_set_is_refused(tree: Tree) -> None:
     root = tree(*SOUND)
     (root / "test").symlink_to(root / "train")
     message = refusal("imagefolder", root)
-    assert "test holds no image (test/" in message
-    assert "link to a folder that is read already" in message
+    assert "test contains no images (test/" in message
+    assert "link to a folder that is already read" in message
 
 
 # csv
@@ -158,8 +158,8 @@ def listed(root: Path, text: str) -> Path:
         ("path,label,Split\n1.png,a,\n", "write 'split' instead of 'Split'"),
         ("path,label,split\n1.png,a,Train\n", "did you mean train?"),
         ("path,label,split\n1.png,a,tset\n", "did you mean test?"),
-        ("path,label\nA.PNG,a\n", "but 'a.png' is there"),
-        ("path,label\nx/café.png,a\n", "is there"),
+        ("path,label\nA.PNG,a\n", "but there is 'a.png'"),
+        ("path,label\nx/café.png,a\n", "but there is"),
     ],
 )
 def test_what_is_nearly_right_in_a_table_gets_a_hint(text: str, said: str, tree: Tree) -> None:

@@ -29,19 +29,19 @@ def test_files_come_before_folders_and_links_come_last(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("notes.txt", "no image (.txt)"),
+        ("notes.txt", "not an image (.txt)"),
         ("Thumbs.db", LEFT_BEHIND),
         ("desktop.ini", LEFT_BEHIND),
         (".DS_Store", LEFT_BEHIND),
         ("._1.png", LEFT_BEHIND),
         (".1.png", HIDDEN),
         ("photo.NEF", ".nef: raw photo; export it as JPEG or TIFF"),
-        ("scan.dcm", ".dcm: picture of a kind that is not read; convert it"),
+        ("scan.dcm", ".dcm: unsupported image format; convert it"),
         ("film.mp4", ".mp4: video; save its frames as images"),
         ("more.zip", ".zip: archive; unpack it"),
-        ("late.jpg.crdownload", ".crdownload: unfinished download"),
-        ("README", "no image (no usual suffix)"),
-        ("x.jpg?width=200", "no image (no usual suffix)"),
+        ("late.jpg.crdownload", ".crdownload: incomplete download"),
+        ("README", "not an image (no common suffix)"),
+        ("x.jpg?width=200", "not an image (no common suffix)"),
     ],
 )
 def test_a_file_that_is_no_image_is_named_with_the_reason(
@@ -85,7 +85,7 @@ def test_tiff_under_another_suffix_may_be_a_raw_photo(tmp_path: Path) -> None:
     found, skipped = walked(tmp_path)
     assert found == ["none", "own.tif"]
     assert set(skipped) == {"slide.svs", "photo.3fr"}
-    assert all("name it .tif if it is a picture" in reason for reason in skipped.values())
+    assert all("rename it to .tif if it is an image" in reason for reason in skipped.values())
 
 
 def test_a_known_suffix_is_believed(tree: Tree) -> None:
@@ -105,9 +105,9 @@ def test_pipes_and_links_without_a_suffix_are_never_opened(tree: Tree) -> None:
     found, skipped = walked(root)
     assert found == ["1.png"]
     assert skipped == {
-        "gone": "link that leads nowhere",
-        "pipe": "not a plain file",
-        "self": "link that leads nowhere",
+        "gone": "broken link",
+        "pipe": "not a regular file",
+        "self": "broken link",
     }
 
 

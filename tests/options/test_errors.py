@@ -6,7 +6,7 @@ from semimae.types import UserError
 @pytest.mark.parametrize(
     ("message", "line"),
     [
-        ("x.png cannot be read; mend it.", "x.png cannot be read; mend it."),
+        ("x.png cannot be read; repair it.", "x.png cannot be read; repair it."),
         ("two\nlines\r\n\tand  more", "two lines and more"),
         ("a\u2028b\u0085c\x0bd", "a b c d"),
         ("\x1b[2J\x07\x00", "\\x1b[2J\\x07\\x00"),

@@ -221,7 +221,7 @@ def test_a_list_that_is_not_watched_is_warned_of(project: Path) -> None:
     tree["data"]["labeled_list"], tree["label_fraction"] = "mine.txt", None
     YAML().dump(tree, project / "params.yaml")
     (project / "mine.txt").write_text("train/000001\n")
-    assert "warning: DVC watches the lists in lists/, not mine.txt" in run(project).stderr
+    assert "warning: DVC tracks the lists in lists/, not mine.txt" in run(project).stderr
 
 
 @pytest.mark.parametrize("where", ["headline", "variant"])

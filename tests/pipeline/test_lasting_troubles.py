@@ -56,7 +56,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(template: Path, tmp_path: Path) -> Path:
     copied = Path(shutil.copytree(template, tmp_path / "project"))
-    with pytest.warns(UserWarning, match="this project was in"):
+    with pytest.warns(UserWarning, match="this project used to be in"):
         connect(copied)
     return copied
 
@@ -97,7 +97,7 @@ def test_an_address_is_relative_to_the_project(
     if given is not None:
         monkeypatch.setenv(variable, given)
     if meant is None:  # no colon: a folder, as far as this project knows
-        with pytest.raises(UserError, match="is a folder, in which MLflow keeps no runs"):
+        with pytest.raises(UserError, match="MLflow no longer stores runs in folders"):
             address_of(root)
         return
     expected = meant.replace("ROOT", str(root)).replace("PARENT", str(tmp_path))
@@ -112,14 +112,14 @@ def test_an_address_is_relative_to_the_project(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("sqlite://", "names no file that would last"),
-        ("sqlite:///", "names no file that would last"),
-        ("sqlite:///:memory:", "names no file that would last"),
-        ("sqlite:mlflow.db", "names no file that would last"),
-        ("http:/host:5000", "is no address; write http://HOST:PORT"),
-        ("http://", "is no address"),
-        ("https://host:port", "is no address"),
-        ("http://host:99999", "is no address"),
+        ("sqlite://", "is not the path of a database file"),
+        ("sqlite:///", "is not the path of a database file"),
+        ("sqlite:///:memory:", "is not the path of a database file"),
+        ("sqlite:mlflow.db", "is not the path of a database file"),
+        ("http:/host:5000", "is not a valid address; write http://HOST:PORT"),
+        ("http://", "is not a valid address"),
+        ("https://host:port", "is not a valid address"),
+        ("http://host:99999", "is not a valid address"),
         ("localhost:5000", r"has no scheme; write http://localhost:5000\."),
         ("mlflow.example.org:80/x", r"write http://mlflow\.example\.org:80/x\."),
         ("mlruns", "mlflow migrate-filestore --source .*/project/mlruns --target sqlite:////"),
@@ -127,7 +127,7 @@ def test_an_address_is_relative_to_the_project(
         ("file:mlruns", "--source .*/project/mlruns "),
         ("file:./mlruns", "--source .*/project/mlruns "),
         ("file:///tmp", "--source /tmp "),
-        ("mlflow.db", "is a file; if a database, write sqlite:////.*/project/mlflow.db"),
+        ("mlflow.db", "is a file; if it is a database, write sqlite:////.*/project/mlflow.db"),
     ],
 )
 def test_what_can_be_no_store_is_refused_in_one_line(
@@ -237,7 +237,7 @@ def test_https_where_there_is_none_needs_another_address(
 ) -> None:
     with answering(200) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("http", "https"))
-        assert "whether the address begins with http or https" in line_of(root)
+        assert "whether the address should begin with http or https" in line_of(root)
 
 
 def test_nobody_listening_and_an_unknown_host_are_away(
@@ -259,7 +259,10 @@ def set_version(root: Path, version: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "remedy"),
     [
-        (lambda root: set_version(root, "bda7b8c39065"), "an older MLflow: copy it, then run"),
+        (
+            lambda root: set_version(root, "bda7b8c39065"),
+            "an older MLflow: make a copy",
+        ),
         (lambda root: set_version(root, "ffffffffffff"), "a newer MLflow than this one"),
         (lambda root: (root / "mlflow.db").write_text("x" * 9999), "move that file away"),
         (lambda root: (root / "mlflow.db").unlink() or (root / "mlflow.db").mkdir(), "writable"),
@@ -274,7 +277,7 @@ def test_a_database_that_cannot_be_used_names_the_remedy(
         file.unlink()
     damage(root)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="MLflow: this project was in")
+        warnings.filterwarnings("ignore", message="MLflow: this project used to be in")
         line = line_of(root)
     assert remedy in line
     assert AWAY not in line
@@ -321,11 +324,11 @@ def test_what_passes_by_itself(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (PermissionError(13, "Permission denied", "/a/mlartifacts"), "make that place writable"),
-        (OSError(30, "Read-only file system", "/a"), "make that place writable"),
-        (FileExistsError(17, "File exists", "/a/mlartifacts"), "remove what is in its way"),
-        (NotADirectoryError(20, "Not a directory", "/a/b"), "remove what is in its way"),
-        (sqlite3.OperationalError("attempt to write a readonly database"), "make that place"),
+        (PermissionError(13, "Permission denied", "/a/mlartifacts"), "make that path writable"),
+        (OSError(30, "Read-only file system", "/a"), "make that path writable"),
+        (FileExistsError(17, "File exists", "/a/mlartifacts"), "remove what is in the way"),
+        (NotADirectoryError(20, "Not a directory", "/a/b"), "remove what is in the way"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "make that path"),
         (ModuleNotFoundError("No module named 'psycopg'"), "pip install -e '.[server]'"),
         (ModuleNotFoundError("No module named 'sqlalchemy'"), "make setup"),
         (MlflowException('FATAL: password authentication failed for user "x"'), "check user"),
@@ -337,8 +340,8 @@ def test_what_passes_by_itself(error: Exception) -> None:
         (MlflowException("Invalid experiment name 'x': use an absolute path"), "tracking.experime"),
         (MlflowException("The run 1 must be in the 'active' state."), "restore it in MLflow"),
         (MlflowException("Changing param values is not allowed. Param with key='a'"), "delete"),
-        (RuntimeError("something that nobody has seen before"), "mend what it says"),
-        (MlflowException("two lines\nof which one is said"), "mend what it says"),
+        (RuntimeError("something that nobody has seen before"), "fix the cause"),
+        (MlflowException("two lines\nof which one is said"), "fix the cause"),
     ],
     ids=str,
 )
@@ -445,10 +448,10 @@ def test_a_tag_is_found_whatever_it_holds(root: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "uri", "said"),
     [
-        ("mlflow-artifacts:/3", None, "made through a server"),
-        ("file:///nowhere/mlruns/1", None, "which is not there; mount or make that folder"),
-        ("/nowhere/else", None, "which is not there; mount or make that folder"),
-        ("file:///nowhere/mlruns/1", "http://host", "a folder of the server's machine"),
+        ("mlflow-artifacts:/3", None, "created through a server"),
+        ("file:///nowhere/mlruns/1", None, "which does not exist; mount or create that folder"),
+        ("/nowhere/else", None, "which does not exist; mount or create that folder"),
+        ("file:///nowhere/mlruns/1", "http://host", "a folder on the server's machine"),
         ("mlflow-artifacts:/3", "http://host", None),
         ("s3://bucket/1", None, None),
         ("file:///tmp", None, None),
@@ -492,7 +495,7 @@ def test_a_store_follows_its_project(name: str, kept: bool, root: Path) -> None:
         shutil.copytree(root, new)
     else:
         root.rename(new)
-    with pytest.warns(UserWarning, match=f"MLflow: this project was in {root} before"):
+    with pytest.warns(UserWarning, match=f"MLflow: this project used to be in {root};"):
         connect(new)
     here = (new / "mlartifacts").as_uri()
     assert all(path == here or path.startswith(f"{here}/") for path in paths_in(new))
@@ -513,7 +516,7 @@ def made_by_mlflow(root: Path, folder: Path) -> None:
 
 def test_an_experiment_of_mlflow_s_own_making_follows_too(root: Path) -> None:
     made_by_mlflow(root, root.parent / "before")
-    with pytest.warns(UserWarning, match="MLflow: this project was in .*/before before"):
+    with pytest.warns(UserWarning, match="MLflow: this project used to be in .*/before;"):
         store = connect(root)
     assert store.location == str(root / "mlruns" / "1")
 
@@ -545,7 +548,7 @@ def test_serving_before_training_is_one_line_that_says_what_to_run(
         run("serve")
     for path in root.glob("mlflow.db*"):
         path.unlink()
-    with pytest.raises(UserError, match=r"for there is no .*mlflow\.db; `make repro` trains"):
+    with pytest.raises(UserError, match=r"mlflow\.db does not exist; `make repro` trains"):
         run("serve")
     assert not (root / "mlflow.db").exists()
     (root / "runs" / "headline" / "train").mkdir(parents=True)

@@ -227,7 +227,7 @@ def test_an_outage_does_not_hold_up_the_steps(
     """All rows are handed over while the store keeps the thread that talks to it waiting."""
     workspace = online.copy(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.warns(UserWarning, match="this project was in"):
+    with pytest.warns(UserWarning, match="this project used to be in"):
         runs.connect(workspace.root)
     whole, asked, answer = getattr(runs, place), threading.Event(), threading.Event()
 

@@ -159,8 +159,8 @@ def test_a_base_may_have_a_base_in_another_folder(folder: Path) -> None:
     [
         ("a", "base: bas\n", "a.yaml: base: got 'bas', but .*bas.yaml is missing (did you mean"),
         ("a", "base: null\n", "a.yaml: base: got 'None', but .*None.yaml is missing."),
-        ("a", "base: a\n", "a.yaml: base: got 'a', which is itself built on this file; "),
-        ("a", "base: b\n", "b.yaml: base: got 'a', which is itself built on this file; "),
+        ("a", "base: a\n", "a.yaml: base: got 'a', which is itself based on this file; "),
+        ("a", "base: b\n", "b.yaml: base: got 'a', which is itself based on this file; "),
         ("a", "- base\n", "a.yaml holds CommentedSeq; it must hold keys and values."),
         ("a", "", "a.yaml holds NoneType; it must hold keys and values."),
         ("a", "base: c\n", "c.yaml is not valid YAML: "),
@@ -185,7 +185,7 @@ def test_what_cannot_be_completed(folder: Path, name: str, text: str | None, mes
         ("mask_ration: 0.5", "mask_ration: unknown key (did you mean 'mask_ratio'?)"),
         ("train: {mu: 0}", "train.mu: got 0"),
         ("optim: 3", "optim: got 3"),
-        ("mim: {name: simmim}", "mim.lambda_mim: missing; every field must be stated"),
+        ("mim: {name: simmim}", "mim.lambda_mim: missing; every key is required"),
     ],
 )
 def test_settings_are_checked_and_the_recipe_is_named(

@@ -198,7 +198,7 @@ def test_7_make_serve_answers_a_request(project: Project, tmp_path: Path) -> Non
             os.killpg(server.pid, signal.SIGTERM)
         server.wait(PATIENCE)
     assert by_file == said
-    assert re.fullmatch(r"image 0 has the value 0\.\d+; send whole numbers in 0\.\.255, .*", reason)
+    assert re.fullmatch(r"image 0 has the value 0\.\d+; send integers in 0\.\.255, .*", reason)
     expected = infer(project.model, project.cell, project.prepared, np.arange(3))
     np.testing.assert_allclose(
         [row["probabilities"] for row in said], expected.probabilities, atol=1e-6
@@ -291,11 +291,11 @@ def taken_over(template: Path, root: Path) -> Project:
 
 def test_a_moved_project_s_model_loads_after_a_sync(registered: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(registered, tmp_path / "old"))
-    with pytest.warns(UserWarning, match="this project was in .* before"):
+    with pytest.warns(UserWarning, match="this project used to be in"):
         assert publish(old / "runs" / "headline", old)
     project = taken_over(old, tmp_path / "new")
     shutil.rmtree(old)
-    with pytest.warns(UserWarning, match=f"this project was in {old} before"):
+    with pytest.warns(UserWarning, match=f"this project used to be in {old};"):
         assert publish(project.run, project.root)
     assert versions(project) == [1]
     assert loads(project)
@@ -315,7 +315,7 @@ def test_a_copy_leaves_the_project_alone_from_which_it_was_taken(
     before = content()
     project = taken_over(registered, tmp_path / "copy")
     project.model = project.train(seed=1)
-    with pytest.warns(UserWarning, match="this project was in"):
+    with pytest.warns(UserWarning, match="this project used to be in"):
         assert publish(project.run, project.root)
     assert versions(project) == [1, 2]
     assert loads(project)
@@ -327,12 +327,12 @@ def test_a_model_whose_files_are_gone_is_registered_again(
     damage: str, registered: Path, tmp_path: Path
 ) -> None:
     project = taken_over(registered, tmp_path / "project")
-    with pytest.warns(UserWarning, match="this project was in"):
+    with pytest.warns(UserWarning, match="this project used to be in"):
         assert publish(project.run, project.root)
     DAMAGE[damage](project.root / "mlartifacts")
-    with pytest.raises(UserError, match=r"version 1, are gone; .*sync-mlflow` registers"):
+    with pytest.raises(UserError, match=r"version 1, are missing; .*sync-mlflow` registers"):
         served_model(project.root, None)
-    with pytest.warns(UserWarning, match="version 1 are gone; .* again as version 2"):
+    with pytest.warns(UserWarning, match="version 1 are missing; .* again as version 2"):
         assert publish(project.run, project.root)
     assert (versions(project), headline(project)) == ([1, 2], 2)
     assert loads(project)

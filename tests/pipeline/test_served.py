@@ -265,22 +265,22 @@ def changed(value: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        ((GOOD / 255).tolist(), "the value 0.78431.*; send whole numbers in 0..255"),
-        (((GOOD - 127.5) / 255).tolist(), "the value 0.28431.*; send whole numbers"),
-        (changed(0.5), "the value 0.5; send whole numbers"),
-        (changed(-1), "the value -1; send whole numbers"),
-        (changed(256), "the value 256; send whole numbers"),
-        (changed(float("nan")), "the value nan; send whole numbers"),
-        (changed(float("inf")), "the value inf; send whole numbers"),
-        (changed(10**30), "something else than numbers"),
-        (changed("200"), "something else than numbers"),
-        (changed(None), "something else than numbers"),
-        ((GOOD > 1).tolist(), "something else than numbers"),
+        ((GOOD / 255).tolist(), "the value 0.78431.*; send integers in 0..255"),
+        (((GOOD - 127.5) / 255).tolist(), "the value 0.28431.*; send integers"),
+        (changed(0.5), "the value 0.5; send integers"),
+        (changed(-1), "the value -1; send integers"),
+        (changed(256), "the value 256; send integers"),
+        (changed(float("nan")), "the value nan; send integers"),
+        (changed(float("inf")), "the value inf; send integers"),
+        (changed(10**30), "values that are not numbers"),
+        (changed("200"), "values that are not numbers"),
+        (changed(None), "values that are not numbers"),
+        ((GOOD > 1).tolist(), "values that are not numbers"),
         (GOOD.repeat(3, 2).tolist(), r"the shape \[8, 8, 3\]; send pixels \[height, width, 1\]"),
         (GOOD[..., 0].tolist(), r"the shape \[8, 8\]; send pixels"),
         (GOOD[:0].tolist(), "the shape"),
         ([[[1], [2]], [[1]]], "rows of different lengths"),
-        ("photo.jpg", "is text, but not base64; send the file's content"),
+        ("photo.jpg", "is text, but not base64; encode the file's content"),
         ("", "is not an image of a known format"),
         (17, r"the shape \[\]; send pixels"),
         (None, r"the shape \[\]; send pixels"),
@@ -297,7 +297,7 @@ def test_what_is_no_image_is_refused_in_one_line(image: Any, said: str, digits: 
 
 
 def test_a_request_without_images_is_refused(digits: Served) -> None:
-    assert digits.post(inputs=[]) == (400, "the request holds no image")
+    assert digits.post(inputs=[]) == (400, "the request contains no images")
 
 
 def test_a_bomb_is_refused_as_predict_does(digits: Served, monkeypatch: pytest.MonkeyPatch) -> None:

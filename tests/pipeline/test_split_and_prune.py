@@ -74,7 +74,7 @@ def test_no_unlabeled_images_but_the_labeled_ones_is_warned_of(
 ) -> None:
     project(data__include_labeled=include)
     run("split", "runs/x", "--method", method, "--label-fraction", str(fraction))
-    said = [text for text in caplog.messages if "has none except the" in text]
+    said = [text for text in caplog.messages if "there are none apart from the" in text]
     assert len(said) == warned
     assert all(f"method={method} learns from unlabeled images" in text for text in said)
 
@@ -111,7 +111,7 @@ def test_prepare_prints_its_summary(
     project(dataset="imagefolder", data__image_size=8)
     said = run("prepare")
     assert said.startswith("imagefolder: 13 images, 2 classes\n")
-    assert "1  no image (.txt): train/a/notes.txt" in said
+    assert "1  not an image (.txt): train/a/notes.txt" in said
     assert "! 2 classes have fewer than 5 labeled training images:" in said
 
 

@@ -50,7 +50,7 @@ def run(*arguments: object) -> str:
 
 def test_it_says_what_it_found_and_writes_its_reasons(project: Path, tmp_path: Path) -> None:
     said = run(images(tmp_path / "photos"), "--minutes", 30, "--force")
-    assert "2 classes; images: 24 train, 6 unlabeled; 24 labeled for training, 12 of" in said
+    assert "2 classes; images: 24 train, 6 unlabeled; 24 labeled for training, 12 in" in said
     assert "Next: make repro" in said
     params = Params.read(project / "params.yaml")
     assert (params.dataset, params.data.root) == ("imagefolder", str(tmp_path / "photos"))
@@ -110,9 +110,9 @@ def test_a_table_of_images(project: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", r"missing is missing; give the folder that holds train/"),
+        ("missing", r"missing is missing; give the folder that contains train/"),
         ("photos/train/cat/0.png", "0.png is neither a folder nor a .csv file"),
-        ("photos/train", r"holds the classes itself: set data\.root to"),
+        ("photos/train", r"contains the classes directly: set data\.root to"),
     ],
 )
 def test_what_is_no_folder_of_images_is_refused(

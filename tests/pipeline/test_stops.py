@@ -97,7 +97,9 @@ def test_a_full_disk_ends_the_stage_with_one_line_and_keeps_the_last_checkpoint(
     assert stage.wait() == 2, stage.text
     (line,) = [line for line in stage.text.splitlines() if not line.startswith("warning: MLflow")]
     assert line.startswith("error: File too large: ")
-    assert line.endswith("what was saved before is kept: mend it, then run the same command again.")
+    assert line.endswith(
+        "what was saved before is kept. Fix the problem, then run the same command again."
+    )
     assert workspace.checkpoints()
     assert not list(workspace.root.rglob("*.tmp"))
     text = server.finish(command, workspace, **LATER)
@@ -141,7 +143,7 @@ def test_the_second_process_on_a_cell_waits(
     first.send(signal.SIGCONT)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
     assert first.text == ""
-    assert "another process is at work on" in second.text
+    assert "another process is working on" in second.text
     assert workspace.result(command) == whole.result(command)
     assert not workspace.leftovers()
 

@@ -62,29 +62,35 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sizes": ((5, 7), (80, 64), (640, 480))}, "Pixels: 5 x 7 to 640 x 480, the middle one"),
+        ({"sizes": ((5, 7), (80, 64), (640, 480))}, "Pixels: 5 x 7 to 640 x 480, median"),
         ({"sizes": ((5, 7), (80, 64), (640, 480))}, "where details are 8 times smaller"),
-        ({"num_smaller": 1}, "1 image is smaller than that and will be enlarged."),
+        ({"num_smaller": 1}, "1 image is smaller than that and will be upscaled."),
         (
             {"class_counts": {"train": (4, 9), "test": (9, 9), "val": (0, 0), "unlabeled": (0, 0)}},
             "1 class has fewer than 5 labeled training images: class0 (4)",
         ),
         (
             {"class_counts": {"train": (9, 9), "test": (0, 9), "val": (0, 0), "unlabeled": (0, 0)}},
-            "1 class without a test image: class0",
+            "1 class without test images: class0",
         ),
         (
             {"tested_elsewhere": Some(count=5, first=("a = b", "c = d"))},
-            "5 test images are in another split too, which makes scores too good: a = b, c = d, 3",
+            "5 test images are also in another split, which inflates the scores: a = b, c = d, 3",
         ),
         ({"two_classes": Some(count=1, first=("a = b",))}, "1 image is in several classes"),
         ({"repeated": Some(count=1, first=("a = b",))}, "1 copy of an image in the same split"),
-        ({"alike_classes": Some(count=1, first=("A / a",))}, "Names of classes that differ in"),
-        ({"alike_names": Some(count=1, first=("A / a",))}, "Names of files that differ in case,"),
         (
-            {"skipped": {"no image (.txt)": Some(count=3, first=("a.txt", "b.txt"))}},
-            "Passed over: 3 files and folders 3 no image (.txt): a.txt, b.txt, 1 more All are in "
-            "prepared.skipped.csv.",
+            {"alike_classes": Some(count=1, first=("A / a",))},
+            "Names of classes that differ only in",
+        ),
+        (
+            {"alike_names": Some(count=1, first=("A / a",))},
+            "Names of files that differ only in case,",
+        ),
+        (
+            {"skipped": {"not an image (.txt)": Some(count=3, first=("a.txt", "b.txt"))}},
+            "Skipped: 3 files and folders 3 not an image (.txt): a.txt, b.txt, 1 more "
+            "prepared.skipped.csv lists all of them.",
         ),
         (
             {"bad": {"empty file": Some(count=1, first=("a.png",))}},

@@ -67,7 +67,7 @@ def test_a_folder_is_searched_and_what_is_no_image_is_named(project: Project, ph
     _, *named = result.stderr.splitlines()
     assert named == [
         f"{photos}/.y.png: hidden",
-        f"{photos}/notes.txt: no image (.txt)",
+        f"{photos}/notes.txt: not an image (.txt)",
         f"{photos}/b/.hidden/: hidden",
         f"{photos}/broken.jpg: not an image of a known format",
     ]
@@ -136,9 +136,9 @@ def test_it_abstains_below_a_probability(project: Project, photos: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("absent", None, "is not there; give images, folders or csv files"),
-        ("list.csv", b"file\nx.png\n", "has columns file; one must be called path"),
-        ("list.csv", b"path\n", "lists no image"),
+        ("absent", None, "does not exist; give images, folders or csv files"),
+        ("list.csv", b"file\nx.png\n", "has columns file; one must be named path"),
+        ("list.csv", b"path\n", "lists no images"),
         ("list.csv", b"path\n\xff\n", "cannot be read"),
     ],
 )
@@ -152,10 +152,12 @@ def test_an_argument_that_leads_nowhere_ends_it(
 
 
 def test_a_folder_without_images_ends_it(project: Project, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match="contains no images"):
         run("predict", project.run, tmp_path)
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"holds no image: .*notes\.txt \(no image \(\.txt\)\)"):
+    with pytest.raises(
+        UserError, match=r"contains no images: .*notes\.txt \(not an image \(\.txt\)\)"
+    ):
         run("predict", project.run, tmp_path)
 
 
