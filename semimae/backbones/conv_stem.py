@@ -14,7 +14,7 @@ _GROUP = 8  # channels per group of the normalization
 class ConvStem(nn.Module):
     """Maps images ``[B, C, S, S]`` to one token per patch, ``[B, L, D]``.
 
-    Each stage is a 3x3 convolution, normalization, ReLU and max pooling, and halves the side; a
+    Each stage is a 3x3 convolution, normalization, max pooling and ReLU, and halves the side; a
     last 3x3 convolution maps to the width of the tokens. So a token sees its patch and what lies
     around it. Nothing mixes the images of a batch, as batch normalization would: a batch may be
     split, and images may be left out of it, without changing the others. With group normalization
@@ -46,8 +46,8 @@ class ConvStem(nn.Module):
             stages += [
                 StdConv2d(before, after, 3, padding=1),
                 nn.GroupNorm(after // _GROUP, after),
-                nn.ReLU(),
                 nn.MaxPool2d(2),
+                nn.ReLU(),  # of a quarter of the values, and the same as before pooling
             ]
         self.stages = nn.Sequential(*stages)
         self.proj = nn.Conv2d(widths[-1], embed_dim, 3, padding=1)
@@ -59,6 +59,8 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the tokens ``[B, L, D]``, row by row."""
+        # On a CPU forward and backward take about two thirds of the time with channels last.
+        images = images.contiguous(memory_format=torch.channels_last)
         tokens: Tensor = self.proj(self.stages(images))
         return tokens.flatten(2).transpose(1, 2)
 
