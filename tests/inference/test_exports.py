@@ -8,7 +8,16 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from small_models import BACKBONES, CHANNELS, CLASSES, CONVOLUTIONAL, IMAGE_SIZE, build, scramble
+from small_models import (
+    BACKBONES,
+    CHANNELS,
+    CLASSES,
+    CONVOLUTIONAL,
+    IMAGE_SIZE,
+    build,
+    scramble,
+    vit,
+)
 from support import changed_params
 from torch import Tensor
 
@@ -20,7 +29,8 @@ from semimae.model_file import ModelInfo, Trained
 from semimae.options.backbone import BackboneConfig
 from semimae.types import UserError
 
-ALL = BACKBONES | CONVOLUTIONAL
+STEM = {"stem": vit(stem="conv", stem_width=8, pool="avg")}  # as recipe own_images has it
+ALL = BACKBONES | CONVOLUTIONAL | STEM
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
@@ -62,7 +72,7 @@ def normalized(images: Tensor) -> Tensor:
     return ((scaled - mean) / std).float()
 
 
-@pytest.mark.parametrize("name", sorted(ALL.keys() - {"cnn", "convnext"}))
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"cnn", "convnext", "stem"}))
 def test_timm_computes_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     export(model, "timm", tmp_path)
@@ -77,6 +87,12 @@ def test_timm_computes_the_same_logits(name: str, tmp_path: Path) -> None:
     assert tuple(data["mean"]) == MEAN
     assert tuple(data["std"]) == STD
     assert data["crop_pct"] == 1.0
+
+
+def test_timm_has_no_convolutional_stem(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stem=conv has no counterpart in timm; export .* onnx"):
+        export(trained("stem"), "timm", tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_timm_loads_it_by_its_config_too(tmp_path: Path) -> None:
@@ -97,7 +113,7 @@ def test_timm_loads_it_by_its_config_too(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(images), model.model(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit_registers", "rope_mixed", "cnn", "efficientnet"])
+@pytest.mark.parametrize("name", ["vit_registers", "stem", "rope_mixed", "cnn", "efficientnet"])
 def test_onnx_and_torch_export_compute_the_same_logits(name: str, tmp_path: Path) -> None:
     model = trained(name)
     for form in ("torch", "onnx"):
