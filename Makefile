@@ -38,7 +38,7 @@ smoke: setup ## Run the same pipeline on a small subset, as CI does.
 test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
 
-stack-test: setup ## Test with PostgreSQL, an S3 store and MLflow, set up as in the compose file.
+stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow, as compose starts them.
 	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
 
 soak: setup ## Kill training and scoring at 200 random points and compare the bits.
