@@ -136,7 +136,7 @@ AnyLabels = Annotated[
 
 
 class PseudoLabelConfig(PseudoLabelOptions, Threshold, Fairness, SquaredError):
-    """The section ``pseudo_label``: the keys of all methods."""
+    """How pseudo labels are made and used. Each method reads some of these keys."""
 
     rule: Literal["fixed", "flex", "free", "soft"] = Field(
         description="Rule that selects pseudo labels, for semi_mae and semi_vit. Other methods "
