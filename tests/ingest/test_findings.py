@@ -115,7 +115,7 @@ def test_what_is_passed_over_is_counted_by_reason_and_listed_in_full(tree: Tree)
     }
     listed = (root.parent / "out.skipped.csv").read_text().splitlines()
     assert len(listed) == 1 + 7
-    assert "train/a/4.txt,no image (.txt)" in listed
+    assert "train/a/4.txt,not an image (.txt)" in listed
 
 
 def test_a_note_beside_the_images_changes_nothing_that_training_depends_on(tree: Tree) -> None:
