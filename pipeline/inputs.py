@@ -9,7 +9,7 @@ from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS, MethodOptions
 from semimae.options.params import Params
 
-# Keys of params.yaml that decide config.json and split.json. The headline's split also depends on
+# Keys of params.yaml that affect config.json and split.json. The headline's split also depends on
 # method, mask_ratio, label_fraction, num_labels and seed.
 OF_SPLIT = (
     "dataset",

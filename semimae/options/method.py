@@ -27,7 +27,7 @@ def values_of(section: Frozen) -> SimpleNamespace:
     return SimpleNamespace(**dict(section))
 
 
-# --- rules for pseudo labels
+# --- pseudo-label rules
 
 
 class Threshold(Frozen):
