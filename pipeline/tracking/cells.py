@@ -180,8 +180,8 @@ def _note(cell: Cell, folder: Path) -> str:
     return (
         f"`{cell.method}` on {cell.dataset}{ratio}: {len(split['labeled'])} labeled and "
         f"{split['num_unlabeled']} unlabeled images, {cell.train.steps} steps, seed {cell.seed}."
-        f"\n\nFiles are in `runs/{folder.name}/`, test scores in `test/PROTOCOL/`. The report compares "
-        "the runs: `reports/index.html`, also an artifact of the run named `report ...`."
+        f"\n\nFiles are in `runs/{folder.name}/`, test scores in `test/PROTOCOL/`. The report "
+        "compares the runs: `reports/index.html`, also an artifact of the run named `report ...`."
     )
 
 
