@@ -1,4 +1,4 @@
-# Everything a contributor runs. `make repro` and `make test` work on a fresh clone, each alone.
+# Everything that contributors run. `make repro` and `make test` each work in a fresh clone.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
@@ -45,7 +45,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 repro: setup ## Run the whole pipeline; the report is reports/index.html.
 	python -m pipeline grid --jobs $(JOBS)
 
-grid: repro ## The same; JOBS=N cells at a time.
+grid: repro ## The same as repro; JOBS=N runs N cells at a time.
 
 smoke: setup ## Run the same pipeline on a small subset, as CI does.
 	dvc exp run -S train.steps=40 -S fine_tune.steps=10 \
@@ -67,38 +67,38 @@ $(LABEL_STUDIO):
 soak: setup ## Kill training and scoring at 200 random points and compare the bits.
 	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py
 
-docs: setup ## Build the documentation site into site/; a broken link fails.
+docs: setup ## Build the documentation site in site/; broken links are errors.
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
-audit: setup ## Ask which locked packages have known vulnerabilities; needs the network.
+audit: setup ## Check the locked packages for known vulnerabilities; needs the network.
 	@pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock || \
-	  { echo "audit: failed. The lines above name a vulnerable package, or a service that did not answer: then nothing is known."; exit 1; }
+	  { echo "audit: failed. The lines above list vulnerable packages, or the service did not answer and nothing is known."; exit 1; }
 
-check: setup ## Lint, format check, types.
+check: setup ## Run the linter, the format check and the type checker.
 	ruff check .
 	ruff format --check .
 	mypy
 
-bench: setup ## Measure speed and memory here; the table is beside the JSON in benchmarks/results/.
+bench: setup ## Measure speed and memory on this machine; results are in benchmarks/results/.
 	python -m benchmarks
 
-format: setup ## Format and fix.
+format: setup ## Format the code and fix what can be fixed automatically.
 	ruff check --fix -q .
 	ruff format -q .
 
-ui: setup ## Open MLflow's UI on http://127.0.0.1:5000; PORT=N elsewhere.
+ui: setup ## Start MLflow's UI on http://127.0.0.1:5000; PORT=N for another port.
 	@python -m pipeline ui $(if $(PORT),--port "$(PORT)")
 
-serve: setup ## Serve the headline's model on http://127.0.0.1:5001/invocations.
+serve: setup ## Serve the headline model on http://127.0.0.1:5001/invocations.
 	@python -m pipeline serve $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)")
 
-# torch and what comes with it stay out; so does pip, which a tool of development asks for.
+# torch and its dependencies are left out, and so is pip, which a development tool requires.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q \
   --no-annotate --no-emit-package torch --no-emit-package torchvision --no-emit-package pip
 KEEP := awk '/^[a-z]/ {keep = !/^(cuda-|nvidia-|triton)/} keep'
 SERVER := boto3\nmlflow\npsycopg2-binary\n
 
-lock: ## Renew requirements.lock, and the parts of it that the images install (needs uv).
+lock: ## Update requirements.lock and the parts of it that the images install (needs uv).
 	uv --version
 	$(COMPILE) pyproject.toml --extra dev --extra server | $(KEEP) > requirements.lock
 	$(COMPILE) pyproject.toml -c requirements.lock | $(KEEP) > docker/pipeline.lock

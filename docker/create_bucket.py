@@ -1,6 +1,7 @@
-"""Make the bucket for MLflow's artifacts, unless it is there. Settings come from the environment.
+"""Create the bucket for MLflow's artifacts if it does not exist.
 
-``S3_BUCKET`` names it, ``MLFLOW_S3_ENDPOINT_URL`` the store; the keys are boto3's own variables.
+The settings are environment variables: ``S3_BUCKET`` is the name of the bucket,
+``MLFLOW_S3_ENDPOINT_URL`` the address of the store, and the keys are boto3's own variables.
 """
 
 import os
@@ -9,14 +10,14 @@ import boto3
 
 
 def main() -> None:
-    """Make the bucket; a store that does not answer or refuses ends this with boto3's error."""
+    """Create the bucket. If the store does not answer or refuses, boto3's error ends this."""
     bucket = os.environ["S3_BUCKET"]
     store = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
     if bucket in {found["Name"] for found in store.list_buckets()["Buckets"]}:
-        print(f"bucket {bucket} is there")
+        print(f"bucket {bucket} already exists")
     else:
         store.create_bucket(Bucket=bucket)
-        print(f"bucket {bucket} made")
+        print(f"bucket {bucket} created")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def main() -> None:
         print(f"process {os.environ.get('RANK', '0')}: {reason}", file=sys.stderr)
         raise SystemExit(LOST) from None
     except Interrupted as reason:
-        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks
+        if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
             print(reason, file=sys.stderr)
         raise SystemExit(130) from None
 

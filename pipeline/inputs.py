@@ -9,7 +9,7 @@ from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS, MethodOptions
 from semimae.options.params import Params
 
-# Keys of params.yaml that decide config.json and split.json. The headline's split also depends on
+# Keys of params.yaml that affect config.json and split.json. The headline's split also depends on
 # method, mask_ratio, label_fraction, num_labels and seed.
 OF_SPLIT = (
     "dataset",
@@ -32,8 +32,8 @@ OF_SPLIT = (
 def inputs() -> None:
     """Record the code and the settings that each stage depends on.
 
-    Each stage of a cell depends on its file, so that dvc.lock does not repeat them for every cell.
-    Training has a file per method: an edit of one method trains no other method again.
+    Each stage of a cell depends on one file, which keeps dvc.lock from listing all of it for every
+    cell. Training has one file per method, so editing a method does not retrain the others.
 
     Example: python -m pipeline inputs
     """

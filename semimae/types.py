@@ -115,7 +115,7 @@ class Step(NamedTuple):
     """A batch, with information that only diagnostics may use."""
 
     batch: Batch
-    # [U], classes of the unlabeled images; -1 where unknown or where the label is trained on
+    # [U], classes of the unlabeled images; -1 if unknown or if the label is used for training
     hidden_labels: Tensor
 
 

@@ -202,7 +202,7 @@ def test_imagenet_takes_the_customary_list(percent: int, labels: int, model: str
     path = REPO / f"recipes/imagenet_{percent}pct_{model}.yaml"
     assert how_labeled(path) == {(None, None, f"lists/imagenet_{percent}percent.txt")}
     header = "\n".join(Recipe(path, path.read_text()).header)
-    assert f"lists/imagenet_{percent}percent.txt below this project: " in " ".join(header.split())
+    assert f"lists/imagenet_{percent}percent.txt in this project: " in " ".join(header.split())
     assert header_labels(path)[0] == labels
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CELL, DIGEST = "semimae.cell_id", "semimae.digest."  # tags; the name of a stage follows the second
 DESCRIBED = "semimae.described"  # tag, set once parameters and dataset are logged
 EVALUATIONS = ("linear_probe", "fine_tune")
-_LONGEST_NOTE = 4900  # letters; MLflow's limit of a tag is 5000
+_LONGEST_NOTE = 4900  # characters; MLflow's limit for a tag is 5000
 
 
 def publish_files(store: Store, run: "Run", folder: Path) -> None:
@@ -180,8 +180,8 @@ def _note(cell: Cell, folder: Path) -> str:
     return (
         f"`{cell.method}` on {cell.dataset}{ratio}: {len(split['labeled'])} labeled and "
         f"{split['num_unlabeled']} unlabeled images, {cell.train.steps} steps, seed {cell.seed}."
-        f"\n\nFiles: `runs/{folder.name}/`. Test scores: `test/PROTOCOL/`. Compared with the "
-        "others in `reports/index.html`, which is also an artifact of the run named `report ...`."
+        f"\n\nFiles are in `runs/{folder.name}/`, test scores in `test/PROTOCOL/`. The report "
+        "compares the runs: `reports/index.html`, also an artifact of the run named `report ...`."
     )
 
 

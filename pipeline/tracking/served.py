@@ -104,7 +104,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
                         raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS} pixels")
                     image = converted(file, self.channels, self.white_level)
         except UnidentifiedImageError:
-            if data[4:8] == b"ftyp":  # what phones write
+            if data[4:8] == b"ftyp":  # the format of phones
                 raise Refused(f"{where} is HEIC or AVIF; send it as JPEG or PNG") from None
             raise Refused(f"{where} is not an image of a known format") from None
         except Exception as error:  # damaged data can make Pillow raise any exception

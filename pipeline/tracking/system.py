@@ -27,7 +27,7 @@ class SystemMetrics:
         self._collect()  # CPU load is measured between calls
 
     def sample(self) -> Row:
-        """Return what happened since the last call, as a row with ``step`` and ``time_ms``."""
+        """Return the load since the last call, as a row with ``step`` and ``time_ms``."""
         values = self._collect()
         self.count += 1
         return values | {"step": self.count, "time_ms": time.time_ns() // 1_000_000}

@@ -20,7 +20,7 @@ _FINDINGS, _SKIPPED = "findings.json", "skipped.csv"
 
 
 class Some(Frozen):
-    """How many there are, and the first of them."""
+    """The number of items, and the first ones."""
 
     count: int
     first: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The source `imagefolder`: a folder per class."""
+"""The source `imagefolder`: one folder per class."""
 
 import re
 from pathlib import Path

@@ -81,7 +81,7 @@ def read_list(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
-            with gzip.open(io.BytesIO(content)) as file:  # a small file may hold a huge one
+            with gzip.open(io.BytesIO(content)) as file:  # a small file may expand to a huge one
                 content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise UserError(f"data.labeled_list={path} is larger than {_LARGEST} bytes.")

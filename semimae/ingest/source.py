@@ -25,7 +25,7 @@ class Source:
     name: str
     names: list[str]  # unique: POSIX path relative to the root, or an id such as "train/00012"
     labels: list[int]  # index into class_names, -1: unlabeled
-    splits: list[str]  # of SPLITS; "train", "val" and "test" rows have labels
+    splits: list[str]  # in SPLITS; "train", "val" and "test" rows have labels
     class_names: list[str]
     open: Callable[[int], Image.Image]  # lazy if the image is a file
     read_bytes: Callable[[int], bytes]  # the content that the fingerprint covers

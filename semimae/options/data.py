@@ -136,7 +136,7 @@ class CellData(Frozen):
 
 
 class DataConfig(CellData):
-    """The section ``data``. It adds how images are accessed, which does not affect the weights."""
+    """The images: where they are, how they are read, and how their views are created."""
 
     root: PathText | None = Field(
         description="Folder of the images. null: $SEMIMAE_DATA, or data/ next to dvc.yaml."

@@ -13,7 +13,7 @@ _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 120, 120
 
 
 def telling(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Return the error to report: for a missing key, the unknown one that stands in its place."""
+    """Return the error to report: if a key is missing, an unknown key that may replace it."""
     first = errors[0]
     if first["type"] != "missing":
         return first

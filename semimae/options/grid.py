@@ -82,7 +82,7 @@ class AblationConfig(Frozen):
         for name in self.time_factor:
             if name not in METHODS:
                 hint = near(name, METHODS)
-                raise ValueError(f"time_factor.{name}: unknown method{hint}")
+                raise ValueError(f"time_factor.{name}: unknown key{hint}; keys are method names")
         lacking = [m for m in self.method if "time" in self.budget and m not in self.time_factor]
         if lacking:
             raise ValueError(

@@ -27,7 +27,7 @@ def values_of(section: Frozen) -> SimpleNamespace:
     return SimpleNamespace(**dict(section))
 
 
-# --- rules for pseudo labels
+# --- pseudo-label rules
 
 
 class Threshold(Frozen):
@@ -136,7 +136,7 @@ AnyLabels = Annotated[
 
 
 class PseudoLabelConfig(PseudoLabelOptions, Threshold, Fairness, SquaredError):
-    """The section ``pseudo_label``: the keys of all methods."""
+    """How pseudo labels are made and used. Each method reads some of these keys."""
 
     rule: Literal["fixed", "flex", "free", "soft"] = Field(
         description="Rule that selects pseudo labels, for semi_mae and semi_vit. Other methods "

@@ -11,7 +11,7 @@ from semimae.types import Frozen
 TargetName = Literal["pixels", "norm_pixels", "hog", "teacher_features"]
 MaskRatio = Annotated[float, Field(gt=0, lt=1)]
 LossName = Literal["mse", "l1", "smooth_l1"]
-LARGEST_WEIGHT = 1000.0  # of the reconstruction loss
+LARGEST_WEIGHT = 1000.0  # for the reconstruction loss
 _UNREAD = {"gradient_ratio": 1.0, "weighting_every": 1, "weighting_momentum": 0.0}
 SMALLEST_BLOCK_GRID = 6  # in a smaller grid, noise cannot be smoothed: blocks are single patches
 

@@ -139,4 +139,4 @@ class Rhythm(ValidationRhythm):
 
 
 class TrainConfig(CellTrain, Rhythm):
-    """The section ``train``."""
+    """The length of training runs, how they are computed, and how often they are saved."""

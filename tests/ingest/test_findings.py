@@ -107,13 +107,15 @@ def test_what_is_passed_over_is_counted_by_reason_and_listed_in_full(tree: Tree)
     os.mkdir(root / "old")
     found = findings(root)
     assert found.skipped == {
-        "no image (.txt)": Some(count=5, first=("train/a/0.txt", "train/a/1.txt", "train/a/2.txt")),
+        "not an image (.txt)": Some(
+            count=5, first=("train/a/0.txt", "train/a/1.txt", "train/a/2.txt")
+        ),
         "folder other than train/, val/, test/, unlabeled/": Some(count=1, first=("old/",)),
         "created by the operating system": Some(count=1, first=("train/b/.DS_Store",)),
     }
     listed = (root.parent / "out.skipped.csv").read_text().splitlines()
     assert len(listed) == 1 + 7
-    assert "train/a/4.txt,no image (.txt)" in listed
+    assert "train/a/4.txt,not an image (.txt)" in listed
 
 
 def test_a_note_beside_the_images_changes_nothing_that_training_depends_on(tree: Tree) -> None:

@@ -132,7 +132,7 @@ def test_holding_out_must_leave_each_class_an_image(tree: Tree, tmp_path: Path) 
     info = prepare("imagefolder", data_config(), root, tmp_path / "out")
     assert info.counts["test"] == 1
     (root / "train/a/2.png").unlink()
-    with pytest.raises(UserError, match=r"data\.test_fraction=0\.25 takes 1 of 2 .* 2 classes"):
+    with pytest.raises(UserError, match=r"data\.test_fraction=0\.25 holds out 1 of 2 .* 2 classes"):
         prepare("imagefolder", data_config(), root, tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
 

@@ -85,5 +85,5 @@ def test_held_out_count() -> None:
     assert held_out_count(100, 0.2, 10, "data.val_fraction") == 20
     assert held_out_count(100, 0.001, 10, "data.val_fraction") == 1
     assert held_out_count(100, 0.9, 10, "data.val_fraction") == 90
-    with pytest.raises(UserError, match=r"data\.val_fraction=0\.91 takes 91 of 100 .* 10 classes"):
+    with pytest.raises(UserError, match=r"data\.val_fraction=0\.91 holds out 91 .* 10 classes"):
         held_out_count(100, 0.91, 10, "data.val_fraction")

@@ -795,7 +795,7 @@ def test_other_folders_are_no_points(folder: str) -> None:
         (
             ["plain"],
             {"a": {"data": {"image_size": 8}}},
-            "ablation.changes.a.data.image_size is not allowed: `prepare` reads it, once for all",
+            "ablation.changes.a.data.image_size is not allowed: `prepare` reads it once, for all",
         ),
         (
             ["plain", "a"],

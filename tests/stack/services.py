@@ -169,7 +169,7 @@ class Stack:
         subprocess.run([*createdb, setting["POSTGRES_DB"]], check=True, env=password)
         script = REPO / "docker" / Path(SERVICES["create-bucket"]["command"][1]).name
         env = self.environment("create-bucket")
-        for said in ("made", "is there"):  # the second time it has nothing to do
+        for said in ("created", "already exists"):  # the second time it has nothing to do
             done = subprocess.run(
                 [sys.executable, script], check=True, env=env, capture_output=True, text=True
             )
