@@ -151,7 +151,7 @@ def test_too_few_or_too_many_labels() -> None:
     assert refusal(prepared, label_fraction=1.5).startswith(
         f"label_fraction=1.5 asks for 600 labels; {allowed}"
     )
-    assert "data.val_fraction=0.995 takes 398 of 400" in refusal(prepared, val_fraction=0.995)
+    assert "data.val_fraction=0.995 holds out 398 of 400" in refusal(prepared, val_fraction=0.995)
 
 
 def test_the_smallest_fraction_that_is_named_is_enough() -> None:

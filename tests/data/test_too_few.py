@@ -21,7 +21,7 @@ TWO_CLASSES = [f"train/{c}/{i}.png" for c in "ab" for i in range(2)]
     [
         (["train/a/1.png"], "fewer than 2 classes; add labeled images"),
         (["train/a/1.png", "train/a/2.png"], "fewer than 2 classes; add labeled images"),
-        (["train/a/1.png", "train/b/1.png"], r"data\.test_fraction=0\.25 takes 1 of 2 labeled"),
+        (["train/a/1.png", "train/b/1.png"], r"data\.test_fraction=0\.25 holds out 1 of 2 labeled"),
     ],
 )
 def test_too_few_images_are_refused(
