@@ -27,7 +27,7 @@ def add_labels(
         Path, typer.Argument(help="A csv file with columns path and label, or Label Studio's JSON.")
     ],
 ) -> None:
-    """Give images their labels, from a csv file or an export of Label Studio.
+    """Label images from a csv file or an export of Label Studio.
 
     Images without a label are left alone. With dataset csv the labels are written to the manifest,
     with dataset imagefolder the files move from unlabeled/ to train/LABEL/. All rows or none.

@@ -45,7 +45,7 @@ def suggest_labels(
         typer.Option(help="Also write a page on which to label these images in a browser."),
     ] = None,
 ) -> None:
-    """List the unlabeled images most worth a label: those in doubt, and unlike each other.
+    """Suggest which images to label next: uncertain ones that differ from each other.
 
     Fill in the empty column `label`, or label the images in Label Studio or on the page, and give
     the csv file or Label Studio's JSON export to `add-labels`. The images are chosen by BADGE
