@@ -15,7 +15,7 @@ from semimae.data.store import Prepared
 from semimae.engine.device import set_up_device
 from semimae.engine.infer import Outputs, infer
 from semimae.evaluation.metrics import score
-from semimae.evaluation.mistakes import most_confident_mistakes
+from semimae.evaluation.examples import examples
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig
@@ -26,7 +26,7 @@ _SIMILARITIES = 2**26  # float64, in memory at the same time: 512 MiB
 class Probed(NamedTuple):
     """What scoring leads to."""
 
-    # {"pool", "l2", "temperature", "protocols": {name: Scores}, "mistakes": [Mistake]}, the latter
+    # {"pool", "l2", "temperature", "protocols": {name: Scores}, "examples": [Example]}, the latter
     # of the classifier; plain JSON
     scores: dict[str, Any]
     predictions: dict[str, NDArray[Any]]  # see ``_predictions``
@@ -83,13 +83,13 @@ def probe(
         "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
         "knn": scores(neighbors),
     }
-    mistakes = most_confident_mistakes(calibrated.numpy(), prepared, cell.data, rows[2])
+    shown = examples(calibrated.numpy(), prepared, cell.data, rows[2])
     result = {
         "pool": cell.backbone.pool,
         "l2": best[1],
         "temperature": temperature,
         "protocols": protocols,
-        "mistakes": [mistake.model_dump() for mistake in mistakes],
+        "examples": [example.model_dump() for example in shown],
     }
     parts = {
         "test": test._replace(probabilities=calibrated),

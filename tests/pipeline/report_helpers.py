@@ -80,7 +80,7 @@ def predictions(part: str, right: int, images: int, classes: int) -> dict[str, A
     return {f"{part}_{name}": value for name, value in found.items()}
 
 
-def mistakes(classes: int) -> list[dict[str, Any]]:
+def examples(classes: int) -> list[dict[str, Any]]:
     file = io.BytesIO()
     Image.new("L", (8, 8), 200).save(file, "png")
     png = base64.b64encode(file.getvalue()).decode()
@@ -131,7 +131,7 @@ def write_run(
         for s in (10, 20, 10, 20)
     ]
     probe = {"pool": "token", "l2": 0.1, "temperature": 1.5, "protocols": {}}
-    probe["mistakes"] = mistakes(classes)
+    probe["examples"] = examples(classes)
     for i, protocol in enumerate(("classifier", "linear_probe", "knn")):
         probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
     probe["protocols"]["calibrated"] = probe["protocols"]["classifier"]

@@ -1,0 +1,377 @@
+"""The tables of the settings: one ``Column(name, getter)`` for all of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.reporting import words
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import Column, Interval, Link, Table
+from pipeline.reporting.compare import (
+    Comparison,
+    Grid,
+    Labels,
+    Setting,
+    compare,
+    mean_known,
+    method_name,
+    over_seeds,
+    setting_of,
+    top1,
+    val_top1,
+)
+from pipeline.reporting.runs import Run
+from pipeline.reporting.statistics import Spread, crossing, mean_over_seeds
+from semimae.evaluation.metrics import wilson
+from semimae.options.grid import PLAIN
+
+TOP1 = "Test top-1"
+_FROZEN = {"Linear probe": "linear_probe", "k-NN": "knn"}
+
+
+class Line(NamedTuple):
+    """A setting with its runs, and what else a table says of it."""
+
+    setting: Setting
+    runs: list[Run]
+    lead: Comparison | None = None
+    on_validation: Comparison | None = None
+
+
+def lines(grid: Grid, settings: Sequence[Setting] | None = None) -> list[Line]:
+    """Return the rows of some settings."""
+    return [Line(s, grid[s]) for s in (grid if settings is None else settings)]
+
+
+def mean_of(name: str) -> Any:
+    """Return a getter of the mean of a column of ablation.csv, without its interval."""
+    return lambda line: sum(getattr(run, name) for run in line.runs) / len(line.runs)
+
+
+def spread_of(name: str) -> Any:
+    """Return a getter of the mean of a column of ablation.csv, with its interval if it is known."""
+    return lambda line: mean_known(line.runs, name) or Interval(None, note="not known")
+
+
+def _lead_of(line: Line) -> Any:
+    return line.lead and line.lead.difference
+
+
+SETTING = Column("Setting", lambda line: Link(line.setting.name, f"#{line.runs[0].anchor}"))
+METHOD = Column("Method", lambda line: method_name(line.setting.method), "key")
+ACCURACY = Column(TOP1, lambda line: over_seeds(line.runs), "percent")
+SEEDS = Column("Seeds", lambda line: len(line.runs), "count")
+TIME = Column("Time per run", mean_of("seconds"), "seconds")
+STEPS = Column("Steps", lambda line: line.runs[0].steps, "count")
+IMAGES = Column("Images seen", lambda line: line.runs[0].images_seen, "count")
+VALIDATION = Column("Validation", lambda line: over_seeds(line.runs, val_top1).mean, "percent")
+RESULT = Column("Result", lambda line: words.judgment(line.lead) if line.lead else None)
+
+
+def labels_column(a: Analysis) -> Column:
+    """Return the column of label fractions."""
+    return Column("Labels", lambda line: words.short_labels(a, line.setting.label_fraction))
+
+
+def belongs(a: Analysis) -> Any:
+    """Return what tells the labels and the method of a row that begins with a setting."""
+    one = len({*a.fractions(), *a.fractions(a.timed)}) < 2
+
+    def of(row: Any) -> tuple[str, str]:
+        setting: Setting = row[0]
+        fraction = "" if one else words.short_labels(a, setting.label_fraction)
+        return fraction, method_name(setting.method)
+
+    return of
+
+
+def by_accuracy(a: Analysis, grid: Grid) -> list[Line]:
+    """Return the settings of each label fraction, the main one first, by test accuracy."""
+    fractions = sorted(a.fractions(grid), key=lambda f: f != a.asked.label_fraction)
+    found = lines(grid)
+    found.sort(key=lambda n: (fractions.index(n[0].label_fraction), -over_seeds(n.runs).mean))
+    return found
+
+
+def means(a: Analysis, rows: Sequence[Line], extra: Column) -> Table:
+    """Accuracies of some settings, with what else a chart needs to place them."""
+    columns = [SETTING, METHOD, labels_column(a), extra, ACCURACY, SEEDS]
+    return Table("Means over seeds with 95% t intervals.", columns, rows, belongs=belongs(a))
+
+
+def leaderboard(a: Analysis) -> Table:
+    """All settings by test accuracy; the row that the report speaks of is stressed."""
+    rows = by_accuracy(a, a.with_baselines)
+    best = a.verdicts[a.main_fraction].best
+    note = ""
+    if names := list(dict.fromkeys(s.name for s in a.baselines)):
+        note = f" Nothing is chosen among the baselines: {'; '.join(names)}."
+    return Table(
+        "Means over seeds in % with 95% t intervals, by the classifier's test accuracy. The "
+        f"stressed row is the setting that this report speaks of.{note}",
+        [
+            SETTING,
+            METHOD,
+            labels_column(a),
+            ACCURACY,
+            *(Column(n, spread_of(k), "percent") for n, k in _FROZEN.items()),
+            VALIDATION,
+            SEEDS,
+            IMAGES,
+            TIME,
+        ],
+        rows,
+        strong=next((row for row in rows if row.setting == best), None),
+        belongs=belongs(a),
+    )
+
+
+def differences(
+    a: Analysis, caption: str, found: Sequence[Comparison], grid: Grid, *, folded: bool = False
+) -> Table:
+    """Paired differences with intervals and corrected p-values."""
+
+    def link(setting: Setting) -> Link:
+        return Link(setting.name, f"#{grid[setting][0].anchor}")
+
+    return Table(
+        f"{caption} Test top-1 in points, paired by seed; p-values are corrected by Holm's method.",
+        [
+            Column("Labels", lambda c: words.short_labels(a, c.a.label_fraction)),
+            Column("Setting", lambda c: link(c.a)),
+            Column("Less", lambda c: link(c.b)),
+            Column("Method", lambda c: method_name(c.b.method), "key"),
+            Column("Significant", lambda c: c.is_significant, "key"),
+            Column("Difference", lambda c: c.difference, "points"),
+            Column("Seeds", lambda c: c.difference.n, "count"),
+            Column("p", lambda c: c.difference.p, "p"),
+            Column("Result", words.judgment),
+        ],
+        found,
+        folded=folded,
+        belongs=belongs(a),
+    )
+
+
+def fractions(a: Analysis) -> Table:
+    """The setting that the report speaks of, for each number of labels."""
+
+    def lead(over: str) -> Column:
+        name = f"Lead over {'the runner-up' if over == 'over_next' else 'supervised'}"
+        return Column(
+            name, lambda f: (c := getattr(a.verdicts[f], over)) and c.difference, "points"
+        )
+
+    def result(over: str) -> Column:
+        return Column("Result", lambda f: (c := getattr(a.verdicts[f], over)) and words.judgment(c))
+
+    def of(get: Callable[[Line], Any]) -> Callable[[Labels], Any]:
+        return lambda f: get(Line(a.verdicts[f].best, a.grid[a.verdicts[f].best]))
+
+    return Table(
+        "The setting that this report speaks of, for each number of labels.",
+        [
+            Column("Labels", lambda f: words.short_labels(a, f)),
+            Column("Setting", of(SETTING.get)),
+            Column("Validation", lambda f: "undecided" if a.verdicts[f].tied else "best"),
+            Column(TOP1, of(ACCURACY.get), "percent"),
+            *(lead("over_next"), result("over_next")),
+            *(lead("over_baseline"), result("over_baseline")),
+        ],
+        a.fractions(),
+        strong=a.main_fraction,
+    )
+
+
+def equal_time(a: Analysis) -> Table:
+    """The methods when each trains for as long as the others."""
+    rows = [n for f in a.fractions(a.timed) for n in lines(a.timed, a.ranked(a.timed, f))]
+    rows.sort(key=lambda n: -over_seeds(n.runs).mean)
+    cpu = Column("Processor time", mean_of("cpu_seconds"), "seconds")
+    columns = [SETTING, METHOD, labels_column(a), ACCURACY, VALIDATION, SEEDS, STEPS, IMAGES, TIME]
+    caption = f"Each method {words.choice_of_settings(a)}, at equal time."
+    return Table(caption, [*columns, cpu], rows, belongs=belongs(a))
+
+
+def variant_gains(a: Analysis, fraction: Labels) -> Table:
+    """Each variant, and its gain over the plain one."""
+    best = best_of_variants(a, fraction)
+    plain = {method: s for (method, variant), s in best.items() if variant == PLAIN}
+    pairs = [(s, plain[s.method]) for s in best.values() if s != plain.get(s.method, s)]
+    on_validation = {c.a: c for c in compare(a.grid, pairs, val_top1)}
+    on_test = {c.a: c for c in compare(a.grid, pairs)}
+    varied = {s.method for s, _ in pairs}
+    shown = [s for s in best.values() if s.method in varied]
+    shown.sort(key=lambda s: (a.methods.index(s.method), s.variant != PLAIN))
+    rows = [Line(s, a.grid[s], on_test.get(s), on_validation.get(s)) for s in shown]
+    return Table(
+        f"{words.labels(a, fraction)}: each variant, and its gain over the plain one on the same "
+        "seeds in points. The stressed row is the best on validation images.",
+        [
+            SETTING,
+            VALIDATION,
+            Column("Gain", lambda n: n.on_validation and n.on_validation.difference, "points"),
+            ACCURACY,
+            Column("Gain on test", _lead_of, "points"),
+            RESULT,
+        ],
+        rows,
+        strong=max(rows, key=lambda n: over_seeds(n.runs, val_top1).mean, default=None),
+    )
+
+
+def variant_methods(a: Analysis, fraction: Labels) -> Table:
+    """Within each variant, params.yaml's method less the others; one without it stays plain."""
+    best = best_of_variants(a, fraction)
+    pairs: list[tuple[Setting, Setting]] = []
+    for variant in dict.fromkeys(variant for _, variant in best):
+        found = {m: best.get((m, variant), best.get((m, PLAIN))) for m in a.methods}
+        mine = found.pop(a.asked.method, None)
+        pairs += [(mine, other) for other in found.values() if mine and other]
+    caption = f"{method_name(a.asked.method)} less the other methods within each variant."
+    return differences(a, caption, compare(a.grid, dict.fromkeys(pairs)), a.grid)
+
+
+def best_of_variants(a: Analysis, fraction: Labels) -> dict[tuple[str, str], Setting]:
+    """Return the best mask ratio by validation of each method and variant."""
+    best: dict[tuple[str, str], Setting] = {}
+    for setting in a.by_validation(a.grid, fraction):
+        best.setdefault((setting.method, setting.variant), setting)
+    return {(s.method, s.variant): s for s in a.grid if s in best.values()}
+
+
+def labels_needed(a: Analysis) -> Table:
+    """How many labels each method needs for some accuracies, read off the measured means."""
+    by_method: dict[str, list[Line]] = {}
+    for fraction in a.fractions():
+        for line in lines(a.grid, a.best(a.grid, fraction)):
+            by_method.setdefault(line.setting.method, []).append(line)
+    curves = {m: found for m, found in by_method.items() if len(found) > 1}
+    means = [over_seeds(line.runs).mean for found in curves.values() for line in found]
+    step = max(0.01, round((max(means) - min(means)) / 6, 2)) if means else 1.0
+    first = round(min(means, default=0.0) / step) + 1
+    targets = [i * step for i in range(first, first + 8) if i * step <= max(means, default=-1.0)]
+
+    def get(method: str) -> Any:
+        x = [float(line.runs[0].num_labeled) for line in curves[method]]
+        spreads = [over_seeds(line.runs) for line in curves[method]]
+
+        def needed(target: float) -> Interval:
+            lower = [s.mean if s.low is None else s.low for s in spreads]
+            upper = [s.mean if s.high is None else s.high for s in spreads]
+            value = crossing(x, [s.mean for s in spreads], target)
+            ends = crossing(x, upper, target), crossing(x, lower, target)
+            return words.needed(value, *ends, smallest=x[0], largest=x[-1])
+
+        return needed
+
+    return Table(
+        "Labeled images needed for a test accuracy, interpolated between the measured means on a "
+        "logarithmic scale. The interval is where the ends of the 95% intervals cross it. Nothing "
+        "is said beyond the largest number of labels that was measured.",
+        [
+            Column(TOP1, lambda target: target, "percent"),
+            *(Column(method_name(m), get(m), "count") for m in curves),
+        ],
+        targets if curves else [],
+    )
+
+
+def costs(a: Analysis, grid: Grid, caption: str) -> Table:
+    """What one run of each setting costs."""
+    known = Column("Arithmetic", lambda n: mean_known(n.runs, "flops"), "work")
+    device = Column("Device", lambda n: ", ".join(dict.fromkeys(map(machine, n.runs))))
+    hours = Column("Device-hours", mean_of("device_hours"), "number")
+    names = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS]
+    columns = [*names, IMAGES, TIME, hours, known, device]
+    return Table(caption, columns, lines(grid), belongs=belongs(a))
+
+
+def machine(run: Run) -> str:
+    """Return the device of a run for people."""
+    return str(run.details.origin.machine) if run.details else run.device or "not recorded"
+
+
+def pseudo_labels(a: Analysis) -> Table:
+    """Coverage and accuracy of the pseudo labels at the end of training, and of which images."""
+    rows = [
+        line
+        for fraction in a.fractions()
+        for line in lines(a.grid, a.best(a.grid, fraction))
+        if line.runs[0].val_pseudo_coverage_final is not None
+    ]
+
+    return Table(
+        "Pseudo labels in use at the end of training, in %. Images whose label is trained on never "
+        "count. Where the classes of the other unlabeled images are not known, validation images "
+        "stand for them: they get their pseudo label by the same model and rule, but are seen "
+        "whole, without a weak view. Intervals: t over seeds; with one seed, Wilson over the "
+        "validation images in use.",
+        [
+            SETTING,
+            labels_column(a),
+            Column("Coverage", spread_of("pseudo_coverage_final"), "percent"),
+            Column("Right, unlabeled images", spread_of("pseudo_accuracy_final"), "percent"),
+            Column("Right, validation images", _right_on_validation, "percent"),
+            Column("Validation images in use", _validation_in_use, "count"),
+            Column("Validation images", lambda n: sum(r.val_images or 0 for r in n.runs), "count"),
+        ],
+        rows,
+        belongs=belongs(a),
+    )
+
+
+def _validation_in_use(line: Line) -> float:
+    shares = ((r.val_pseudo_coverage_final or 0.0, r.val_images or 0) for r in line.runs)
+    return float(sum(share * images for share, images in shares))
+
+
+def _right_on_validation(line: Line) -> Spread | Interval:
+    known = [r.val_pseudo_accuracy_final for r in line.runs]
+    values = [value for value in known if value is not None]
+    if not values:
+        return Interval(None, note="not known")
+    if len(values) > 1:
+        return mean_over_seeds(values).clipped()
+    return Interval(values[0], *wilson(values[0], _validation_in_use(line)))
+
+
+def runs(a: Analysis, found: Sequence[Run]) -> Table:
+    """Every run with its folder, commit and MLflow run: what the other tables link to."""
+
+    def of(get: Callable[[Line], Any]) -> Callable[[Run], Any]:
+        return lambda run: get(Line(setting_of(run), [run]))
+
+    def commit(run: Run) -> str | None:
+        code = run.details.origin.code if run.details else None
+        return run.commit and run.commit[:10] + (f", code {code}" if code else "")
+
+    def mlflow(run: Run) -> Any:
+        address = run.details.mlflow if run.details else None
+        text = run.mlflow_run and run.mlflow_run[:8]
+        return Link(text, address) if text and address else text
+
+    def folders(run: Run) -> str:
+        paths = run.details.folders if run.details else ()
+        return ", ".join(f"runs/{path.name}" for path in paths) or run.folder
+
+    return Table(
+        "Every run.",
+        [
+            Column("Run", lambda run: run.name),
+            Column("Setting", lambda run: setting_of(run).name, "key"),
+            Column("Method", of(METHOD.get), "key"),
+            Column("Labels", of(labels_column(a).get), "key"),
+            Column("Seed", lambda run: run.seed, "key"),
+            Column(TOP1, top1, "percent"),
+            Column("Validation", val_top1, "percent"),
+            Column("Steps", lambda run: run.steps, "count"),
+            Column("Time", lambda run: run.seconds, "seconds"),
+            Column("Commit", commit),
+            Column("MLflow run", mlflow),
+            Column("Cell id", lambda run: run.cell_id),
+            Column("Folders", folders),
+        ],
+        found,
+        folded=len(found) > 12,
+        anchor=lambda run: run.anchor,
+    )
