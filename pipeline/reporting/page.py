@@ -32,8 +32,12 @@ def write_page(a: Analysis, sections: list[Section], out: Path) -> None:
             elif isinstance(block, Pictures) and block.wide:
                 (folder / f"{block.name}.png").write_bytes(base64.b64decode(block.pictures[0].png))
     write_text(out / "index.html", html(a, sections))
-    template = environment().get_template("report.md.j2")
-    write_text(out / "report.md", template.render(dataset=a.evidence.name, sections=sections))
+    write_text(out / "report.md", markdown(f"Semi-MAE on {a.evidence.name}", sections))
+
+
+def markdown(title: str, sections: list[Section]) -> str:
+    """Return the sections as Markdown; the pictures that it shows are files."""
+    return environment().get_template("report.md.j2").render(title=title, sections=sections)
 
 
 def html(a: Analysis, sections: list[Section]) -> str:

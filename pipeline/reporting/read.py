@@ -86,14 +86,13 @@ def read_kept(folder: Path) -> Evidence:
     about = read_json(folder / "about.json")
     with (folder / "ablation.csv").open(encoding="utf-8", newline="") as file:
         rows = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-    empty = {"mask_ratio": None, "label_fraction": None, "num_labels": None}
     runs = []
     for row in rows:
-        # Tables of earlier versions say it by the folder alone.
+        # Tables of earlier versions have no such columns: they are of CPUs.
         budget = "time" if "time" in row["folder"].split("-") else "images"
-        run = {**empty, "budget": budget, **row}
-        runs.append(Run.model_validate(run, strict=False))
-    baselines = about.get("baselines", [])
+        old = {"budget": budget, "device": "cpu", "device_hours": float(row["cpu_seconds"]) / 3600}
+        runs.append(Run.model_validate(old | row, strict=False))
+    baselines = about["baselines"]
     steps = [run for run in runs if run.budget == "images"]
     timed = [run for run in runs if run.budget == "time"]
     if timed:  # a method whose factor is 1 has the same runs for both budgets

@@ -83,11 +83,11 @@ class Run(Frozen):
     """A cell that is trained and scored: a row of ``ablation.csv``, by its columns."""
 
     method: str
-    mask_ratio: float | None
+    mask_ratio: float | None = None
     variant: str = PLAIN
     budget: Budget = "images"
-    label_fraction: float | None
-    num_labels: int | None
+    label_fraction: float | None = None
+    num_labels: int | None = None
     num_labeled: int
     seed: int
     top1: float

@@ -44,7 +44,12 @@ def lines(grid: Grid, settings: Sequence[Setting] | None = None) -> list[Line]:
 
 def mean_of(name: str) -> Any:
     """Return a getter of the mean of a column of ablation.csv, without its interval."""
-    return lambda line: sum(getattr(run, name) for run in line.runs) / len(line.runs)
+
+    def get(line: Line) -> float | None:
+        spread = mean_known(line.runs, name)
+        return spread and spread.mean
+
+    return get
 
 
 def spread_of(name: str) -> Any:
@@ -278,7 +283,7 @@ def labels_needed(a: Analysis) -> Table:
 
 def costs(a: Analysis, grid: Grid, caption: str) -> Table:
     """What one run of each setting costs."""
-    known = Column("Arithmetic", lambda n: mean_known(n.runs, "flops"), "work")
+    known = Column("Arithmetic", mean_of("flops"), "work")
     device = Column("Device", lambda n: ", ".join(dict.fromkeys(map(machine, n.runs))))
     hours = Column("Device-hours", mean_of("device_hours"), "number")
     names = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS]

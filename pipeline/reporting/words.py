@@ -76,7 +76,9 @@ def runner_up(c: Comparison | None) -> str:
         better = "better" if c.difference.mean > 0 else "worse"
         return f"On the test images, this one model is significantly {better} than {other} ({p})."
     if c.difference.p is None:
-        return f"It differs from {other}, by {difference} on every seed, which cannot be tested."
+        same = f"It is level with {other}: both have the same accuracy on every seed."
+        lead = f"Its lead over {other}, is {difference} on every seed, so there is nothing to test."
+        return same if c.difference.mean == 0 else lead
     p = f"p {_p(c.adjusted_p)}, Holm-corrected"
     if not c.is_significant:
         return f"It is not significantly different from {other} ({difference}, {p})."
@@ -97,7 +99,7 @@ def judgment(c: Comparison) -> str:
 
 def settle(c: Comparison | None) -> str:
     """Say what would settle a question that is open."""
-    if c is None or c.is_significant:
+    if c is None or c.is_significant or (c.difference.n > 1 and c.difference.p is None):
         return ""
     if c.difference.n == 1:
         return (

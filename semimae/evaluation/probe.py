@@ -14,8 +14,8 @@ from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.device import set_up_device
 from semimae.engine.infer import Outputs, infer
-from semimae.evaluation.metrics import score
 from semimae.evaluation.examples import examples
+from semimae.evaluation.metrics import score
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig

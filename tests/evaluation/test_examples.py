@@ -57,7 +57,9 @@ def test_the_picture_is_the_image(digits: Prepared, digits_split: Split) -> None
         np.testing.assert_array_equal(decoded(example.png), digits.images[row, ..., 0])
 
 
-def test_without_a_mistake_the_least_certain_are_left(digits: Prepared, digits_split: Split) -> None:
+def test_without_a_mistake_the_least_certain_are_left(
+    digits: Prepared, digits_split: Split
+) -> None:
     rows = digits_split.test(digits)
     sure = np.eye(10)[digits.labels[rows]]
     found = examples(sure, digits, CONFIG, rows)

@@ -216,7 +216,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if not {"script", "style"} & set(self.open):
+            self.text += data
 
 
 def read(page: str) -> Reader:

@@ -19,11 +19,18 @@ from report_helpers import (
     scores,
     write_run,
 )
+from scipy.stats import t as student
 
 from pipeline.reporting.blocks import MINUS
-from pipeline.reporting.label_curve import fit_label_curve, labels_saved, power_law
-from pipeline.reporting.render import COLUMNS
-from pipeline.reporting.statistics import holm, mean_over_seeds, paired_difference
+from pipeline.reporting.runs import COLUMNS
+from pipeline.reporting.statistics import (
+    Spread,
+    crossing,
+    holm,
+    mean_over_seeds,
+    paired_difference,
+    seeds_to_settle,
+)
 from pipeline.time_factors import time_factors
 from semimae.options.cell import Cell, cell_id
 from semimae.options.grid import BaselineConfig
@@ -69,28 +76,30 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_label_curve_recovers_the_law_and_refuses_to_go_far() -> None:
-    labels = np.array([50.0, 100.0, 200.0, 400.0])
-    true = power_law(labels, 0.9, 3.0, 0.6)
-    better = power_law(labels, 0.9, 2.0, 0.6)
-    noise = {0: 0.0, 1: 1e-4, 2: -1e-4}
-    curve = fit_label_curve(labels, {seed: true + e for seed, e in noise.items()})
-    other = fit_label_curve(labels, {seed: better + e for seed, e in noise.items()})
-    assert curve is not None
-    assert other is not None
-    np.testing.assert_allclose(curve.law, [0.9, 3.0, 0.6], rtol=2e-2)
-    assert curve.misfit < 1e-6
-    value, low, high = curve.labels_needed(0.85)
-    assert value == pytest.approx((3.0 / 0.05) ** (1 / 0.6), rel=1e-2)
-    assert low <= value <= high
-    saved = labels_saved(curve, other, 0.85)
-    assert saved is not None
-    assert saved[0] == pytest.approx((3 / 0.05) ** (1 / 0.6) - (2 / 0.05) ** (1 / 0.6), rel=2e-2)
-    assert curve.labels_needed(0.89)[0] == math.inf  # needs 12,000 labels; 4 x 400 is the limit
-    assert labels_saved(curve, other, 0.89) is None
-    with pytest.raises(ValueError, match="beyond 4 times"):
-        curve.accuracy(np.array([1601.0]))
-    assert fit_label_curve(labels[:2], {0: true[:2]}) is None
+def test_seeds_to_settle_have_the_power_that_simulation_finds() -> None:
+    """The number of seeds shows the difference in 80% of simulated grids, one fewer in fewer."""
+    observed = mean_over_seeds([0.03, 0.01, 0.02, 0.035, 0.0])
+    wanted = seeds_to_settle(observed, tests=3)
+    assert wanted is not None
+    rng = np.random.default_rng(0)
+    deviation = np.std([0.03, 0.01, 0.02, 0.035, 0.0], ddof=1)
+
+    def power(n: int) -> float:
+        draws = rng.normal(observed.mean, deviation, (20_000, n))
+        t = draws.mean(axis=1) / draws.std(axis=1, ddof=1) * math.sqrt(n)
+        return float((2 * student.sf(np.abs(t), n - 1) * 3 < 0.05).mean())
+
+    assert power(wanted) > 0.79
+    assert power(wanted - 1) < 0.81
+    assert seeds_to_settle(Spread(1, 0.1)) is None
+    assert seeds_to_settle(mean_over_seeds([0.01, -0.0101])) is None  # more than 50
+
+
+def test_labels_needed_are_read_off_between_the_points() -> None:
+    labels, accuracy = [100.0, 400.0, 1600.0], [0.4, 0.6, 0.5]
+    assert crossing(labels, accuracy, 0.5) == pytest.approx(200)  # half-way, on a logarithmic scale
+    assert crossing(labels, accuracy, 0.4) == -math.inf
+    assert crossing(labels, accuracy, 0.61) == math.inf
 
 
 def test_full_grid(workspace: Workspace) -> None:
