@@ -41,7 +41,7 @@ def provenance_section(a: Analysis, commit: str | None) -> Section:
     params = a.evidence.params
     facts = _facts(a, commit)
     blocks: list[Block] = [
-        Table("Data and code.", [Column("What", _at(0)), Column("Value", _at(1))], facts)
+        Table("Data and code.", [Column("What", _at(0)), Column("Value", _at(1), "words")], facts)
     ]
     if a.fractions():
         blocks.append(_split_table(a))
@@ -54,7 +54,7 @@ def provenance_section(a: Analysis, commit: str | None) -> Section:
         blocks.append(Table("Missing runs.", columns, missing))
     if params is not None:
         rows = [(name, str(value)) for name, value in flat(params.model_dump(mode="json")).items()]
-        columns = [Column("Parameter", _at(0)), Column("Value", _at(1))]
+        columns = [Column("Parameter", _at(0)), Column("Value", _at(1), "words")]
         blocks.append(Table("params.yaml.", columns, rows, folded=True))
         blocks.append(
             Text(

@@ -38,7 +38,7 @@ class Column(NamedTuple):
     @property
     def is_numeric(self) -> bool:
         """Whether its entries stand to the right."""
-        return self.kind != "text"
+        return self.kind not in ("text", "words", "key")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Figure:
     chart: Any  # of Altair, on data sets that are named as the tables
     tables: Mapping[str, Table]
     wide: bool = False
+    beside: bool = False  # whether the page shows the table anyway
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def duration(seconds: float) -> str:
 
 FORMATS: dict[str, Callable[[Any], str]] = {
     "text": str,
+    "words": str,  # a sentence, which may be broken
     "percent": percent,
     "points": points,
     "p": p_value,

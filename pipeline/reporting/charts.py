@@ -13,9 +13,13 @@ COLORS = (
     *("#6a6fe0", "#698c33", "#b8599a", "#a8643f"),
 )
 _ACCENT, _GRAY = COLORS[2], "#808790"
-_PLUS = {"percent": "", "points": "+"}
+_LABEL = {
+    "percent": "format(100 * datum.value, '.1~f')",
+    "points": "format(100 * datum.value, '+.1~f')",
+    "seconds": "datum.value < 120 ? datum.value + ' s' : format(datum.value / 60, '.3~g') + ' min'",
+}
 _TIP = {"percent": ".1%", "points": "+.1%", "seconds": ",.0f", "count": ",.0f", "loss": ".3f"}
-_UNIT = {"percent": " (%)", "points": " (points)", "seconds": " (s)"}
+_UNIT = {"percent": " (%)", "points": " (points)"}
 _CONFIG: dict[str, Any] = {
     "font": "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif",
     "view": {"stroke": None},
@@ -52,14 +56,17 @@ def _layered(*layers: Any, colors: Colors | None = None, height: Any = 240) -> A
     if colors is not None:
         scale = alt.Scale(domain=list(colors), range=list(colors.values()))
         by_method = alt.Color(field="Method", type="nominal", scale=scale)
-        layers = tuple(layer.encode(color=by_method) for layer in layers)
+        bare = (layer.encoding.color is alt.Undefined for layer in layers)
+        layers = tuple(
+            layer.encode(color=by_method) if is_bare else layer
+            for layer, is_bare in zip(layers, bare, strict=True)
+        )
     return alt.layer(*layers).properties(width="container", height=height).add_params(*params)
 
 
 def _axis(of: Any, field: str, kind: str = "", **scale: Any) -> Any:
-    axis = alt.Axis(labelOverlap=True)
-    if kind in _PLUS:
-        axis = alt.Axis(labelExpr=f"format(100 * datum.value, '{_PLUS[kind]}.1~f')")
+    expr = {"labelExpr": _LABEL[kind]} if kind in _LABEL else {}
+    axis = alt.Axis(labelOverlap=True, tickCount=8 if of is alt.X else 5, **expr)
     title, shape = f"{field}{_UNIT.get(kind, '')}", alt.Scale(**({"zero": False} | scale))
     return of(field=field, type="quantitative", title=title, axis=axis, scale=shape)
 
@@ -111,19 +118,21 @@ def forest(colors: Colors, value: str) -> Any:
     tips = {"Setting": "", "Less": "", value: "points", "Result": ""}
     base = _data("differences", labels=True)
     zero = base.transform_calculate(zero="0").mark_rule(strokeDash=[4, 3], strokeWidth=1)
-    zero = zero.encode(x=alt.X(field="zero", type="quantitative"))
+    zero = zero.encode(x=alt.X(field="zero", type="quantitative"), color=alt.value(_GRAY))
     means = _means(base, value, "points", _row("Less"), tips)
     return _layered(*means, zero, colors=colors, height=alt.Step(26))
 
 
-def pairs(value: str) -> Any:
-    """All differences as a heat map, row less column; data: pairs."""
+def pairs(value: str, order: Sequence[str]) -> Any:
+    """All differences as a heat map, row less column, both in an order; data: pairs."""
     low, high = COLORS[1], COLORS[2]
-    scale = alt.Scale(domainMid=0, range=[low, f"{_GRAY}26", high])
+    scale = alt.Scale(domainMid=0, range=[low, f"{_GRAY}20", high], interpolate="rgb")
     fill = alt.Color(field=value, type="quantitative", scale=scale, legend=None)
-    x = alt.X(field="Less", type="nominal", sort=None, axis=alt.Axis(labelAngle=-40), title="less")
+    angle = alt.Axis(labelAngle=-40)
+    x = alt.X(field="Less", type="nominal", sort=list(order), axis=angle, title="less")
+    y = alt.Y(field="Setting", type="nominal", sort=list(order), title=None)
     tips = _tips({"Setting": "", "Less": "", value: "points", "Result": ""})
-    base = _data("pairs", labels=True, methods=False).encode(x=x, y=_row("Setting"), tooltip=tips)
+    base = _data("pairs", labels=True, methods=False).encode(x=x, y=y, tooltip=tips)
     number = f"format(100 * datum['{value}'], '+.1f') + (datum.Significant ? ' *' : '')"
     words = base.transform_calculate(shown=number).mark_text(fontSize=10)
     rect = base.mark_rect(opacity=0.75).encode(color=fill)

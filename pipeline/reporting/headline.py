@@ -242,10 +242,9 @@ def predictions_section(a: Analysis) -> Section:
 def reconstructions_section(a: Analysis) -> Section:
     """Show originals, what the encoder saw, and reconstructions, at each mask ratio."""
     first = [runs[0] for s, runs in a.grid.items() if s.label_fraction == a.main_fraction]
-    extra = [a.evidence.headline] if a.evidence.headline else []
-    by_cell = {run.cell_id: run for run in [*first, *extra] if run.details.reconstructions}
-    grid_ids = {run.cell_id for run in a.evidence.grid}
-    shown = [r for r in by_cell.values() if r in first or r.cell_id not in grid_ids]
+    headline, known = a.evidence.headline, {run.cell_id for run in a.evidence.grid}
+    extra = [headline] if headline and headline.cell_id not in known else []
+    shown = [run for run in [*first, *extra] if run.details.reconstructions]
     blocks: list[Block] = []
     for run in shown:
         setting: Setting = setting_of(run)

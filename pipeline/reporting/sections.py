@@ -25,6 +25,7 @@ from pipeline.reporting.tables import TOP1
 from pipeline.reporting.training import training_section
 from semimae.options.grid import PLAIN
 
+_FEW = 3  # methods; of more all pairs are drawn
 _MANY = 8  # rows; a longer table of evidence is folded away
 
 
@@ -111,6 +112,7 @@ def _leaderboard(a: Analysis) -> Section:
         charts.ranking(charts.color(a.methods), TOP1),
         {"settings": table, "seeds": seeds},
         wide=True,
+        beside=True,
     )
     return Section("leaderboard", "Leaderboard", [figure, table])
 
@@ -127,15 +129,19 @@ def _differences(a: Analysis) -> Section:
         title = f"Lead of {mine} over the other methods, with 95% intervals"
         alt = f"Paired differences of {mine} to the other methods, largest lead first."
         chart = charts.forest(colors, "Difference")
-        blocks.append(Figure("differences", title, alt, chart, {"differences": table}, wide=True))
-        blocks.append(table)
-    if len(a.between_methods) > len(against):
+        data = {"differences": table}
+        blocks += [Figure("differences", title, alt, chart, data, wide=True, beside=True), table]
+    if len(a.methods) > _FEW:
         both = [*a.between_methods, *(c.reversed() for c in a.between_methods)]
         pairs = tables.differences(a, "All pairs of methods, both ways.", both, a.grid)
         title = "All pairs of methods: row less column, in points. * marks what is significant."
         alt = "Paired differences of all methods as a heat map."
-        chart = charts.pairs("Difference")
+        order = dict.fromkeys(c.a.name for c in sorted(both, key=lambda c: -c.difference.mean))
+        chart = charts.pairs("Difference", list(order))
         blocks.append(Figure("pairs", title, alt, chart, {"pairs": pairs}, wide=True))
+    elif len(a.between_methods) > len(against):
+        caption = f"All pairs of methods, each {each}."
+        blocks.append(tables.differences(a, caption, a.between_methods, a.grid, folded=True))
     if a.within_methods:
         caption = "Within one method: the setting that validation prefers, less another."
         folded = len(a.within_methods) > _MANY
@@ -154,7 +160,7 @@ def _variants(a: Analysis) -> Section:
         )
     ]
     if params is not None:
-        values = Column("Values", lambda variant: words.changes(params, variant))
+        values = Column("Values", lambda variant: words.changes(params, variant), "words")
         columns = [Column("Variant", lambda variant: variant), values]
         blocks.append(Table("What they change.", columns, [n for n in names if n != PLAIN]))
     of = (tables.variant_gains, tables.variant_methods)
@@ -237,7 +243,8 @@ def _cost(a: Analysis) -> Section:
         chart = charts.price(charts.color(a.methods), TOP1)
         title = "Test top-1 over training time, one point per setting"
         alt = "Test accuracy of each setting over the time that one run of it takes."
-        blocks.append(Figure("cost", title, alt, chart, {"settings": table}, wide=True))
+        data = {"settings": table}
+        blocks.append(Figure("cost", title, alt, chart, data, wide=True, beside=True))
     blocks += [table] if table.rows else []
     blocks += [tables.costs(a, a.timed, "The same at equal time.")] if a.timed else []
     return Section("cost", "Cost", blocks)

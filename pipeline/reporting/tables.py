@@ -69,24 +69,22 @@ TIME = Column("Time per run", mean_of("seconds"), "seconds")
 STEPS = Column("Steps", lambda line: line.runs[0].steps, "count")
 IMAGES = Column("Images seen", lambda line: line.runs[0].images_seen, "count")
 VALIDATION = Column("Validation", lambda line: over_seeds(line.runs, val_top1).mean, "percent")
-RESULT = Column("Result", lambda line: words.judgment(line.lead) if line.lead else None)
+RESULT = Column("Result", lambda n: words.judgment(n.lead) if n.lead else None, "words")
 
 
 def labels_column(a: Analysis) -> Column:
-    """Return the column of label fractions."""
-    return Column("Labels", lambda line: words.short_labels(a, line.setting.label_fraction))
+    """Return the column of label fractions, of rows that begin with a setting."""
+    kind = "text" if len({*a.fractions(), *a.fractions(a.timed)}) > 1 else "key"
+    return Column("Labels", lambda row: words.short_labels(a, row[0].label_fraction), kind)
 
 
 def belongs(a: Analysis) -> Any:
     """Return what tells the labels and the method of a row that begins with a setting."""
-    one = len({*a.fractions(), *a.fractions(a.timed)}) < 2
-
-    def of(row: Any) -> tuple[str, str]:
-        setting: Setting = row[0]
-        fraction = "" if one else words.short_labels(a, setting.label_fraction)
-        return fraction, method_name(setting.method)
-
-    return of
+    labels = labels_column(a)
+    return lambda row: (
+        labels.get(row) if labels.kind == "text" else "",
+        method_name(row[0].method),
+    )
 
 
 def by_accuracy(a: Analysis, grid: Grid) -> list[Line]:
@@ -141,7 +139,7 @@ def differences(
     return Table(
         f"{caption} Test top-1 in points, paired by seed; p-values are corrected by Holm's method.",
         [
-            Column("Labels", lambda c: words.short_labels(a, c.a.label_fraction)),
+            labels_column(a),
             Column("Setting", lambda c: link(c.a)),
             Column("Less", lambda c: link(c.b)),
             Column("Method", lambda c: method_name(c.b.method), "key"),
@@ -149,7 +147,7 @@ def differences(
             Column("Difference", lambda c: c.difference, "points"),
             Column("Seeds", lambda c: c.difference.n, "count"),
             Column("p", lambda c: c.difference.p, "p"),
-            Column("Result", words.judgment),
+            Column("Result", words.judgment, "words"),
         ],
         found,
         folded=folded,
@@ -167,7 +165,11 @@ def fractions(a: Analysis) -> Table:
         )
 
     def result(over: str) -> Column:
-        return Column("Result", lambda f: (c := getattr(a.verdicts[f], over)) and words.judgment(c))
+        def get(f: Labels) -> str | None:
+            c: Comparison | None = getattr(a.verdicts[f], over)
+            return c and words.judgment(c)
+
+        return Column("Result", get, "words")
 
     def of(get: Callable[[Line], Any]) -> Callable[[Labels], Any]:
         return lambda f: get(Line(a.verdicts[f].best, a.grid[a.verdicts[f].best]))
@@ -374,7 +376,7 @@ def runs(a: Analysis, found: Sequence[Run]) -> Table:
             Column("Commit", commit),
             Column("MLflow run", mlflow),
             Column("Cell id", lambda run: run.cell_id),
-            Column("Folders", folders),
+            Column("Folders", folders, "words"),
         ],
         found,
         folded=len(found) > 12,

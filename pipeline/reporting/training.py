@@ -9,7 +9,7 @@ from pipeline.reporting.blocks import Block, Column, Figure, Interval, Section, 
 from pipeline.reporting.compare import Labels, Setting, method_name
 from pipeline.reporting.headline import class_names
 from pipeline.reporting.runs import Row, Run
-from pipeline.reporting.tables import belongs, pseudo_labels
+from pipeline.reporting.tables import belongs, labels_column, pseudo_labels
 
 _MOST_STEPS = 16  # of a curve; the stage files hold every step
 _LOSS, _SHARE, _GRADIENT = "loss/", "pseudo/class_coverage/", "gradient/"
@@ -103,7 +103,7 @@ def _curve(a: Analysis, key: str, title: str, value: str, kind: str, rows: Seque
     table = Table(
         "Means over seeds, with the lowest and the highest.",
         [
-            Column("Labels", lambda row: words.short_labels(a, row[0].label_fraction)),
+            labels_column(a),
             Column("Setting", lambda row: row[0].name),
             Column("Method", lambda row: method_name(row[0].method), "key"),
             Column("Step", lambda row: row[1], "count"),

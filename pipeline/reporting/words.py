@@ -186,13 +186,13 @@ def baselines(a: Analysis, best: Setting) -> list[tuple[str, str]]:
     for c in compare(a.with_baselines, pairs):
         theirs, d = a.baselines[c.a], c.difference
         limits = f" {interval(d.low, d.high, signed=True)}" if d.low is not None else ""
-        reached = f"{c.a.name}, reaches {percent(over_seeds(theirs).mean)}% test top-1"
+        reached = f"{c.a.name} reaches {percent(over_seeds(theirs).mean)}% test top-1"
         times = f"{duration(_seconds(theirs))} per run; {best.name} takes {_time(a.grid[best])}"
         if d.mean > 0:
-            words = f"The baseline wins. {reached.replace(',', '', 1)}: {points(d.mean)} points"
+            words = f"The baseline wins. {reached}: {points(d.mean)} points"
             found.append((f"{words}{limits} over {best.name}. It takes {times}.", "note"))
         else:
-            words = f"The baseline, {reached}. {best.name} is {_above(c)} above it."
+            words = f"The baseline {reached}. {best.name} is {_above(c)} above it."
             found.append((f"{words} The baseline takes {times}.", ""))
     return found
 

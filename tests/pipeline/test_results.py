@@ -44,7 +44,7 @@ def test_results_are_small_files_and_a_part_of_their_page(finished: Path) -> Non
     # report_helpers: the machine that is noted in the runs, whatever this one is
     assert (about["devices"], about["torch"]) == (["cpu (x86_64, 2 threads)"], ["2.0"])
     page = Path("docs/results.md").read_text()
-    assert "0.00333 CPU-hours of training on cpu (x86_64, 2 threads), torch 2.0, commit" in page
+    assert "0.00333 CPU-hours of training on cpu (x86\\_64, 2 threads), torch 2.0, commit" in page
     assert page.startswith("# Title\n\n")
     assert page.endswith(f"{END}\n\nThe rest.\n")
     assert "old" not in page

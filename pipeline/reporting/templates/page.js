@@ -2,7 +2,7 @@ const figures = JSON.parse(document.getElementById("figures").textContent);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const hidden = new Set();
 const views = [];
-const picker = document.getElementById("labels");
+const picker = document.getElementById("fraction");
 
 const objects = ({fields, rows}) =>
   rows.map((row) => Object.fromEntries(fields.map((field, i) => [field, row[i]])));
