@@ -27,8 +27,8 @@ class Spread(NamedTuple):
 
     def reversed(self) -> "Spread":
         """Return the same with its sign changed."""
-        low, high = (None if v is None else -v for v in (self.high, self.low))
-        return Spread(self.n, -self.mean, low, high, self.p)
+        low, high = (None if v is None else 0.0 - v for v in (self.high, self.low))
+        return Spread(self.n, 0.0 - self.mean, low, high, self.p)  # no minus before a zero
 
     def clipped(self) -> "Spread":
         """Return the spread of a proportion, its interval cut at 0 and 1."""
