@@ -80,8 +80,8 @@ def keep_results(
 
 def shown_in(root: Path, page: str) -> str:
     """Return the page's text with the tables of all results between its two marks."""
+    from pipeline.reporting.blocks import Section
     from pipeline.reporting.page import markdown
-    from pipeline.reporting.sections import Section
 
     sections = [Section("", "", _summary(folder)) for folder in _kept(root)]
     block = f"{BEGIN}\n\n{markdown('', sections).strip()}\n\n{END}"

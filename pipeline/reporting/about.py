@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from pipeline.reporting import tables, words
+from pipeline.reporting import tables
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Column, Section, Table, Text, count
+from pipeline.reporting.compare import labels_of
 from pipeline.reporting.rerun import grid_command
 from pipeline.workspace import flat
 
@@ -88,7 +89,7 @@ def _split_table(a: Analysis) -> Table:
     return Table(
         "Images of each split.",
         [
-            Column("Labels", lambda run: words.labels_of(run)),
+            Column("Labels", lambda run: labels_of(run)),
             Column("Labeled", lambda run: run.num_labeled, "count"),
             Column("Unlabeled", lambda run: run.details and run.details.num_unlabeled, "count"),
             Column("Validation", lambda run: run.val_images, "count"),

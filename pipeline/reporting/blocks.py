@@ -191,7 +191,7 @@ def show(value: Any, kind: str) -> Shown:
     if isinstance(value, Link):
         return Shown(value.text, href=value.href)
     found = _interval(value)
-    if found.value is None or found.value == "":
+    if found.value is None:
         return Shown(found.note or NONE)
     text = FORMATS[kind]
     if found.low is None or found.high is None:

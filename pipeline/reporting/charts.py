@@ -65,7 +65,7 @@ def _layered(*layers: Any, colors: Colors | None = None, height: Any = 240) -> A
 
 
 def _axis(of: Any, field: str, kind: str = "", **scale: Any) -> Any:
-    expr = {"labelExpr": _LABEL[kind]} if kind in _LABEL else {}
+    expr: dict[str, Any] = {"labelExpr": _LABEL[kind]} if kind in _LABEL else {}
     axis = alt.Axis(labelOverlap=True, tickCount=8 if of is alt.X else 5, **expr)
     title, shape = f"{field}{_UNIT.get(kind, '')}", alt.Scale(**({"zero": False} | scale))
     return of(field=field, type="quantitative", title=title, axis=axis, scale=shape)
@@ -145,7 +145,7 @@ def over(colors: Colors, x: str, value: str, *, log: bool = False) -> Any:
     Settings without that number, in data set ``without``, are lines across.
     """
     base, tips = _data("means", labels=not log), _OF_MEAN
-    scale = {"type": "log", "nice": False} if log else {}
+    scale: dict[str, Any] = {"type": "log", "nice": False} if log else {}
     along = _axis(alt.X, x, padding=20, **scale)
     y = _axis(alt.Y, value, "percent")
     layers = [base.mark_line(strokeWidth=2).encode(x=along, y=y)]
@@ -201,9 +201,12 @@ def per_class(value: str) -> Any:
 def reliability() -> Any:
     """Accuracy over confidence, beside the diagonal; data: bins."""
     base = _data("bins", methods=False).transform_filter("datum.Images > 0")
-    x, y = (_axis(of, n, "percent") for of, n in ((alt.X, "Confidence"), (alt.Y, "Accuracy")))
-    diagonal = alt.Y(field="Confidence", type="quantitative")
-    ideal = base.mark_line(color=_GRAY, strokeDash=[4, 3]).encode(x=x, y=diagonal)
+    x, y = (
+        _axis(of, name, "percent", domain=[0, 1])
+        for of, name in ((alt.X, "Confidence"), (alt.Y, "Accuracy"))
+    )
+    ends = alt.Chart(alt.Data(values=[{"at": 0}, {"at": 1}]))
+    ideal = ends.mark_line(color=_GRAY, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
     tips = _tips({"Images": "count", "Confidence": "percent", "Accuracy": "percent"})
     line = base.mark_line(color=_ACCENT, strokeWidth=1).encode(x=x, y=y)
     size = alt.Size(field="Images", type="quantitative", legend=None)

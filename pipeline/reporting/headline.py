@@ -75,7 +75,7 @@ def headline_section(a: Analysis) -> Section:
     ]
     if "fine_tune" not in details.scores:
         blocks.append(Text("Fine-tuning has not run yet: `dvc repro fine_tune`.", tone="note"))
-    blocks += [Text(_calibration(headline)), _reliability(details), _coverage(details)]
+    blocks += [Text(_calibration(headline)), *_reliability(details), _coverage(details)]
     blocks += [_classes(names, scores), _confusion(names, scores)]
     return Section("headline", "Headline run", blocks)
 
@@ -118,7 +118,7 @@ def _calibration(headline: Run) -> str:
     )
 
 
-def _reliability(details: Details) -> Figure:
+def _reliability(details: Details) -> list[Block]:
     bins = details.scores.get("calibrated", details.scores["classifier"]).calibration
     width = 100 / len(bins)
 
@@ -135,13 +135,11 @@ def _reliability(details: Details) -> Figure:
         ],
         range(len(bins)),
     )
-    return Figure(
-        "calibration",
-        "Calibration: accuracy over confidence. Points below the diagonal are overconfident.",
-        "Test accuracy of the classifier over its confidence, beside the diagonal.",
-        charts.reliability(),
-        {"bins": table},
-    )
+    if sum(b.num_images > 0 for b in bins) < 2:
+        return [table]
+    title = "Calibration: accuracy over confidence. Points below the diagonal are overconfident."
+    alt = "Test accuracy of the classifier over its confidence, beside the diagonal."
+    return [Figure("calibration", title, alt, charts.reliability(), {"bins": table})]
 
 
 def _coverage(details: Details) -> Figure:

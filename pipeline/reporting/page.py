@@ -19,6 +19,7 @@ from pipeline.reporting.runs import COLUMNS
 from semimae.files import replaced_folder, write_csv, write_text
 
 _PICTURE_WIDTH = 560  # pixels, in report.md and MLflow
+_GLOBALS = "window.vegaEmbed = vegaEmbed;"  # what the page's script needs of Vega
 _MOST_ROWS = 40  # of a figure's table in report.md
 
 
@@ -78,7 +79,7 @@ def draw(specification: dict[str, Any]) -> str:
 
 @functools.cache
 def _vega() -> str:
-    return str(vl_convert.javascript_bundle())
+    return str(vl_convert.javascript_bundle(_GLOBALS))
 
 
 def _sent(figure: Figure) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.reporting.blocks import (
     duration,
     percent,
 )
-from pipeline.reporting.compare import method_name, over_seeds, setting_of
+from pipeline.reporting.compare import labels_of, method_name, over_seeds, setting_of
 from pipeline.reporting.headline import (
     headline_section,
     predictions_section,
@@ -70,7 +70,7 @@ def _answer(a: Analysis) -> Section:
         Facts(facts),
         *(Text(text, tone=tone) for text, tone in words.baselines(a, found.best)),
         *([Text(use, tone=tone)] if use else []),
-        Text(words.choice(a, a.main_fraction)),
+        *([Text(text)] if (text := words.choice(a, a.main_fraction)) else []),
         *(Text(words.against(c)) for c in against),
         *([Text(text)] if (text := words.settle(found.over_next)) else []),
         *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
@@ -85,7 +85,7 @@ def _headline_only(a: Analysis) -> Section:
     assert headline is not None, "read_evidence refuses to report nothing"
     scores = headline.details.scores["classifier"]
     lead = (
-        f"The headline run, {setting_of(headline).name} with {words.labels_of(headline)}, reaches "
+        f"The headline run, {setting_of(headline).name} with {labels_of(headline)}, reaches "
         f"{percent(headline.top1)}% test top-1. No run of the grid is finished, so there is "
         "nothing to compare it with."
     )
@@ -105,9 +105,13 @@ def _leaderboard(a: Analysis) -> Section:
     if len(table.rows) == 1:
         return Section("leaderboard", "Leaderboard", [table])
     seeds = tables.runs(a, [run for line in table.rows for run in line.runs])
+    several = any(len(line.runs) > 1 for line in table.rows)
+    title = (
+        "means over seeds with 95% intervals. The ticks are the seeds" if several else "one seed"
+    )
     figure = Figure(
         "leaderboard",
-        "Test top-1: means over seeds with 95% intervals. The ticks are the seeds.",
+        f"Test top-1: {title}.",
         "Test accuracy of each setting with its interval and its seeds, best first.",
         charts.ranking(charts.color(a.methods), TOP1),
         {"settings": table, "seeds": seeds},

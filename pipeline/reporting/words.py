@@ -89,8 +89,8 @@ def runner_up(c: Comparison | None) -> str:
 def judgment(c: Comparison) -> str:
     """Say in a table's cell whether a difference is significant."""
     if c.difference.n == 1:
-        p = "" if c.images_p is None else f" (McNemar on test images: p {_p(c.images_p)})"
-        return f"one seed, no test over seeds{p}"
+        p = "" if c.images_p is None else f" (McNemar test on images: p {_p(c.images_p)})"
+        return f"one seed{p}"
     if c.difference.p is None:
         return "the same on every seed, no test"
     word = "significant" if c.is_significant else "not significant"
@@ -124,8 +124,10 @@ def against(c: Comparison) -> str:
     """Compare two settings over seeds and on the same test images."""
     d = c.difference
     limits = f", 95% interval {interval(d.low, d.high, signed=True)}" if d.low is not None else ""
-    words = f"{c.a.name} less {c.b.name}: {points(d.mean)} points on the same seeds{limits}; "
-    return f"{words}{judgment(c)}.{_on_images(c)}"
+    words = f"{c.a.name} less {c.b.name}: {points(d.mean)} points"
+    if d.n == 1:
+        return f"{words} with one seed.{_on_images(c)}"
+    return f"{words} on the same seeds{limits}; {judgment(c)}.{_on_images(c)}"
 
 
 def _on_images(c: Comparison) -> str:
@@ -152,6 +154,8 @@ def choice(a: Analysis, fraction: Labels) -> str:
     found = a.verdicts[fraction]
     runs = a.grid[found.best]
     number = runs[0].val_images
+    if len([s for s in a.grid if s.label_fraction == fraction]) == 1:
+        return ""
     if number is None:
         return f"{found.best.name} was chosen by validation accuracy."
     each = "" if len(runs) == 1 else f" for each of {len(runs)} seeds"
@@ -251,15 +255,18 @@ def missing(a: Analysis) -> str:
 def rules(a: Analysis) -> str:
     """Say how settings are chosen and compared, and what the intervals cover."""
     number = len(a.between_methods)
-    pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
     text = (
         "Validation accuracy chooses settings and the preferred method; where validation images "
         f"cannot tell settings apart (exact McNemar test over all seeds, {ALPHA:g}), the one of "
-        "`params.yaml` stands. Test images only judge. Differences are paired by seed and have "
-        "95% t intervals over seeds, which cover the randomness of training and of the choice of "
-        "labels, on one fixed test set. P-values are corrected by Holm's method for "
-        f"{pairs} between methods; a difference is called significant below {ALPHA:g}."
+        "`params.yaml` stands. Test images only judge. Intervals are 95% t intervals over seeds: "
+        "they cover the randomness of training and of the choice of labels, on one fixed test set."
     )
+    if number:
+        pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
+        text += (
+            f" Differences are paired by seed. P-values are corrected by Holm's method for {pairs} "
+            f"between methods; a difference is called significant below {ALPHA:g}."
+        )
     chances = a.num_settings(a.main_fraction)
     if len(set(chances.values())) > 1:
         each = ", ".join(f"{method_name(m)} {n}" for m, n in chances.items())
@@ -268,7 +275,7 @@ def rules(a: Analysis) -> str:
             f"{each}."
         )
     seeds = max(len(runs) for runs in a.grid.values())
-    if 1 < seeds < _FEW_SEEDS:
+    if number and 1 < seeds < _FEW_SEEDS:
         text += (
             f" With {seeds} seeds, intervals are wide and only large differences are significant: "
             "“not significant” does not mean “no difference”."

@@ -15,10 +15,9 @@ function filter() {
   }
 }
 
-function update() {
+function hide() {
   filter();
-  const labels = picker ? picker.value || picker.options[0].value : "";
-  for (const view of views) view.signal("hidden", [...hidden]).signal("labels", labels).runAsync();
+  for (const view of views) view.signal("hidden", [...hidden]).runAsync();
 }
 
 function show(root, wanted) {
@@ -28,40 +27,47 @@ function show(root, wanted) {
 async function embed(element) {
   const {spec, tables} = figures[element.dataset.figure];
   const datasets = Object.fromEntries(Object.entries(tables).map(([name, t]) => [name, objects(t)]));
-  const config = {background: "transparent", legend: {disable: false}};
   const byMethod = Object.values(tables).some((t) => t.fields.includes("Method"));
-  if (byMethod) config.legend.disable = true; // the bar at the top is the legend of all charts
-  const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  const options = {renderer: "svg", actions: false, config, tooltip: {theme}};
-  const {view} = await vegaEmbed(element, {...spec, datasets}, options);
-  element.setAttribute("role", "img");
+  const values = {hidden: [...hidden], labels: picker ? picker.value || picker.options[0].value : ""};
+  const params = spec.params.map((param) => ({...param, value: values[param.name]}));
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)").matches;
+  const {view} = await vegaEmbed(element, {...spec, params, datasets}, {
+    renderer: "svg",
+    actions: false,
+    tooltip: {theme: dark ? "dark" : "light"},
+    // The bar at the top is the legend of all charts.
+    config: {background: "transparent", legend: {disable: byMethod}},
+  });
   views.push(view);
-  const labels = picker ? picker.value : "";
-  await view.signal("hidden", [...hidden]).signal("labels", labels).runAsync();
-  if (element.dataset.figure === "confusion") {
-    view.addEventListener("click", (_, item) => {
-      const datum = item && item.datum;
-      if (!datum || !datum["True class"]) return;
-      show(document.getElementById("predictions"), (of) =>
-        of.true === datum["True class"] && of.predicted === datum["Predicted class"]);
-      document.getElementById("predictions")?.scrollIntoView({behavior: "smooth"});
-    });
-  }
+  if (element.dataset.figure === "confusion") view.addEventListener("click", images);
+}
+
+function images(_, item) {
+  const of = item && item.datum;
+  const section = document.getElementById("predictions");
+  if (!of || !of["True class"] || !section) return;
+  show(section, ({true: label, predicted}) =>
+    label === of["True class"] && predicted === of["Predicted class"]);
+  section.scrollIntoView({behavior: "smooth"});
+}
+
+async function draw() {
+  filter();
+  for (const view of views.splice(0)) view.finalize();
+  for (const element of all("[data-figure]")) await embed(element);
 }
 
 for (const button of all("[data-hide]")) {
   button.addEventListener("click", () => {
     const name = button.dataset.hide;
-    const now = hidden.delete(name) || !hidden.add(name);
-    button.setAttribute("aria-pressed", now);
-    update();
+    button.setAttribute("aria-pressed", hidden.delete(name) || !hidden.add(name));
+    hide();
   });
 }
-picker?.addEventListener("change", update);
+picker?.addEventListener("change", draw); // anew, since the order of rows may be another
 for (const select of all("[data-classes]")) {
   select.addEventListener("change", () =>
-    show(select.parentElement.nextElementSibling, (of) =>
-      !select.value || [of.true, of.predicted].includes(select.value)));
+    show(select.parentElement.nextElementSibling, ({true: label, predicted}) =>
+      !select.value || [label, predicted].includes(select.value)));
 }
-filter();
-(async () => { for (const element of all("[data-figure]")) await embed(element); })();
+draw();
