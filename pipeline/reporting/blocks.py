@@ -87,7 +87,7 @@ class Figure:
     name: str  # of the file in plots/
     title: str
     alt: str
-    chart: Any  # of Altair, on data sets that are named as the tables
+    chart: dict[str, Any]  # Vega-Lite, on data sets that are named as the tables
     tables: Mapping[str, Table]
     wide: bool = False
     beside: bool = False  # whether the page shows the table anyway

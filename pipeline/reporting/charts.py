@@ -27,6 +27,7 @@ _CONFIG: dict[str, Any] = {
     "legend": {"orient": "top", "title": None, "labelLimit": 260, "columns": 5},
 }
 _OF_MEAN = {"Setting": "", "Labels": "", "Test top-1": "percent", "Seeds": ""}
+Spec = dict[str, Any]  # of Vega-Lite
 Kinds = Mapping[str, str]  # of columns
 Colors = Mapping[str, str]  # of methods, by their names
 
@@ -34,12 +35,6 @@ Colors = Mapping[str, str]  # of methods, by their names
 def color(methods: Sequence[str]) -> Colors:
     """Return each method's color, by its name."""
     return {method_name(m): COLORS[i % len(COLORS)] for i, m in enumerate(methods)}
-
-
-def specification(chart: Any, data: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return a chart with its data as Vega-Lite."""
-    spec: dict[str, Any] = chart.to_dict()
-    return spec | {"config": _CONFIG, "datasets": dict(data)}
 
 
 def _data(name: str, *, labels: bool = False, methods: bool = True) -> Any:
@@ -50,8 +45,8 @@ def _data(name: str, *, labels: bool = False, methods: bool = True) -> Any:
     return chart.transform_filter("!labels || datum.Labels == labels") if labels else chart
 
 
-def _layered(*layers: Any, colors: Colors | None = None, height: Any = 240) -> Any:
-    """Return layers as one chart, with what the page sets: hidden methods, and the labels."""
+def _layered(*layers: Any, colors: Colors | None = None, height: Any = 240) -> Spec:
+    """Return layers as one specification, with what the page sets: hidden methods, and labels."""
     params = [alt.param(name="hidden", value=[]), alt.param(name="labels", value="")]
     if colors is not None:
         scale = alt.Scale(domain=list(colors), range=list(colors.values()))
@@ -61,7 +56,8 @@ def _layered(*layers: Any, colors: Colors | None = None, height: Any = 240) -> A
             layer.encode(color=by_method) if is_bare else layer
             for layer, is_bare in zip(layers, bare, strict=True)
         )
-    return alt.layer(*layers).properties(width="container", height=height).add_params(*params)
+    chart = alt.layer(*layers).properties(width="container", height=height).add_params(*params)
+    return chart.to_dict() | {"config": _CONFIG}
 
 
 def _axis(of: Any, field: str, kind: str = "", **scale: Any) -> Any:
@@ -103,7 +99,7 @@ def _means(
     return [rule, dot.encode(**{axis: along, other: across, "tooltip": _tips(tips)})]
 
 
-def ranking(colors: Colors, value: str) -> Any:
+def ranking(colors: Colors, value: str) -> Spec:
     """Means with intervals, one row per setting, and the seeds as ticks; data: settings, seeds."""
     row = _row("Setting")
     tips = {"Run": "", value: "percent", "Seed": "", "Cell id": "", "Folders": "", "MLflow run": ""}
@@ -113,7 +109,7 @@ def ranking(colors: Colors, value: str) -> Any:
     return _layered(rule, ticks, dot, colors=colors, height=alt.Step(24))
 
 
-def forest(colors: Colors, value: str) -> Any:
+def forest(colors: Colors, value: str) -> Spec:
     """Differences with intervals, one row each, and a line at zero; data: differences."""
     tips = {"Setting": "", "Less": "", value: "points", "Result": ""}
     base = _data("differences", labels=True)
@@ -123,7 +119,7 @@ def forest(colors: Colors, value: str) -> Any:
     return _layered(*means, zero, colors=colors, height=alt.Step(26))
 
 
-def pairs(value: str, order: Sequence[str]) -> Any:
+def pairs(value: str, order: Sequence[str]) -> Spec:
     """All differences as a heat map, row less column, both in an order; data: pairs."""
     low, high = COLORS[1], COLORS[2]
     scale = alt.Scale(domainMid=0, range=[low, f"{_GRAY}20", high], interpolate="rgb")
@@ -139,7 +135,7 @@ def pairs(value: str, order: Sequence[str]) -> Any:
     return _layered(rect, words.encode(text=alt.Text(field="shown")), height=alt.Step(24))
 
 
-def over(colors: Colors, x: str, value: str, *, log: bool = False) -> Any:
+def over(colors: Colors, x: str, value: str, *, log: bool = False) -> Spec:
     """Means with intervals over a number, a line per method; data: means.
 
     Settings without that number, in data set ``without``, are lines across.
@@ -156,7 +152,7 @@ def over(colors: Colors, x: str, value: str, *, log: bool = False) -> Any:
     return _layered(*layers, colors=colors)
 
 
-def curves(colors: Colors, value: str, kind: str) -> Any:
+def curves(colors: Colors, value: str, kind: str) -> Spec:
     """Means over steps, and the range of the seeds behind them; data: curves."""
     base, x, y = _data("curves", labels=True), _axis(alt.X, "Step"), _axis(alt.Y, value, kind)
     band = _range(base, "y", value).mark_area(opacity=0.18).encode(x=x)
@@ -165,7 +161,7 @@ def curves(colors: Colors, value: str, kind: str) -> Any:
     return _layered(band, line.encode(x=x, y=y, tooltip=tips), colors=colors)
 
 
-def terms(value: str) -> Any:
+def terms(value: str) -> Spec:
     """Lines over steps, one per term of the loss; data: losses."""
     scale = alt.Scale(range=[_GRAY, *COLORS[1:]])
     tint = alt.Color(field="Term", type="nominal", scale=scale, sort=None)
@@ -175,7 +171,7 @@ def terms(value: str) -> Any:
     return _layered(line.encode(x=x, y=y, color=tint, tooltip=tips))
 
 
-def shades(data: str, x: str, y: str, value: str, tips: Kinds, *, text: str = "") -> Any:
+def shades(data: str, x: str, y: str, value: str, tips: Kinds, *, text: str = "") -> Spec:
     """A matrix whose cells are the darker the larger their value, perhaps with a number in each."""
     axis = alt.Axis(labelAngle=-40, labelOverlap=True)
     across = alt.X(field=x, type="ordinal", sort=None, axis=axis)
@@ -190,7 +186,7 @@ def shades(data: str, x: str, y: str, value: str, tips: Kinds, *, text: str = ""
     return _layered(*layers, height=alt.Step(22))
 
 
-def per_class(value: str) -> Any:
+def per_class(value: str) -> Spec:
     """Accuracies of classes with intervals; data: classes."""
     tips = {"Class": "", value: "percent", "Test images": "count"}
     means = _means(_data("classes", methods=False), value, "percent", _row("Class"), tips)
@@ -198,7 +194,7 @@ def per_class(value: str) -> Any:
     return _layered(*(each.encode(color=accent) for each in means), height=alt.Step(22))
 
 
-def reliability() -> Any:
+def reliability() -> Spec:
     """Accuracy over confidence, beside the diagonal; data: bins."""
     base = _data("bins", methods=False).transform_filter("datum.Images > 0")
     x, y = (
@@ -214,7 +210,7 @@ def reliability() -> Any:
     return _layered(ideal, line, dots)
 
 
-def coverage() -> Any:
+def coverage() -> Spec:
     """Accuracy of the most confident images over their share; data: coverage."""
     base = _data("coverage", methods=False)
     x, y = (_axis(of, n, "percent") for of, n in ((alt.X, "Coverage"), (alt.Y, "Accuracy")))
@@ -223,7 +219,7 @@ def coverage() -> Any:
     return _layered(band, base.mark_line(color=_ACCENT, point=True).encode(x=x, y=y, tooltip=tips))
 
 
-def price(colors: Colors, value: str) -> Any:
+def price(colors: Colors, value: str) -> Spec:
     """Accuracy over training time, one point per setting; data: settings."""
     x = _axis(alt.X, "Time per run", "seconds", type="log", nice=False, padding=25)
     base, tips = _data("settings", labels=True), _OF_MEAN | {"Time per run": "seconds"}

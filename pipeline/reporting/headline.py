@@ -28,9 +28,7 @@ from pipeline.reporting.compare import Setting, labels_of, setting_of
 from pipeline.reporting.rerun import headline_command
 from pipeline.reporting.runs import Details, Run
 from pipeline.reporting.words import interval
-from semimae.calibration import MIN_IMAGES
-from semimae.evaluation.examples import MOST, Example
-from semimae.evaluation.metrics import Estimate, Scores, proportion
+from semimae.evaluation.metrics import MOST, Estimate, Example, Scores, proportion
 
 _MOST_CLASSES = 50  # more do not fit a figure
 _WORST = 20
@@ -106,6 +104,8 @@ def _calibration(headline: Run) -> str:
     images = f"{count(headline.val_images or 0)} validation images"
     before = error(details.scores["classifier"].ece)
     if details.temperature is None:
+        from semimae.calibration import MIN_IMAGES  # loads torch, which takes seconds
+
         return (
             f"The probabilities are the network's own, since {images} are too few to fit a "
             f"temperature (at least {MIN_IMAGES} are needed). Their expected calibration error is "

@@ -64,11 +64,12 @@ def html(a: Analysis, sections: list[Section]) -> str:
 def picture(a: Analysis, figure: Figure) -> str:
     """Return a figure as an SVG, of the main label fraction where it can show only one."""
     data = {name: table.records() for name, table in figure.tables.items()}
-    spec = charts.specification(figure.chart, data)
     main = words.short_labels(a, a.main_fraction) if a.grid else ""
-    params = [p | ({"value": main} if p["name"] == "labels" else {}) for p in spec["params"]]
-    spec |= {"params": params, "width": _PICTURE_WIDTH, "background": "white"}
-    return draw(spec)
+    params = [
+        p | ({"value": main} if p["name"] == "labels" else {}) for p in figure.chart["params"]
+    ]
+    look = {"width": _PICTURE_WIDTH, "background": "white"}
+    return draw(figure.chart | {"params": params, "datasets": data} | look)
 
 
 def draw(specification: dict[str, Any]) -> str:
@@ -90,7 +91,7 @@ def _sent(figure: Figure) -> dict[str, Any]:
         fields = list(dict.fromkeys(key for record in records for key in record))
         rows = [[record.get(field) for field in fields] for record in records]
         sent[name] = {"fields": fields, "rows": rows}
-    return {"spec": charts.specification(figure.chart, {}), "tables": sent}
+    return {"spec": figure.chart, "tables": sent}
 
 
 @functools.cache

@@ -22,8 +22,7 @@ from pipeline.workspace import (
     read_json,
 )
 from semimae.data.store import INFO, DatasetInfo
-from semimae.evaluation.examples import Example
-from semimae.evaluation.metrics import Scores
+from semimae.evaluation.metrics import Example, Scores
 from semimae.options.cell import Cell, cell_id
 from semimae.options.grid import BUDGETS, PLAIN, GridPoint
 from semimae.options.params import Params

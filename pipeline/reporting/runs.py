@@ -11,8 +11,7 @@ from pydantic import Field
 
 from pipeline.workspace import PREDICTIONS, RECONSTRUCTIONS
 from semimae.data.store import DatasetInfo
-from semimae.evaluation.examples import Example
-from semimae.evaluation.metrics import Scores
+from semimae.evaluation.metrics import Example, Scores
 from semimae.options.cell import Cell
 from semimae.options.grid import BUDGETS, PLAIN, Budget
 from semimae.options.params import Params

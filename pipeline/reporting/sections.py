@@ -68,10 +68,11 @@ def _answer(a: Analysis) -> Section:
         *([Text(note, tone="note")] if note else []),
         Text(words.lead(a, a.main_fraction), tone="lead"),
         Facts(facts),
+        *_ranking(a),
         *(Text(text, tone=tone) for text, tone in words.baselines(a, found.best)),
         *([Text(use, tone=tone)] if use else []),
         *([Text(text)] if (text := words.choice(a, a.main_fraction)) else []),
-        *(Text(words.against(c)) for c in against),
+        *(Text(words.against(c)) for c in against if c.images),
         *([Text(text)] if (text := words.settle(found.over_next)) else []),
         *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
         Text(whole),
@@ -101,24 +102,28 @@ def _headline_only(a: Analysis) -> Section:
 
 
 def _leaderboard(a: Analysis) -> Section:
+    return Section("leaderboard", "Leaderboard", [tables.leaderboard(a)])
+
+
+def _ranking(a: Analysis) -> list[Block]:
     table = tables.leaderboard(a)
     if len(table.rows) == 1:
-        return Section("leaderboard", "Leaderboard", [table])
-    seeds = tables.runs(a, [run for line in table.rows for run in line.runs])
+        return []
     several = any(len(line.runs) > 1 for line in table.rows)
-    title = (
-        "means over seeds with 95% intervals. The ticks are the seeds" if several else "one seed"
-    )
+    means = "means over seeds with 95% intervals. The ticks are the seeds"
     figure = Figure(
         "leaderboard",
-        f"Test top-1: {title}.",
+        f"Test top-1: {means if several else 'one seed'}.",
         "Test accuracy of each setting with its interval and its seeds, best first.",
         charts.ranking(charts.color(a.methods), TOP1),
-        {"settings": table, "seeds": seeds},
+        {
+            "settings": table,
+            "seeds": tables.runs(a, [run for line in table.rows for run in line.runs]),
+        },
         wide=True,
         beside=True,
     )
-    return Section("leaderboard", "Leaderboard", [figure, table])
+    return [figure]
 
 
 def _differences(a: Analysis) -> Section:

@@ -1,5 +1,6 @@
 """Intervals and tests: over seeds, and over images of two models."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -61,6 +62,11 @@ def mean_over_seeds(values: Sequence[float]) -> Spread:
     One value, or equal ones, say nothing about the spread: then the interval is None. (Accuracies
     are counts over one test set, so equal values are chance and no proof of precision.)
     """
+    return _t_test(tuple(values))
+
+
+@functools.cache  # tables and charts ask for the same ones
+def _t_test(values: tuple[float, ...]) -> Spread:
     n, mean = len(values), float(np.mean(values))
     if np.ptp(values) < _EQUAL:
         return Spread(n, mean)

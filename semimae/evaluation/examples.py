@@ -10,24 +10,12 @@ from PIL import Image
 
 from semimae.data.loader import ImageReader
 from semimae.data.store import Prepared, Rows
+from semimae.evaluation.metrics import MOST, Example
 from semimae.options.data import CellData
-from semimae.types import Frozen
 
-MOST = 16  # of the surest mistakes, and of the least certain images
 MOST_PAIRS = 64  # pairs of classes that are confused
 MAX_SIDE = 64  # pixels; enough to see what is there, and little enough for each cell of a grid
 BUDGET = 400_000  # letters of all pictures
-
-
-class Example(Frozen):
-    """An image and what the classifier says of it."""
-
-    name: str
-    true: int
-    predicted: int
-    confidence: float  # probability of the predicted class
-    true_probability: float
-    png: str  # the picture, at most MAX_SIDE pixels wide, in base64
 
 
 def examples(

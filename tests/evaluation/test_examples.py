@@ -10,7 +10,8 @@ from support import changed_params
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.evaluation.examples import BUDGET, MAX_SIDE, MOST, examples
+from semimae.evaluation.examples import BUDGET, MAX_SIDE, examples
+from semimae.evaluation.metrics import MOST
 
 CONFIG = changed_params().data
 

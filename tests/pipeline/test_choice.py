@@ -71,7 +71,7 @@ def grid(workspace: Workspace, params: Params, right: Right) -> tuple[str, dict[
     write_run(Path("runs/headline"), params.cell(), val=right(params.method, params.seed))
     page, _, summary = report()
     text = read(page).text
-    return " ".join(text[: text.index("Test top-1: ")].split()), summary
+    return " ".join(text[: text.index("Means over seeds in %")].split()), summary
 
 
 ONE = {"mask_ratio": [0.75], "seed": [0]}

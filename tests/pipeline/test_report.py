@@ -3,6 +3,8 @@ import math
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -537,3 +539,11 @@ def test_unequal_numbers_of_settings_are_stated(workspace: Workspace) -> None:
     assert "favors those with many: Supervised 1, Semi-MAE 2." in read(report()[0]).text
     workspace(ablation(mask_ratio=[0.9]), headline=False)
     assert "favors those" not in read(report()[0]).text
+
+
+def test_the_report_starts_without_torch() -> None:
+    """Loading it would take longer than all of the report."""
+    modules = "pipeline.reporting.sections, pipeline.reporting.page, pipeline.reporting.read"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
