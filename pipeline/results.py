@@ -112,7 +112,7 @@ def _summary(folder: Path) -> "list[Block]":
     from pipeline.reporting.analysis import Analysis
     from pipeline.reporting.blocks import Text
     from pipeline.reporting.read import read_kept
-    from pipeline.reporting.tables import variant_gains, variant_methods
+    from pipeline.reporting.variants import variant_tables
     from pipeline.reporting.words import device_hours
 
     about, analysis = read_json(folder / "about.json"), Analysis(read_kept(folder))
@@ -123,14 +123,12 @@ def _summary(folder: Path) -> "list[Block]":
         f"the parameters are in `{RESULTS}/{folder.name}/`; `make docs` writes the interactive "
         f"report to `site/results/{folder.name}.html`."
     )
-    fractions = analysis.fractions()
-    more = [t(analysis, f) for f in fractions for t in (variant_gains, variant_methods)]
     varied = len({setting.variant for setting in analysis.grid}) > 1
     return [
         Text(about["title"], tone="title"),
         Text(origin),
         *_tables(analysis),
-        *(table for table in more if varied and table.rows),
+        *(variant_tables(analysis) if varied else []),
     ]
 
 

@@ -201,7 +201,7 @@ def reliability() -> Spec:
         _axis(of, name, "percent", domain=[0, 1])
         for of, name in ((alt.X, "Confidence"), (alt.Y, "Accuracy"))
     )
-    ends = alt.Chart(alt.Data(values=[{"at": 0}, {"at": 1}]))
+    ends = alt.Chart(alt.InlineData(values=[{"at": 0}, {"at": 1}]))
     ideal = ends.mark_line(color=_GRAY, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
     tips = _tips({"Images": "count", "Confidence": "percent", "Accuracy": "percent"})
     line = base.mark_line(color=_ACCENT, strokeWidth=1).encode(x=x, y=y)

@@ -11,7 +11,6 @@ from pipeline.reporting.compare import (
     Grid,
     Labels,
     Setting,
-    compare,
     mean_known,
     method_name,
     over_seeds,
@@ -20,9 +19,8 @@ from pipeline.reporting.compare import (
     val_top1,
 )
 from pipeline.reporting.runs import Run
-from pipeline.reporting.statistics import Spread, crossing, mean_over_seeds
+from pipeline.reporting.statistics import Spread, mean_over_seeds
 from semimae.evaluation.metrics import wilson
-from semimae.options.grid import PLAIN
 
 TOP1 = "Test top-1"
 _FROZEN = {"Linear probe": "linear_probe", "k-NN": "knn"}
@@ -197,90 +195,6 @@ def equal_time(a: Analysis) -> Table:
     columns = [SETTING, METHOD, labels_column(a), ACCURACY, VALIDATION, SEEDS, STEPS, IMAGES, TIME]
     caption = f"Each method {words.choice_of_settings(a)}, at equal time."
     return Table(caption, [*columns, cpu], rows, belongs=belongs(a))
-
-
-def variant_gains(a: Analysis, fraction: Labels) -> Table:
-    """Each variant, and its gain over the plain one."""
-    best = best_of_variants(a, fraction)
-    plain = {method: s for (method, variant), s in best.items() if variant == PLAIN}
-    pairs = [(s, plain[s.method]) for s in best.values() if s != plain.get(s.method, s)]
-    on_validation = {c.a: c for c in compare(a.grid, pairs, val_top1)}
-    on_test = {c.a: c for c in compare(a.grid, pairs)}
-    varied = {s.method for s, _ in pairs}
-    shown = [s for s in best.values() if s.method in varied]
-    shown.sort(key=lambda s: (a.methods.index(s.method), s.variant != PLAIN))
-    rows = [Line(s, a.grid[s], on_test.get(s), on_validation.get(s)) for s in shown]
-    return Table(
-        f"{words.labels(a, fraction)}: each variant, and its gain over the plain one on the same "
-        "seeds in points. The stressed row is the best on validation images.",
-        [
-            SETTING,
-            VALIDATION,
-            Column("Gain", lambda n: n.on_validation and n.on_validation.difference, "points"),
-            ACCURACY,
-            Column("Gain on test", _lead_of, "points"),
-            RESULT,
-        ],
-        rows,
-        strong=max(rows, key=lambda n: over_seeds(n.runs, val_top1).mean, default=None),
-    )
-
-
-def variant_methods(a: Analysis, fraction: Labels) -> Table:
-    """Within each variant, params.yaml's method less the others; one without it stays plain."""
-    best = best_of_variants(a, fraction)
-    pairs: list[tuple[Setting, Setting]] = []
-    for variant in dict.fromkeys(variant for _, variant in best):
-        found = {m: best.get((m, variant), best.get((m, PLAIN))) for m in a.methods}
-        mine = found.pop(a.asked.method, None)
-        pairs += [(mine, other) for other in found.values() if mine and other]
-    caption = f"{method_name(a.asked.method)} less the other methods within each variant."
-    return differences(a, caption, compare(a.grid, dict.fromkeys(pairs)), a.grid)
-
-
-def best_of_variants(a: Analysis, fraction: Labels) -> dict[tuple[str, str], Setting]:
-    """Return the best mask ratio by validation of each method and variant."""
-    best: dict[tuple[str, str], Setting] = {}
-    for setting in a.by_validation(a.grid, fraction):
-        best.setdefault((setting.method, setting.variant), setting)
-    return {(s.method, s.variant): s for s in a.grid if s in best.values()}
-
-
-def labels_needed(a: Analysis) -> Table:
-    """How many labels each method needs for some accuracies, read off the measured means."""
-    by_method: dict[str, list[Line]] = {}
-    for fraction in a.fractions():
-        for line in lines(a.grid, a.best(a.grid, fraction)):
-            by_method.setdefault(line.setting.method, []).append(line)
-    curves = {m: found for m, found in by_method.items() if len(found) > 1}
-    means = [over_seeds(line.runs).mean for found in curves.values() for line in found]
-    step = max(0.01, round((max(means) - min(means)) / 6, 2)) if means else 1.0
-    first = round(min(means, default=0.0) / step) + 1
-    targets = [i * step for i in range(first, first + 8) if i * step <= max(means, default=-1.0)]
-
-    def get(method: str) -> Any:
-        x = [float(line.runs[0].num_labeled) for line in curves[method]]
-        spreads = [over_seeds(line.runs) for line in curves[method]]
-
-        def needed(target: float) -> Interval:
-            lower = [s.mean if s.low is None else s.low for s in spreads]
-            upper = [s.mean if s.high is None else s.high for s in spreads]
-            value = crossing(x, [s.mean for s in spreads], target)
-            ends = crossing(x, upper, target), crossing(x, lower, target)
-            return words.needed(value, *ends, smallest=x[0], largest=x[-1])
-
-        return needed
-
-    return Table(
-        "Labeled images needed for a test accuracy, interpolated between the measured means on a "
-        "logarithmic scale. The interval is where the ends of the 95% intervals cross it. Nothing "
-        "is said beyond the largest number of labels that was measured.",
-        [
-            Column(TOP1, lambda target: target, "percent"),
-            *(Column(method_name(m), get(m), "count") for m in curves),
-        ],
-        targets if curves else [],
-    )
 
 
 def costs(a: Analysis, grid: Grid, caption: str) -> Table:

@@ -1,0 +1,284 @@
+"""The first screen: which setting won, by how much, is it significant, what did it cost."""
+
+from collections.abc import Sequence
+
+from pipeline.reporting import charts, tables, words
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import (
+    Block,
+    Facts,
+    Figure,
+    Section,
+    Text,
+    count,
+    duration,
+    percent,
+    points,
+)
+from pipeline.reporting.compare import (
+    Comparison,
+    Labels,
+    Setting,
+    compare,
+    labels_of,
+    method_name,
+    over_seeds,
+    setting_of,
+    val_top1,
+)
+from pipeline.reporting.rerun import exp_run
+from pipeline.reporting.statistics import ALPHA, FEWEST
+from pipeline.reporting.tables import TOP1
+from semimae.options.grid import PLAIN
+
+_FEW_SEEDS = 5
+_NAMED = 12  # missing cells that are named one by one on the first screen
+_LISTED = 4  # settings that are named one by one
+
+
+def answer_section(a: Analysis) -> Section:
+    """Answer the first questions in words, in four numbers, and for each label fraction."""
+    found = a.verdicts[a.main_fraction]
+    runs = a.grid[found.best]
+    seconds = sum(run.seconds for run in runs) / len(runs)
+    against = dict.fromkeys(c for c in (found.over_next, found.over_baseline) if c is not None)
+    facts = [
+        (f"Test top-1 (%) of {found.best.name}", "percent", over_seeds(runs), ""),
+        *(
+            (f"Lead over {c.b.name} (points)", "points", c.difference, words.judgment(c))
+            for c in against
+        ),
+        ("Cost of one such run", "seconds", seconds, words.cost(runs)),
+    ]
+    total = sum(run.seconds for run in a.evidence.runs)
+    whole = (
+        f"The whole report holds {count(len(a.evidence.runs))} different runs, which took "
+        f"{duration(total)} of training in all: {words.device_hours(a.evidence.runs)}."
+    )
+    blocks: list[Block] = [
+        *_texts((_missing(a), "note")),
+        Text(_lead(a, a.main_fraction), tone="lead"),
+        Facts(facts),
+        *_ranking(a),
+        *_texts(*_baselines(a, found.best), _model_in_use(a), (_choice(a, a.main_fraction), "")),
+        *_texts(*((words.against(c), "") for c in against if c.images)),
+        *_texts((words.settle(found.over_next), "")),
+        *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
+        Text(whole),
+        Text(_rules(a), tone="small"),
+    ]
+    return Section("answer", "Which setting won?", blocks)
+
+
+def headline_only_section(a: Analysis) -> Section:
+    """Say how good the headline is, where no run of the grid is finished."""
+    headline = a.evidence.headline
+    assert headline is not None, "read_evidence refuses to report nothing"
+    scores = headline.details.scores["classifier"]
+    lead = (
+        f"The headline run, {setting_of(headline).name} with {labels_of(headline)}, reaches "
+        f"{percent(headline.top1)}% test top-1. No run of the grid is finished, so there is "
+        "nothing to compare it with."
+    )
+    facts = [
+        ("Test top-1 (%)", "percent", scores.top1, ""),
+        ("Training time", "seconds", headline.seconds, words.cost([headline])),
+    ]
+    texts = [*_texts((_missing(a), "note")), Text(lead, tone="lead")]
+    blocks: list[Block] = [*texts, Facts(facts), *_texts(_model_in_use(a))]
+    return Section("answer", "Which setting won?", blocks)
+
+
+def _texts(*given: tuple[str, str]) -> list[Text]:
+    """Return texts with their tones, without empty ones."""
+    return [Text(text, tone=tone) for text, tone in given if text]
+
+
+def _ranking(a: Analysis) -> list[Block]:
+    table = tables.leaderboard(a)
+    if len(table.rows) == 1:
+        return []
+    several = any(len(line.runs) > 1 for line in table.rows)
+    means = "means over seeds with 95% intervals. The ticks are the seeds"
+    figure = Figure(
+        "leaderboard",
+        f"Test top-1: {means if several else 'one seed'}.",
+        "Test accuracy of each setting with its interval and its seeds, best first.",
+        charts.ranking(charts.color(a.methods), TOP1),
+        {
+            "settings": table,
+            "seeds": tables.runs(a, [run for line in table.rows for run in line.runs]),
+        },
+        wide=True,
+        beside=True,
+    )
+    return [figure]
+
+
+def _lead(a: Analysis, fraction: Labels) -> str:
+    """Say which setting the report speaks of, how good it is, and whether it stands out."""
+    found = a.verdicts[fraction]
+    spread = over_seeds(a.grid[found.best])
+    seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
+    limits = words.interval(spread.low, spread.high)
+    return (
+        f"With {words.labels(a, fraction)}, {found.best.name} reaches {percent(spread.mean)}% test "
+        f"top-1 {seeds}{', 95% interval ' * bool(limits)}{limits}. {_runner_up(found.over_next)}"
+    )
+
+
+def _choice(a: Analysis, fraction: Labels) -> str:
+    """Say how the setting was chosen that the page speaks of, and what was tied with it."""
+    found = a.verdicts[fraction]
+    runs = a.grid[found.best]
+    number = runs[0].val_images
+    if len([s for s in a.grid if s.label_fraction == fraction]) == 1:
+        return ""
+    if number is None:
+        return f"{found.best.name} was chosen by validation accuracy."
+    each = "" if len(runs) == 1 else f" for each of {len(runs)} seeds"
+    images = f"{count(number)} validation image{'s' * (number != 1)}{each}"
+    if not found.tied:
+        return f"{found.best.name} was chosen by validation accuracy, on {images}."
+    is_asked = found.best == a.asked._replace(label_fraction=fraction)
+    reason = (
+        "the setting of `params.yaml`" if is_asked else "which comes first by validation accuracy"
+    )
+    value = over_seeds(runs, val_top1).mean
+    same = [s for s in found.tied if abs(over_seeds(a.grid[s], val_top1).mean - value) < 1e-9]
+    tie = f" {_list([found.best, *same])} are tied at {percent(value)}%." if same else ""
+    total = number * len(runs)
+    least = (
+        f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points)"
+        if total >= FEWEST
+        else "no difference at all"
+    )
+    verb = "is never significant" if total >= FEWEST else "is significant"
+    return (
+        f"{images} cannot tell {_list([found.best, *found.tied])} apart, so this report speaks of "
+        f"{found.best.name}, {reason}.{tie} On {count(total)} validation images {least} {verb} "
+        f"(exact McNemar test)."
+    )
+
+
+def _model_in_use(a: Analysis) -> tuple[str, str]:
+    """Say which model the commands use, how to use the one that is recommended, and the tone."""
+    headline = a.evidence.headline
+    if headline is None or headline.details is None:
+        return "", ""
+    scores = headline.details.scores["classifier"]
+    text = (
+        f"`predict`, `export` and `serve` use the model in `runs/headline`: "
+        f"{setting_of(headline).name} with {labels_of(headline)}, seed {headline.seed}. It gets "
+        f"{percent(scores.top1.value)}% {words.interval(scores.top1.low, scores.top1.high)} of "
+        f"{count(scores.num_images)} test images right."
+    )
+    fraction = a.asked.label_fraction
+    if fraction not in a.fractions():
+        return text, ""
+    best = a.verdicts[fraction].best
+    if best == a.asked:
+        return f"{text} Its setting is the one that this report recommends.", ""
+    changed = [
+        f"{name}={new}"
+        for name, new, old in zip(("method", "mask_ratio"), best[:2], a.asked[:2], strict=True)
+        if new is not None and new != old
+    ]
+    steps = [f"run `{exp_run(changed)}`"] if changed else []
+    if best.variant != PLAIN:
+        steps.append(f"copy the values of variant {best.variant} into params.yaml")
+    text += f" This report recommends {best.name} instead. To use that, {' and '.join(steps)}."
+    return text, "note"
+
+
+def _missing(a: Analysis) -> str:
+    """Name the runs that are asked for and not there."""
+    lacking, params = a.evidence.missing, a.evidence.params
+    if not lacking or params is None:
+        return ""
+    named = "; ".join(f"{m.name} ({m.reason})" for m in lacking[:_NAMED])
+    more = f"; and {len(lacking) - _NAMED} more, listed under Provenance" * (len(lacking) > _NAMED)
+    wanted = len({*params.grid(), params.cell()})
+    distinct = len({m.cell for m in lacking})  # the headline can be a cell of the grid
+    return (
+        f"Incomplete: {distinct} of {wanted} runs that params.yaml asks for are missing and are in "
+        f"none of the numbers: {named}{more}. `dvc repro` makes them."
+    )
+
+
+def _rules(a: Analysis) -> str:
+    """Say how settings are chosen and compared, and what the intervals cover."""
+    number = len(a.between_methods)
+    text = (
+        "Validation accuracy chooses settings and the preferred method; where validation images "
+        f"cannot tell settings apart (exact McNemar test over all seeds, {ALPHA:g}), the one of "
+        "`params.yaml` stands. Test images only judge. Intervals are 95% t intervals over seeds: "
+        "they cover the randomness of training and of the choice of labels, on one fixed test set."
+    )
+    if number:
+        pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
+        text += (
+            f" Differences are paired by seed. P-values are corrected by Holm's method for {pairs} "
+            f"between methods; a difference is called significant below {ALPHA:g}."
+        )
+    chances = a.num_settings(a.main_fraction)
+    if len(set(chances.values())) > 1:
+        each = ", ".join(f"{method_name(m)} {n}" for m, n in chances.items())
+        text += (
+            " Validation chose among different numbers of settings, which favors those with many: "
+            f"{each}."
+        )
+    seeds = max(len(runs) for runs in a.grid.values())
+    if number and 1 < seeds < _FEW_SEEDS:
+        text += (
+            f" With {seeds} seeds, intervals are wide and only large differences are significant: "
+            "“not significant” does not mean “no difference”."
+        )
+    return text
+
+
+def _runner_up(c: Comparison | None) -> str:
+    """Compare the best setting with the next one in a sentence."""
+    if c is None:
+        return "The grid has no other method to compare it with."
+    other, difference = f"{c.b.name}, the runner-up", f"{points(c.difference.mean)} points"
+    one_seed = c.difference.n == 1
+    p = c.images_p if one_seed else c.adjusted_p
+    if p is None and c.difference.mean == 0:
+        return f"It is level with {other}."
+    if p is None:
+        return f"Its lead over {other}, is {difference}, the same on every seed; that is no test."
+    test = f"p {words.p_text(p)}{', McNemar test' * one_seed}, Holm-corrected"
+    if p >= ALPHA:
+        return f"It is not significantly different from {other} ({difference}, {test})."
+    better = "better" if c.difference.mean > 0 else "worse"
+    what = "On the test images, this one model" if one_seed else "It"
+    return f"{what} is significantly {better} than {other} ({difference}, {test})."
+
+
+def _baselines(a: Analysis, best: Setting) -> list[tuple[str, str]]:
+    """Say how the preferred setting fares against each baseline, and in which tone."""
+
+    def time(setting: Setting) -> str:
+        runs = a.with_baselines[setting]
+        return duration(sum(run.seconds for run in runs) / len(runs))
+
+    pairs = [(s, best) for s in a.baselines if s.label_fraction == best.label_fraction]
+    found = []
+    for c in compare(a.with_baselines, pairs):
+        wins = c.difference.mean > 0
+        d = c.difference if wins else c.difference.reversed()
+        by = f"{percent(d.mean)} points {words.interval(d.low, d.high, signed=True)}".rstrip()
+        reached = f"{c.a.name} reaches {percent(over_seeds(a.baselines[c.a]).mean)}% test top-1"
+        first = f"The baseline wins. {reached}, {by} more than {best.name}."
+        other = f"The baseline {reached}; {best.name} is {by} above it."
+        times = f"One run of it takes {time(c.a)}, one of {best.name} {time(best)}."
+        found.append((f"{first if wins else other} {times}", "note" if wins else ""))
+    return found
+
+
+def _list(settings: Sequence[Setting]) -> str:
+    names = [s.name for s in settings[:_LISTED]]
+    if len(settings) > _LISTED:
+        names.append(f"{len(settings) - _LISTED} more")
+    return f"{', '.join(names[:-1])} and {names[-1]}"
