@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.reporting.runs import Details, Evidence, Missing, Origin, Row, Run
+from pipeline.tracking.address import PAGES, local_pages
 from pipeline.workspace import (
     HEADLINE,
     MACHINE,
@@ -222,5 +223,7 @@ def _mlflow_run(train: Path, identity: str) -> tuple[str | None, str | None]:
     found = read_json(record) if record.is_file() else None
     if found is None or found["weights"] != digest(train):
         return None, None
+    if found["ui"] == PAGES:
+        found["ui"] = local_pages(dvc_root())
     address = "{ui}/#/experiments/{experiment_id}/runs/{run_id}".format(**found)
     return found["run_id"], address

@@ -30,9 +30,12 @@ NOTE = "mlflow.note.content"  # what MLflow's pages show as description
 _EXPERIMENT = {
     KIND: "custom_model_development",  # its pages begin with the runs
     NOTE: (
-        "One run per setting and seed, with training curves (`loss/`, `val/`, `pseudo/`, "
-        "`gradient/`) and test scores (`test/`); and per invocation one run with the report as "
-        "artifact. Runs of the same method and labels are comparable by `seed`."
+        "**See scores:** under *Runs*, click *Columns* and choose the parameters `method`, "
+        "`mask_ratio`, `label_fraction`, `seed` and the metrics `test/classifier/top1` and "
+        "`val/top1`. **Compare:** select runs and click *Compare*; the parallel coordinates show "
+        "the whole grid.\n\n"
+        "Each setting and seed is a run, with its training curves and test scores. The run named "
+        "`report ...` holds the report of an invocation, `reports/index.html`, as an artifact."
     ),
 }
 # The first metric of a run is what MLflow's compare page draws unasked.
@@ -124,7 +127,8 @@ def report_run(store: Store, origin: Mapping[str, str]) -> str:
     with _lock(store.root):
         if found := runs_with_tag(store, PIPELINE, name):
             return str(found[0].info.run_id)
-        tags = {PIPELINE: name} | {k: v for k, v in origin.items() if k != "dvc.stage"}
+        source = {"mlflow.source.name": "reports/index.html", "mlflow.source.type": "JOB"}
+        tags = {PIPELINE: name} | source | {k: v for k, v in origin.items() if k != "dvc.stage"}
         run = store.client.create_run(store.experiment, tags=tags, run_name=f"report {name}")
         return str(run.info.run_id)
 

@@ -23,6 +23,7 @@ from report_helpers import (
 
 from pipeline.reporting.blocks import MINUS
 from pipeline.reporting.charts import COLORS
+from pipeline.tracking.address import ui_record
 from pipeline.workspace import digest, mlflow_record
 from semimae.evaluation.metrics import Scores
 from semimae.options.cell import cell_id
@@ -351,3 +352,14 @@ def test_a_run_of_other_weights_is_not_linked(workspace: Workspace) -> None:
     assert "No run has been logged to MLflow from here" in page
     assert "/runs/abab" not in page
     assert {row["mlflow_run"] for row in rows} == {""}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_links_to_mlflow_lead_to_where_its_pages_are(workspace: Workspace) -> None:
+    """Not to a port where somebody else's server may run."""
+    workspace(ablation(seed=[0]))
+    remember(Path("runs/semi_mae-0.5-0.1-0-images-plain"))
+    ui_record(Path()).write_text("http://127.0.0.1:5123")
+    page, _, _ = report()
+    assert f"http://127.0.0.1:5123/#/experiments/1/runs/{'ab' * 16}" in page
+    assert "127.0.0.1:5000" not in page
