@@ -63,7 +63,10 @@ def _layered(*layers: Any, colors: Colors | None = None, height: Any = 240) -> S
 def _axis(of: Any, field: str, kind: str = "", **scale: Any) -> Any:
     expr: dict[str, Any] = {"labelExpr": _LABEL[kind]} if kind in _LABEL else {}
     axis = alt.Axis(labelOverlap=True, tickCount=8 if of is alt.X else 5, **expr)
-    title, shape = f"{field}{_UNIT.get(kind, '')}", alt.Scale(**({"zero": False} | scale))
+    title, shape = (
+        f"{field}{_UNIT.get(kind, '')}",
+        alt.Scale(**(scale if "type" in scale else {"zero": False} | scale)),
+    )
     return of(field=field, type="quantitative", title=title, axis=axis, scale=shape)
 
 
@@ -173,7 +176,7 @@ def terms(value: str) -> Spec:
 
 def shades(data: str, x: str, y: str, value: str, tips: Kinds, *, text: str = "") -> Spec:
     """A matrix whose cells are the darker the larger their value, perhaps with a number in each."""
-    axis = alt.Axis(labelAngle=-40, labelOverlap=True)
+    axis = alt.Axis(labelAngle=-40, labelOverlap=not text)
     across = alt.X(field=x, type="ordinal", sort=None, axis=axis)
     down = alt.Y(field=y, type="ordinal", sort=None)
     scale = alt.Scale(domainMin=0, range=[0, 0.85])
@@ -196,7 +199,7 @@ def per_class(value: str) -> Spec:
 
 def reliability() -> Spec:
     """Accuracy over confidence, beside the diagonal; data: bins."""
-    base = _data("bins", methods=False).transform_filter("datum.Images > 0")
+    base = _data("bins", methods=False)
     x, y = (
         _axis(of, name, "percent", domain=[0, 1])
         for of, name in ((alt.X, "Confidence"), (alt.Y, "Accuracy"))

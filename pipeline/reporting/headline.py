@@ -115,18 +115,15 @@ def _reliability(details: Details) -> list[Block]:
     bins = details.scores.get("calibrated", details.scores["classifier"]).calibration
     width = 100 / len(bins)
 
-    def mean(name: str) -> Any:
-        return lambda i: getattr(bins[i], name) if bins[i].num_images else None
-
     table = Table(
         "Test images by confidence, with the means of each bin.",
         [
             Column("From, to (%)", lambda i: f"{i * width:.0f} to {(i + 1) * width:.0f}"),
             Column("Images", lambda i: bins[i].num_images, "count"),
-            Column("Confidence", mean("confidence"), "percent"),
-            Column("Accuracy", mean("accuracy"), "percent"),
+            Column("Confidence", lambda i: bins[i].confidence, "percent"),
+            Column("Accuracy", lambda i: bins[i].accuracy, "percent"),
         ],
-        range(len(bins)),
+        [i for i, b in enumerate(bins) if b.num_images],
     )
     if sum(b.num_images > 0 for b in bins) < 2:
         return [table]

@@ -20,7 +20,7 @@ from pipeline.reporting.training import training_section
 from pipeline.reporting.variants import variants_section
 from semimae.options.grid import PLAIN
 
-_FEW = 3  # methods; of more all pairs are drawn
+_FEW = 2  # methods; of more all pairs are drawn
 _MANY = 8  # rows; a longer table of evidence is folded away
 
 

@@ -484,7 +484,7 @@ def test_a_baseline_is_compared_and_never_chosen(width: int, workspace: Workspac
     name = "Small CNN, labels alone"
     if width == 24:
         assert f"The baseline wins. {name} reaches" in answer
-        assert "+13.0 points [+10.5, +15.5] over Semi-MAE, mask 0.75" in answer
+        assert "13.0 points [+10.5, +15.5] more than Semi-MAE, mask 0.75" in answer
     else:
         assert "The baseline wins" not in answer
         assert f"The baseline {name} reaches" in answer

@@ -187,7 +187,11 @@ def test_charts_of_the_headline_draw_its_scores(full: Page) -> None:
     cells = data(page, "confusion", "pairs")
     assert [row["Images"] for row in cells] == [n for row in found.confusion for n in row]
     bins = data(page, "calibration", "bins")
-    assert [row["Images"] for row in bins] == [b.num_images for b in found.calibration]
+    filled = [b for b in found.calibration if b.num_images]
+    assert [row["Images"] for row in bins] == [b.num_images for b in filled]
+    assert [row["Accuracy"] for row in bins] == pytest.approx(
+        [b.accuracy for b in filled], rel=1e-4
+    )
     coverage = data(page, "accuracy_over_coverage", "coverage")
     confidence = np.linspace(0.99, 0.3, 200, dtype=np.float32)  # report_helpers, so many right:
     right = np.arange(200) < round(200 * accuracy_of(ablation().cell()))

@@ -46,8 +46,12 @@ function images(_, item) {
   const of = item && item.datum;
   const section = document.getElementById("predictions");
   if (!of || !of["True class"] || !section) return;
-  show(section, ({true: label, predicted}) =>
-    label === of["True class"] && predicted === of["Predicted class"]);
+  const key = [of["True class"], of["Predicted class"]].join("\n");
+  const match = (f) => [f.true, f.predicted].join("\n") === key;
+  // A second click, or one on a cell without images here, brings all of them back.
+  const none = section.dataset.cell === key || !all("figure", section).some((f) => match(f.dataset));
+  section.dataset.cell = none ? "" : key;
+  show(section, none ? () => true : match);
   section.scrollIntoView({behavior: "smooth"});
 }
 
