@@ -4,19 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.reporting import charts, tables, words
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import (
-    Block,
-    Facts,
-    Figure,
-    Section,
-    Text,
-    count,
-    duration,
-    percent,
-    points,
-)
+from pipeline.reporting.blocks import Block, Facts, Figure, Section, Text, count, duration, percent
 from pipeline.reporting.compare import (
-    Comparison,
     Labels,
     Setting,
     compare,
@@ -57,7 +46,7 @@ def answer_section(a: Analysis) -> Section:
     )
     blocks: list[Block] = [
         *_texts((_missing(a), "note")),
-        Text(_lead(a, a.main_fraction), tone="lead"),
+        Text(words.lead(a, a.main_fraction), tone="lead"),
         Facts(facts),
         *_ranking(a),
         *_texts(*_baselines(a, found.best), _model_in_use(a), (_choice(a, a.main_fraction), "")),
@@ -113,18 +102,6 @@ def _ranking(a: Analysis) -> list[Block]:
         beside=True,
     )
     return [figure]
-
-
-def _lead(a: Analysis, fraction: Labels) -> str:
-    """Say which setting the report speaks of, how good it is, and whether it stands out."""
-    found = a.verdicts[fraction]
-    spread = over_seeds(a.grid[found.best])
-    seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
-    limits = words.interval(spread.low, spread.high)
-    return (
-        f"With {words.labels(a, fraction)}, {found.best.name} reaches {percent(spread.mean)}% test "
-        f"top-1 {seeds}{', 95% interval ' * bool(limits)}{limits}. {_runner_up(found.over_next)}"
-    )
 
 
 def _choice(a: Analysis, fraction: Labels) -> str:
@@ -235,25 +212,6 @@ def _rules(a: Analysis) -> str:
             "“not significant” does not mean “no difference”."
         )
     return text
-
-
-def _runner_up(c: Comparison | None) -> str:
-    """Compare the best setting with the next one in a sentence."""
-    if c is None:
-        return "The grid has no other method to compare it with."
-    other, difference = f"{c.b.name}, the runner-up", f"{points(c.difference.mean)} points"
-    one_seed = c.difference.n == 1
-    p = c.images_p if one_seed else c.adjusted_p
-    if p is None and c.difference.mean == 0:
-        return f"It is level with {other}."
-    if p is None:
-        return f"Its lead over {other}, is {difference}, the same on every seed; that is no test."
-    test = f"p {words.p_text(p)}{', McNemar test' * one_seed}, Holm-corrected"
-    if p >= ALPHA:
-        return f"It is not significantly different from {other} ({difference}, {test})."
-    better = "better" if c.difference.mean > 0 else "worse"
-    what = "On the test images, this one model" if one_seed else "It"
-    return f"{what} is significantly {better} than {other} ({difference}, {test})."
 
 
 def _baselines(a: Analysis, best: Setting) -> list[tuple[str, str]]:

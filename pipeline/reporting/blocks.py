@@ -52,7 +52,10 @@ class Table:
     folded: bool = False
     strong: Any = None  # the row to stress
     anchor: Callable[[Any], str] | None = None  # of a row, for links to it
-    belongs: Callable[[Any], tuple[str, str]] | None = None  # labels, method; "": any
+
+    def of(self, name: str, row: Any) -> str:
+        """Return what a row has in a column, which the page can be filtered by; "": nothing."""
+        return next((str(c.get(row)) for c in self.columns if c.name == name), "")
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows as numbers and words, as a chart reads them."""

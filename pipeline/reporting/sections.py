@@ -4,13 +4,7 @@ from pipeline.reporting import charts, tables, words
 from pipeline.reporting.about import provenance_section, runs_section
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.answer import answer_section, headline_only_section
-from pipeline.reporting.blocks import (
-    Block,
-    Column,
-    Figure,
-    Section,
-    Text,
-)
+from pipeline.reporting.blocks import Block, Column, Figure, Section, Text
 from pipeline.reporting.compare import method_name
 from pipeline.reporting.headline import headline_section
 from pipeline.reporting.labels import labels_section
@@ -83,10 +77,7 @@ def _mask_ratios(a: Analysis) -> Section:
     masked.sort(key=lambda line: line.setting.mask_ratio or 0)
     others = [line for line in plain if line.setting.mask_ratio is None]
     ratio = Column("Mask ratio", lambda line: line.setting.mask_ratio, "number")
-    data = {
-        "means": tables.means(a, masked, ratio),
-        "without": tables.means(a, others, ratio),
-    }
+    data = {"means": tables.means(a, masked, ratio), "without": tables.means(a, others, ratio)}
     figure = Figure(
         "mask_ratio",
         "Test top-1 over mask ratio. Methods without a mask ratio are dashed lines.",

@@ -9,7 +9,6 @@ from pipeline.reporting.blocks import Column, Interval, Link, Table
 from pipeline.reporting.compare import (
     Comparison,
     Grid,
-    Labels,
     Setting,
     mean_known,
     method_name,
@@ -32,7 +31,7 @@ class Line(NamedTuple):
     setting: Setting
     runs: list[Run]
     lead: Comparison | None = None
-    on_validation: Comparison | None = None
+    other: Comparison | None = None
 
 
 def lines(grid: Grid, settings: Sequence[Setting] | None = None) -> list[Line]:
@@ -55,10 +54,6 @@ def spread_of(name: str) -> Any:
     return lambda line: mean_known(line.runs, name) or Interval(None, note="not known")
 
 
-def _lead_of(line: Line) -> Any:
-    return line.lead and line.lead.difference
-
-
 SETTING = Column("Setting", lambda line: Link(line.setting.name, f"#{line.runs[0].anchor}"))
 METHOD = Column("Method", lambda line: method_name(line.setting.method), "key")
 ACCURACY = Column(TOP1, lambda line: over_seeds(line.runs), "percent")
@@ -67,22 +62,13 @@ TIME = Column("Time per run", mean_of("seconds"), "seconds")
 STEPS = Column("Steps", lambda line: line.runs[0].steps, "count")
 IMAGES = Column("Images seen", lambda line: line.runs[0].images_seen, "count")
 VALIDATION = Column("Validation", lambda line: over_seeds(line.runs, val_top1).mean, "percent")
-RESULT = Column("Result", lambda n: words.judgment(n.lead) if n.lead else None, "words")
+RESULT = Column("Result", lambda n: n.lead and words.judgment(n.lead), "words")
 
 
 def labels_column(a: Analysis) -> Column:
     """Return the column of label fractions, of rows that begin with a setting."""
     kind = "text" if len({*a.fractions(), *a.fractions(a.timed)}) > 1 else "key"
     return Column("Labels", lambda row: words.short_labels(a, row[0].label_fraction), kind)
-
-
-def belongs(a: Analysis) -> Any:
-    """Return what tells the labels and the method of a row that begins with a setting."""
-    labels = labels_column(a)
-    return lambda row: (
-        labels.get(row) if labels.kind == "text" else "",
-        method_name(row[0].method),
-    )
 
 
 def by_accuracy(a: Analysis, grid: Grid) -> list[Line]:
@@ -96,7 +82,7 @@ def by_accuracy(a: Analysis, grid: Grid) -> list[Line]:
 def means(a: Analysis, rows: Sequence[Line], extra: Column) -> Table:
     """Accuracies of some settings, with what else a chart needs to place them."""
     columns = [SETTING, METHOD, labels_column(a), extra, ACCURACY, SEEDS]
-    return Table("Means over seeds with 95% t intervals.", columns, rows, belongs=belongs(a))
+    return Table("Means over seeds with 95% t intervals.", columns, rows)
 
 
 def leaderboard(a: Analysis) -> Table:
@@ -122,7 +108,6 @@ def leaderboard(a: Analysis) -> Table:
         ],
         rows,
         strong=next((row for row in rows if row.setting == best), None),
-        belongs=belongs(a),
     )
 
 
@@ -149,41 +134,31 @@ def differences(
         ],
         found,
         folded=folded,
-        belongs=belongs(a),
     )
 
 
 def fractions(a: Analysis) -> Table:
     """The setting that the report speaks of, for each number of labels."""
+    found = a.verdicts
+    rows = [Line(v.best, a.grid[v.best], v.over_next, v.over_baseline) for v in found.values()]
 
-    def lead(over: str) -> Column:
-        name = f"Lead over {'the runner-up' if over == 'over_next' else 'supervised'}"
-        return Column(
-            name, lambda f: (c := getattr(a.verdicts[f], over)) and c.difference, "points"
-        )
-
-    def result(over: str) -> Column:
-        def get(f: Labels) -> str | None:
-            c: Comparison | None = getattr(a.verdicts[f], over)
-            return c and words.judgment(c)
-
-        return Column("Result", get, "words")
-
-    def of(get: Callable[[Line], Any]) -> Callable[[Labels], Any]:
-        return lambda f: get(Line(a.verdicts[f].best, a.grid[a.verdicts[f].best]))
+    def is_chosen(line: Line) -> str:
+        return "undecided" if found[line.setting.label_fraction].tied else "best"
 
     return Table(
         "The setting that this report speaks of, for each number of labels.",
         [
-            Column("Labels", lambda f: words.short_labels(a, f)),
-            Column("Setting", of(SETTING.get)),
-            Column("Validation", lambda f: "undecided" if a.verdicts[f].tied else "best"),
-            Column(TOP1, of(ACCURACY.get), "percent"),
-            *(lead("over_next"), result("over_next")),
-            *(lead("over_baseline"), result("over_baseline")),
+            labels_column(a),
+            SETTING,
+            Column("Validation", is_chosen),
+            ACCURACY,
+            Column("Lead over the runner-up", lambda n: n.lead and n.lead.difference, "points"),
+            RESULT,
+            Column("Lead over supervised", lambda n: n.other and n.other.difference, "points"),
+            Column("Result", lambda n: n.other and words.judgment(n.other), "words"),
         ],
-        a.fractions(),
-        strong=a.main_fraction,
+        rows,
+        strong=rows[list(found).index(a.main_fraction)],
     )
 
 
@@ -194,7 +169,7 @@ def equal_time(a: Analysis) -> Table:
     cpu = Column("Processor time", mean_of("cpu_seconds"), "seconds")
     columns = [SETTING, METHOD, labels_column(a), ACCURACY, VALIDATION, SEEDS, STEPS, IMAGES, TIME]
     caption = f"Each method {words.choice_of_settings(a)}, at equal time."
-    return Table(caption, [*columns, cpu], rows, belongs=belongs(a))
+    return Table(caption, [*columns, cpu], rows)
 
 
 def costs(a: Analysis, grid: Grid, caption: str) -> Table:
@@ -204,7 +179,7 @@ def costs(a: Analysis, grid: Grid, caption: str) -> Table:
     hours = Column("Device-hours", mean_of("device_hours"), "number")
     names = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS]
     columns = [*names, IMAGES, TIME, hours, known, device]
-    return Table(caption, columns, lines(grid), belongs=belongs(a))
+    return Table(caption, columns, lines(grid))
 
 
 def machine(run: Run) -> str:
@@ -229,6 +204,7 @@ def pseudo_labels(a: Analysis) -> Table:
         "validation images in use.",
         [
             SETTING,
+            METHOD,
             labels_column(a),
             Column("Coverage", spread_of("pseudo_coverage_final"), "percent"),
             Column("Right, unlabeled images", spread_of("pseudo_accuracy_final"), "percent"),
@@ -237,7 +213,6 @@ def pseudo_labels(a: Analysis) -> Table:
             Column("Validation images", lambda n: sum(r.val_images or 0 for r in n.runs), "count"),
         ],
         rows,
-        belongs=belongs(a),
     )
 
 

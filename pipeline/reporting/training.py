@@ -9,7 +9,7 @@ from pipeline.reporting.blocks import Block, Column, Figure, Interval, Section, 
 from pipeline.reporting.compare import Labels, Setting, method_name
 from pipeline.reporting.headline import class_names
 from pipeline.reporting.runs import Row, Run
-from pipeline.reporting.tables import belongs, labels_column, pseudo_labels
+from pipeline.reporting.tables import labels_column, pseudo_labels
 
 _MOST_STEPS = 16  # of a curve; the stage files hold every step
 _LOSS, _SHARE, _GRADIENT = "loss/", "pseudo/class_coverage/", "gradient/"
@@ -110,7 +110,6 @@ def _curve(a: Analysis, key: str, title: str, value: str, kind: str, rows: Seque
             Column(value, lambda row: row[2], kind),
         ],
         rows,
-        belongs=belongs(a),
     )
     alt = f"{title}, over training steps, one line per method."
     chart = charts.curves(charts.color(a.methods), value, kind)

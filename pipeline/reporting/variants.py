@@ -3,14 +3,7 @@
 from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Column, Section, Table, Text
-from pipeline.reporting.compare import (
-    Labels,
-    Setting,
-    compare,
-    method_name,
-    over_seeds,
-    val_top1,
-)
+from pipeline.reporting.compare import Labels, Setting, compare, method_name, over_seeds, val_top1
 from semimae.options.grid import PLAIN
 
 
@@ -56,7 +49,7 @@ def _gains(a: Analysis, fraction: Labels) -> Table:
         [
             tables.SETTING,
             tables.VALIDATION,
-            Column("Gain", lambda n: n.on_validation and n.on_validation.difference, "points"),
+            Column("Gain", lambda n: n.other and n.other.difference, "points"),
             tables.ACCURACY,
             Column("Gain on test", lambda n: n.lead and n.lead.difference, "points"),
             tables.RESULT,

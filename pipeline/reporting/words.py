@@ -4,11 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import count, p_value, percent, points, work
-from pipeline.reporting.compare import (
-    Comparison,
-    Labels,
-    labels_of,
-)
+from pipeline.reporting.compare import Comparison, Labels, labels_of, over_seeds
 from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import ALPHA, seeds_to_settle
 from pipeline.workspace import flat
@@ -35,6 +31,37 @@ def interval(low: float | None, high: float | None, *, signed: bool = False) -> 
         return ""
     text = points if signed else percent
     return f"[{text(low)}, {text(high)}]"
+
+
+def lead(a: Analysis, fraction: Labels) -> str:
+    """Say which setting the report speaks of, how good it is, and whether it stands out."""
+    found = a.verdicts[fraction]
+    spread = over_seeds(a.grid[found.best])
+    seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
+    limits = interval(spread.low, spread.high)
+    return (
+        f"With {labels(a, fraction)}, {found.best.name} reaches {percent(spread.mean)}% test "
+        f"top-1 {seeds}{', 95% interval ' * bool(limits)}{limits}. {runner_up(found.over_next)}"
+    )
+
+
+def runner_up(c: Comparison | None) -> str:
+    """Compare the best setting with the next one in a sentence."""
+    if c is None:
+        return "The grid has no other method to compare it with."
+    other, difference = f"{c.b.name}, the runner-up", f"{points(c.difference.mean)} points"
+    one_seed = c.difference.n == 1
+    p = c.images_p if one_seed else c.adjusted_p
+    if p is None and c.difference.mean == 0:
+        return f"It is level with {other}."
+    if p is None:
+        return f"Its lead over {other}, is {difference}, the same on every seed; that is no test."
+    test = f"p {p_text(p)}{', McNemar test' * one_seed}, Holm-corrected"
+    if p >= ALPHA:
+        return f"It is not significantly different from {other} ({difference}, {test})."
+    better = "better" if c.difference.mean > 0 else "worse"
+    what = "On the test images, this one model" if one_seed else "It"
+    return f"{what} is significantly {better} than {other} ({difference}, {test})."
 
 
 def judgment(c: Comparison) -> str:

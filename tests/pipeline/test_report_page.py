@@ -334,7 +334,7 @@ def test_no_number_of_labels_beyond_the_largest(full: Page) -> None:
 def test_runs_have_folder_commit_and_mlflow_run(full: Page) -> None:
     page, markdown = full
     identity = cell_id_of(page, "runs/semi_mae-0.5-0.1-0-images-plain")
-    (row,) = re.findall(rf'<tr id="run-{identity}">(.+?)</tr>', page, flags=re.S)
+    (row,) = re.findall(rf'<tr id="run-{identity}"[^>]*>(.+?)</tr>', page, flags=re.S)
     address = f"http://127.0.0.1:5000/#/experiments/1/runs/{'ab' * 16}"
     assert f'<a href="{address}">{"ab" * 4}</a>' in row
     assert COMMIT[:10] in row
@@ -344,7 +344,7 @@ def test_runs_have_folder_commit_and_mlflow_run(full: Page) -> None:
 
 
 def cell_id_of(page: str, folder: str) -> str:
-    (found,) = re.findall(rf'<tr id="run-(\w+)">(?:(?!</tr>).)*{folder}', page, flags=re.S)
+    (found,) = re.findall(rf'<tr id="run-(\w+)"[^>]*>(?:(?!</tr>).)*{folder}', page, flags=re.S)
     return str(found)
 
 

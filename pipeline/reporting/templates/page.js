@@ -9,9 +9,10 @@ const objects = ({fields, rows}) =>
 
 function filter() {
   const labels = picker ? picker.value : "";
-  for (const row of all("tr[data-method], tr[data-labels]")) {
-    const {labels: of = "", method = ""} = row.dataset;
-    row.hidden = hidden.has(method) || Boolean(labels && of && of !== labels && !row.closest("#answer"));
+  for (const row of all("tr[data-method]")) {
+    if (row.closest("#answer, #runs")) continue; // they speak of all label fractions
+    const {labels: of, method} = row.dataset;
+    row.hidden = hidden.has(method) || Boolean(labels && of && of !== labels);
   }
 }
 
