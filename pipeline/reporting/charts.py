@@ -114,23 +114,25 @@ def ranking(colors: Colors, value: str) -> Spec:
 
 def forest(colors: Colors, value: str) -> Spec:
     """Differences with intervals, one row each, and a line at zero; data: differences."""
-    tips = {"Setting": "", "Less": "", value: "points", "Result": ""}
+    tips = {"Setting": "", "Compared with": "", value: "points", "Result": ""}
     base = _data("differences", labels=True)
     zero = base.transform_calculate(zero="0").mark_rule(strokeDash=[4, 3], strokeWidth=1)
     zero = zero.encode(x=alt.X(field="zero", type="quantitative"), color=alt.value(_GRAY))
-    means = _means(base, value, "points", _row("Less"), tips)
+    means = _means(base, value, "points", _row("Compared with"), tips)
     return _layered(*means, zero, colors=colors, height=alt.Step(26))
 
 
 def pairs(value: str, order: Sequence[str]) -> Spec:
-    """All differences as a heat map, row less column, both in an order; data: pairs."""
+    """All differences as a heat map, row minus column, both in an order; data: pairs."""
     low, high = COLORS[1], COLORS[2]
     scale = alt.Scale(domainMid=0, range=[low, f"{_GRAY}20", high], interpolate="rgb")
     fill = alt.Color(field=value, type="quantitative", scale=scale, legend=None)
     angle = alt.Axis(labelAngle=-40)
-    x = alt.X(field="Less", type="nominal", sort=list(order), axis=angle, title="less")
+    x = alt.X(
+        field="Compared with", type="nominal", sort=list(order), axis=angle, title="compared with"
+    )
     y = alt.Y(field="Setting", type="nominal", sort=list(order), title=None)
-    tips = _tips({"Setting": "", "Less": "", value: "points", "Result": ""})
+    tips = _tips({"Setting": "", "Compared with": "", value: "points", "Result": ""})
     base = _data("pairs", labels=True, methods=False).encode(x=x, y=y, tooltip=tips)
     number = f"format(100 * datum['{value}'], '+.1f') + (datum.Significant ? ' *' : '')"
     words = base.transform_calculate(shown=number).mark_text(fontSize=10)

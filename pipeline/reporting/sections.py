@@ -44,7 +44,7 @@ def _differences(a: Analysis) -> Section:
     colors, each = charts.color(a.methods), words.choice_of_settings(a)
     if against:
         mine = method_name(against[0].a.method)
-        caption = f"{mine} less the other methods, each {each}."
+        caption = f"{mine} compared with the other methods, each {each}."
         table = tables.differences(a, caption, against, a.grid)
         title = f"Lead of {mine} over the other methods, with 95% intervals"
         alt = f"Paired differences of {mine} to the other methods, largest lead first."
@@ -54,7 +54,7 @@ def _differences(a: Analysis) -> Section:
     if len(a.methods) > _FEW:
         both = [*a.between_methods, *(c.reversed() for c in a.between_methods)]
         pairs = tables.differences(a, "All pairs of methods, both ways.", both, a.grid)
-        title = "All pairs of methods: row less column, in points. * marks what is significant."
+        title = "All pairs of methods: row minus column, in points. * marks what is significant."
         alt = "Paired differences of all methods as a heat map."
         order = dict.fromkeys(c.a.name for c in sorted(both, key=lambda c: -c.difference.mean))
         chart = charts.pairs("Difference", list(order))
@@ -63,7 +63,9 @@ def _differences(a: Analysis) -> Section:
         caption = f"All pairs of methods, each {each}."
         blocks.append(tables.differences(a, caption, a.between_methods, a.grid, folded=True))
     if a.within_methods:
-        caption = "Within one method: the setting that validation prefers, less another."
+        caption = (
+            "Within one method: the setting that validation prefers, compared with the others."
+        )
         folded = len(a.within_methods) > _MANY
         blocks.append(tables.differences(a, caption, a.within_methods, a.grid, folded=folded))
     return Section("differences", "Paired differences", blocks)

@@ -124,7 +124,7 @@ def differences(
         [
             labels_column(a),
             Column("Setting", lambda c: link(c.a)),
-            Column("Less", lambda c: link(c.b)),
+            Column("Compared with", lambda c: link(c.b)),
             Column("Method", lambda c: method_name(c.b.method), "key"),
             Column("Significant", lambda c: c.is_significant, "key"),
             Column("Difference", lambda c: c.difference, "points"),

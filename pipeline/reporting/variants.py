@@ -67,7 +67,7 @@ def _against_methods(a: Analysis, fraction: Labels) -> Table:
         found = {m: best.get((m, variant), best.get((m, PLAIN))) for m in a.methods}
         mine = found.pop(a.asked.method, None)
         pairs += [(mine, other) for other in found.values() if mine and other]
-    caption = f"{method_name(a.asked.method)} less the other methods within each variant."
+    caption = f"{method_name(a.asked.method)} compared with the other methods within each variant."
     return tables.differences(a, caption, compare(a.grid, dict.fromkeys(pairs)), a.grid)
 
 

@@ -102,7 +102,7 @@ def against(c: Comparison) -> str:
     """Compare two settings over seeds and on the same test images."""
     d = c.difference
     limits = f", 95% interval {interval(d.low, d.high, signed=True)}" if d.low is not None else ""
-    words = f"{c.a.name} less {c.b.name}: {points(d.mean)} points"
+    words = f"{c.a.name} compared with {c.b.name}: {points(d.mean)} points"
     if d.n == 1:
         return f"{words} with one seed.{_on_images(c)}"
     return f"{words} on the same seeds{limits}; {judgment(c)}.{_on_images(c)}"

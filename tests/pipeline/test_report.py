@@ -447,7 +447,7 @@ def test_variants_are_compared_with_the_plain_one_and_within_themselves(
     # Invented so that heavy has 1, 2, 1 points more: a mean of 1.33, on validation and test.
     gain = re.escape(f"+1.3 [{MINUS}0.1, +2.8]")
     assert re.search(rf"Semi-MAE, mask 0.75, heavy\d\d\.\d{gain}.{{10,30}}{gain}", section)
-    assert "Semi-MAE less the other methods within each variant" in section
+    assert "Semi-MAE compared with the other methods within each variant" in section
     assert "Semi-MAE, mask 0.75, heavySupervised+" in section
     assert "Semi-MAE, mask 0.75, strongSupervised, strong+" in section
     assert "semi_mae m0.75 f0.1 s0 heavy" in text

@@ -123,14 +123,21 @@ def test_charts_of_settings_draw_what_the_table_says(
 ) -> None:
     page, _ = full
     drawn = [
-        (row["Setting"], row.get("Less"), shown(*(row[number + k] for k in ENDS), form=form))
+        (
+            row["Setting"],
+            row.get("Compared with"),
+            shown(*(row[number + k] for k in ENDS), form=form),
+        )
         for row in data(page, figure, name)
     ]
     unit = " (points)" if form.startswith("+") else " (%)"
     listed = []
     for head, rows in tables(page, section):
-        if number + unit in head and ("Less" in head) == (drawn[0][1] is not None):
-            of = [head.index(n) if n in head else None for n in ("Setting", "Less", number + unit)]
+        if number + unit in head and ("Compared with" in head) == (drawn[0][1] is not None):
+            of = [
+                head.index(n) if n in head else None
+                for n in ("Setting", "Compared with", number + unit)
+            ]
             plain = [[text.replace(" same on all seeds", "") for text in row] for row in rows]
             found = [tuple(None if i is None else row[i] for i in of) for row in plain]
             listed.append(sorted(found, key=str))
