@@ -149,8 +149,7 @@ class Analysis:
 
     def run_of(self, fraction: Labels) -> Run:
         """Return one of the runs with a label fraction."""
-        settings = itertools.chain(self.grid.items(), self.timed.items())
-        return next(runs[0] for s, runs in settings if s.label_fraction == fraction)
+        return next(run for run in self.evidence.runs if run.label_fraction == fraction)
 
     def num_settings(self, fraction: Labels) -> dict[str, int]:
         """Return how many settings each method has for a label fraction."""

@@ -119,8 +119,10 @@ def differences(
     def link(setting: Setting) -> Link:
         return Link(setting.name, f"#{grid[setting][0].anchor}")
 
+    tests = f"for {found[0].tests} comparisons" if found else ""
     return Table(
-        f"{caption} Test top-1 in points, paired by seed; p-values are corrected by Holm's method.",
+        f"{caption} Test top-1 in points, paired by seed. P-values are corrected by Holm's method "
+        f"{tests}.",
         [
             labels_column(a),
             Column("Setting", lambda c: link(c.a)),

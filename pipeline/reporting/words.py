@@ -67,8 +67,7 @@ def runner_up(c: Comparison | None) -> str:
 def judgment(c: Comparison) -> str:
     """Say in a table's cell whether a difference is significant."""
     if c.difference.n == 1:
-        p = "" if c.images_p is None else f" (McNemar test on images: p {p_text(c.images_p)})"
-        return f"one seed{p}"
+        return "no test" if c.images_p is None else f"McNemar test: p {p_text(c.images_p)}"
     if c.difference.p is None:
         return "the same on every seed, no test"
     word = "significant" if c.is_significant else "not significant"

@@ -271,7 +271,7 @@ def test_missing_runs_are_named(workspace: Workspace) -> None:
 def test_one_seed_has_no_interval(workspace: Workspace) -> None:
     workspace(ablation(seed=[0]))
     text = read(report()[0]).text
-    assert "one seed (McNemar test on images: p < 0.001)" in text
+    assert "McNemar test: p < 0.001" in text
     assert "not significant (p" not in text
 
 
