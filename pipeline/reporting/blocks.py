@@ -116,7 +116,6 @@ class Pictures:
     pictures: Sequence[Picture]
     classes: Sequence[str] = ()
     wide: bool = False  # each is a row of its own
-    folded: bool = False
 
 
 Block = Table | Text | Facts | Figure | Pictures

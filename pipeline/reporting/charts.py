@@ -24,7 +24,7 @@ _CONFIG: dict[str, Any] = {
     "font": "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif",
     "view": {"stroke": None},
     "axis": {"labelLimit": 260, "titleFontWeight": 500, "gridOpacity": 0.6, "domain": False},
-    "legend": {"orient": "top", "title": None, "labelLimit": 260, "columns": 5},
+    "legend": {"orient": "top", "title": None, "labelLimit": 260, "columns": 5, "symbolOpacity": 1},
 }
 _OF_MEAN = {"Setting": "", "Labels": "", "Test top-1": "percent", "Seeds": ""}
 Spec = dict[str, Any]  # of Vega-Lite
