@@ -39,6 +39,8 @@ from semimae.options.grid import BaselineConfig
 from semimae.options.params import Params
 from semimae.types import UserError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_interval_over_seeds_matches_the_table_of_t() -> None:
     spread = mean_over_seeds([0.70, 0.74, 0.78])
@@ -148,7 +150,6 @@ def with_labels(params: Params, num_labels: int | None, labeled_list: str | None
     ("num_labels", "labeled_list", "words", "number"),
     [(200, None, "200 labels", 200), (None, "data/my_list.txt", "300 labels of my_list.txt", 300)],
 )
-@pytest.mark.usefixtures("undrawn")
 def test_labels_of_the_headline_in_the_grid(
     num_labels: int | None,
     labeled_list: str | None,
@@ -178,7 +179,6 @@ def test_labels_of_the_headline_in_the_grid(
     assert f"dvc exp run -S method=semi_mae -S mask_ratio=0.75 {chosen} -S seed=0" in text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_labels_of_the_headline_beside_fractions(workspace: Workspace) -> None:
     params = ablation(method=["supervised", "semi_mae"], label_fraction=[0.4, None, 0.1])
     workspace(with_labels(params, 200, None))
@@ -193,7 +193,6 @@ def test_labels_of_the_headline_beside_fractions(workspace: Workspace) -> None:
     assert Path("reports/plots/labels.svg").is_file()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_missing_runs_of_the_headline_s_labels_are_named(workspace: Workspace) -> None:
     workspace(with_labels(ablation(label_fraction=[None]), 200, None))
     shutil.rmtree("runs/semi_mae-0.5-None-1-images-plain")
@@ -202,7 +201,6 @@ def test_missing_runs_of_the_headline_s_labels_are_named(workspace: Workspace) -
     assert summary["runs_missing"] == 1
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_runs_count_whatever_their_starting_weights_hold(workspace: Workspace) -> None:
     """A cell's file has a hash of its starting weights, which params.yaml does not know."""
     params = ablation(method=["semi_mae"])
@@ -217,16 +215,6 @@ def test_runs_count_whatever_their_starting_weights_hold(workspace: Workspace) -
     assert summary["runs_missing"] == 0
 
 
-def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
-    workspace(ablation())
-    report()
-    first = {p: p.read_bytes() for p in sorted(Path("reports").rglob("*")) if p.is_file()}
-    shutil.rmtree("reports")
-    report()
-    assert first == {p: p.read_bytes() for p in sorted(Path("reports").rglob("*")) if p.is_file()}
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> None:
     params = ablation()
     workspace(params)
@@ -245,7 +233,6 @@ def test_twins_count_once_and_stale_runs_not_at_all(workspace: Workspace) -> Non
     assert "runs/semi_mae-0.75-0.1-0-images-plain, runs/headline" in text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_missing_runs_are_named(workspace: Workspace) -> None:
     workspace(ablation())
     shutil.rmtree("runs/semi_mae-0.5-0.1-1-images-plain")
@@ -267,7 +254,6 @@ def test_missing_runs_are_named(workspace: Workspace) -> None:
     assert summary["runs_missing"] == 4
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_one_seed_has_no_interval(workspace: Workspace) -> None:
     workspace(ablation(seed=[0]))
     text = read(report()[0]).text
@@ -275,7 +261,6 @@ def test_one_seed_has_no_interval(workspace: Workspace) -> None:
     assert "not significant (p" not in text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
     params = ablation(method=["semi_vit"], mask_ratio=[0.75], seed=[0])
     workspace(params, headline=False)
@@ -289,7 +274,6 @@ def test_earlier_phases_count_as_cost(workspace: Workspace) -> None:
     assert (float(rows[0]["seconds"]), float(rows[0]["cpu_seconds"])) == (12.0, 7.0)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_one_cell(workspace: Workspace) -> None:
     workspace(ablation(method=["semi_mae"], mask_ratio=[0.75], seed=[0]))
     page, rows, summary = report()
@@ -304,7 +288,6 @@ def test_one_cell(workspace: Workspace) -> None:
     assert "Fine-tuning has not run yet" in text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_headline_alone(workspace: Workspace) -> None:
     workspace(ablation().model_copy(update={"mask_ratio": 0.6}))
     for folder in Path("runs").iterdir():
@@ -316,7 +299,6 @@ def test_headline_alone(workspace: Workspace) -> None:
     assert "nothing to compare" in read(page).text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_headline_outside_of_the_grid_is_a_row_and_no_seed(workspace: Workspace) -> None:
     workspace(ablation().model_copy(update={"mask_ratio": 0.6}))
     page, rows, _ = report()
@@ -326,7 +308,6 @@ def test_headline_outside_of_the_grid_is_a_row_and_no_seed(workspace: Workspace)
     assert "mask 0.6" not in leaderboard
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_headline_of_other_params_is_not_taken_for_this_one(workspace: Workspace) -> None:
     params = ablation()
     workspace(params, headline=False)
@@ -336,7 +317,6 @@ def test_headline_of_other_params_is_not_taken_for_this_one(workspace: Workspace
     assert "classifier" not in summary
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_nothing_to_report_is_the_users_mistake(workspace: Workspace) -> None:
     workspace(ablation())
     shutil.rmtree("runs")
@@ -344,7 +324,6 @@ def test_nothing_to_report_is_the_users_mistake(workspace: Workspace) -> None:
         report()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_many_classes_give_tables_instead_of_figures(workspace: Workspace) -> None:
     workspace(ablation(method=["semi_mae"], seed=[0]), [f"class {i}" for i in range(120)])
     page, _, _ = report()
@@ -353,7 +332,6 @@ def test_many_classes_give_tables_instead_of_figures(workspace: Workspace) -> No
     assert not Path("reports/plots/confusion.svg").exists()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_fine_tuning_is_shown(workspace: Workspace) -> None:
     workspace(ablation(seed=[0]))
     result = {"protocols": {"fine_tune": scores(0.9)}, "validation": []}

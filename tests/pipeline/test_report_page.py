@@ -4,6 +4,7 @@ import html
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,12 @@ def test_links_to_mlflow_lead_to_where_its_pages_are(workspace: Workspace) -> No
     page, _, _ = report()
     assert f"http://127.0.0.1:5123/#/experiments/1/runs/{'ab' * 16}" in page
     assert "127.0.0.1:5000" not in page
+
+
+def test_same_input_gives_the_same_bytes(workspace: Workspace) -> None:
+    workspace(ablation())
+    report()
+    first = {p: p.read_bytes() for p in sorted(Path("reports").rglob("*")) if p.is_file()}
+    shutil.rmtree("reports")
+    report()
+    assert first == {p: p.read_bytes() for p in sorted(Path("reports").rglob("*")) if p.is_file()}
