@@ -519,6 +519,17 @@ def test_unequal_numbers_of_settings_are_stated(workspace: Workspace) -> None:
     assert "favors those" not in read(report()[0]).text
 
 
+def test_the_terminal_says_what_the_page_says_first(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace(ablation())
+    page, *_ = report()
+    lead, rest = capsys.readouterr().out.splitlines()
+    assert lead.startswith("With 10% of labels (100 images), Semi-MAE, mask 0.75 reaches")
+    assert lead in read(page).text
+    assert rest == "reports/index.html has the rest; open it in a browser."
+
+
 def test_the_report_starts_without_torch() -> None:
     """Loading it would take longer than all of the report."""
     modules = "pipeline.reporting.sections, pipeline.reporting.page, pipeline.reporting.read"
