@@ -69,6 +69,7 @@ soak: setup ## Kill training and scoring at 200 random points and compare the bi
 
 docs: setup ## Build the documentation site in site/; broken links are errors.
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	python -m pipeline.results site/results
 
 audit: setup ## Check the locked packages for known vulnerabilities; needs the network.
 	@pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock || \

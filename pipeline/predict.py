@@ -54,6 +54,10 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images per pass.")] = 64,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", help="Page to write: the images, to look through by confidence."),
+    ] = None,
 ) -> None:
     """Classify images; print path, class and probability as csv.
 
@@ -65,6 +69,7 @@ def predict(
 
     Example: python -m pipeline predict runs/headline photos/ --out predictions.csv
     """
+    from pipeline.reporting.gallery import gallery
     from semimae.inference.predict import predict_files
     from semimae.model_file import open_model
 
@@ -76,10 +81,17 @@ def predict(
     columns += [f"p({name})" for name in names] if all_classes else []
     columns += ["embedding"] if embedding else []
     bad: list[tuple[str, str]] = []
-    with progress("images", len(files)) as update, table(out, columns) as write:
+    title = f"What {model} says of {len(files):,} images"
+    with (
+        progress("images", len(files)) as update,
+        table(out, columns) as write,
+        gallery(page, title, trained.pixels) as show,
+    ):
 
         def on_batch(batch: list[str], outputs: "Outputs") -> None:
-            write(_rows(batch, outputs, names, abstain))
+            rows = _rows(batch, outputs, names, abstain)
+            write(rows)
+            show([(row["path"], row["class"], row["probability"]) for row in rows])
 
         predict_files(
             trained,
@@ -94,6 +106,8 @@ def predict(
         typer.echo(_visible(f"{path}: {reason}"), err=True)
     if out is not None:
         typer.echo(f"{out} has {len(files) - len(bad)} of {len(files)} images.", err=True)
+    if page is not None:
+        typer.echo(f"{page} shows them; open it in a browser.", err=True)
     if bad:
         raise typer.Exit(1)
 

@@ -18,21 +18,21 @@ def report(
 
     Example: python -m pipeline report
     """
-    from pipeline.reporting.evidence import read_evidence
-    from pipeline.reporting.render import (
-        make_sections,
-        summary,
-        write_ablation,
-        write_page,
-    )
-    from pipeline.reporting.study import make_study
+    from pipeline.reporting.analysis import Analysis
+    from pipeline.reporting.page import summary, write_ablation, write_page
+    from pipeline.reporting.read import read_evidence
+    from pipeline.reporting.sections import make_sections
+    from pipeline.reporting.words import lead
     from semimae.options.params import Params
 
     here = Path()  # not the root: a queued experiment reports on its own workspace
-    study = make_study(read_evidence(here, Params.read()))
-    write_page(study, make_sections(study, git_commit(here)), out)
-    write_ablation(study, out / "ablation.csv")
-    write_json(out / "summary.json", summary(study))
+    analysis = Analysis(read_evidence(here, Params.read()))
+    write_page(analysis, make_sections(analysis, git_commit(here)), out)
+    write_ablation(analysis, out / "ablation.csv")
+    write_json(out / "summary.json", summary(analysis))
+    if analysis.grid:
+        typer.echo(lead(analysis, analysis.main_fraction))
+    typer.echo(f"{out / 'index.html'} has the rest; open it in a browser.")
     root = dvc_root()
     write_json(report_record(root, out), provenance_of(root))
     finish_pipeline(root, here / RUNS / HEADLINE, out)

@@ -1,43 +1,40 @@
-"""``keep-results``: a finished study as small files in results/, and the page that shows them."""
+"""``keep-results``: a finished study as small files in results/, and the pages that show them."""
 
 import re
 import shutil
-from collections.abc import Iterable
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.grid import changed_stages
-from pipeline.workspace import dvc_root, git_commit, write_json
+from pipeline.workspace import dvc_root, git_commit, read_json, write_json
 from semimae.files import replaced_folder, write_text
 from semimae.options.params import Params
 from semimae.types import UserError
 
 if TYPE_CHECKING:
-    from pipeline.reporting.blocks import Entry, Table
-    from pipeline.reporting.compare import Comparison, Grid
-    from pipeline.reporting.study import Study
+    from pipeline.reporting.analysis import Analysis
+    from pipeline.reporting.blocks import Block
 
 RESULTS, PAGE = Path("results"), Path("docs/results.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_COPIED = ("reports/index.html", "reports/ablation.csv", "params.yaml")
+_COPIED = ("reports/ablation.csv", "params.yaml")
 
 
 def keep_results(
     name: Annotated[str, typer.Argument(help="Folder below results/.")],
     title: Annotated[str, typer.Option(help="What was run: the heading on the page.")],
 ) -> None:
-    """Keep a finished grid's report, numbers and origin in results/NAME.
+    """Keep a finished grid's numbers and origin in results/NAME, and write docs/results.md again.
 
-    docs/results.md shows the tables of all results that are kept.
+    `make docs` turns what is kept into the same interactive report.
 
     Example: python -m pipeline keep-results digits --title "Digits, all methods"
     """
-    from pipeline.reporting.evidence import read_evidence
-    from pipeline.reporting.render import make_environment
-    from pipeline.reporting.study import make_study
+    from pipeline.reporting.read import read_evidence
 
     if not _NAME.fullmatch(name):
         raise UserError(
@@ -50,114 +47,126 @@ def keep_results(
             f"{len(changed)} stages are not up to date, so the report may be of other params; "
             "run `dvc repro` first."
         )
-    study = make_study(read_evidence(root, Params.read(root / "params.yaml")))
-    if study.evidence.missing:
+    params = Params.read(root / "params.yaml")
+    evidence = read_evidence(root, params)
+    if evidence.missing:
         raise UserError(
-            f"{len(study.evidence.missing)} runs of the grid are missing; run `dvc repro` first."
+            f"{len(evidence.missing)} runs of the grid are missing; run `dvc repro` first."
         )
     if lacking := [path for path in _COPIED if not (root / path).is_file()]:
         raise UserError(f"{', '.join(lacking)} is missing; run `dvc repro` first.")
-    about = _about(study, git_commit(root))
-    text = make_environment().get_template("results.md.j2").render(tables=_tables(study))
+    runs = evidence.runs
+    about = {
+        "title": title,
+        "dataset": evidence.name,
+        **dict(zip(("method", "mask_ratio", "label_fraction"), evidence.asked, strict=True)),
+        "baselines": params.ablation.baseline.variant,
+        "commit": git_commit(root),
+        "seeds": sorted({run.seed for run in runs}),
+        "runs": len(runs),
+        "cpu_hours": sum(run.cpu_seconds for run in runs) / 3600,
+        "hours": sum(run.seconds for run in runs) / 3600,
+        # Of where they were trained, which need not be here.
+        "devices": sorted({run.details.origin.machine for run in runs}),
+        "torch": sorted({run.details.origin.torch or "not recorded" for run in runs}),
+    }
     with replaced_folder(root / RESULTS / name) as folder:
         for path in _COPIED:
             shutil.copyfile(root / path, folder / Path(path).name)
         write_json(folder / "about.json", about)
-        write_text(folder / "summary.md", f"### {title}\n\n{_sentence(name, about)}\n{text}")
     write_text(root / PAGE, shown_in(root, (root / PAGE).read_text(encoding="utf-8")))
     typer.echo(f"{RESULTS / name} holds the results; {PAGE} shows them.")
 
 
 def shown_in(root: Path, page: str) -> str:
-    """Return the page's text with the summaries of all results between its two marks."""
-    parts = [path.read_text(encoding="utf-8").strip() for path in _summaries(root)]
-    block = "\n\n".join([BEGIN, *parts, END])
+    """Return the page's text with the tables of all results between its two marks."""
+    from pipeline.reporting.blocks import Section
+    from pipeline.reporting.page import markdown
+
+    sections = [Section("", "", _summary(folder)) for folder in _kept(root)]
+    block = f"{BEGIN}\n\n{markdown('', sections).strip()}\n\n{END}"
     pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
     return re.sub(pattern, lambda _: block, page, flags=re.DOTALL)
 
 
-def _summaries(root: Path) -> Iterable[Path]:
-    return sorted((root / RESULTS).glob("*/summary.md"))
+def write_site(root: Path, out: Path) -> None:
+    """Write the report of each result that is kept to a folder of the documentation's site."""
+    from pipeline.reporting.analysis import Analysis
+    from pipeline.reporting.page import html
+    from pipeline.reporting.read import read_kept
+    from pipeline.reporting.sections import make_sections
+
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in _kept(root):
+        analysis = Analysis(read_kept(folder))
+        sections = make_sections(analysis, read_json(folder / "about.json")["commit"])
+        write_text(out / f"{folder.name}.html", html(analysis, sections))
 
 
-def _about(study: "Study", commit: str | None) -> dict[str, Any]:
-    from pipeline.reporting.cost import device_hours
-
-    results = study.evidence.results
-    return {
-        "commit": commit,
-        "seeds": sorted({result.cell.seed for result in results}),
-        "runs": len(results),
-        "cpu_hours": sum(result.cpu_seconds for result in results) / 3600,
-        "hours": sum(result.seconds for result in results) / 3600,
-        "device_hours": device_hours(results),
-        # Of where they were trained, which need not be here.
-        "devices": sorted({result.origin.machine for result in results}),
-        "torch": sorted({result.origin.torch or "not recorded" for result in results}),
-    }
+def _kept(root: Path) -> list[Path]:
+    return sorted(path.parent for path in (root / RESULTS).glob("*/about.json"))
 
 
-def _sentence(name: str, about: dict[str, Any]) -> str:
-    return (
-        f"{about['runs']} runs, seeds {min(about['seeds'])} to {max(about['seeds'])}, "
-        f"{about['device_hours']} of training on {' and '.join(about['devices'])}, torch "
-        f"{' and '.join(about['torch'])}, commit {str(about['commit'])[:7]}. "
-        f"The report, every run and the parameters are in `{RESULTS}/{name}/`.\n"
-    )
-
-
-def _tables(study: "Study") -> list["Table"]:
-    """Return the best setting of each method, with what the headline's method has over it."""
-    from pipeline.reporting.blocks import Table, number_columns, text_columns
-    from pipeline.reporting.compare import fractions
+def _summary(folder: Path) -> "list[Block]":
+    """Return a result's heading, where it comes from, and its tables."""
+    from pipeline.reporting.analysis import Analysis
+    from pipeline.reporting.blocks import Text
+    from pipeline.reporting.read import read_kept
     from pipeline.reporting.variants import variant_tables
+    from pipeline.reporting.words import device_hours
 
-    budgets: list[tuple[str, Grid, list[Comparison]]] = [
-        ("equal steps", study.grid, study.between_methods),
-        ("equal time", study.timed, study.between_timed),
-    ]
-    columns = (
-        "Test top-1 %",
-        "Pseudo labels right %",
-        "The headline's lead",
-        "Adjusted p",
-        "Steps",
+    about, analysis = read_json(folder / "about.json"), Analysis(read_kept(folder))
+    origin = (
+        f"{about['runs']} runs, seeds {min(about['seeds'])} to {max(about['seeds'])}, "
+        f"{device_hours(analysis.evidence.runs)} of training on {' and '.join(about['devices'])}, "
+        f"torch {' and '.join(about['torch'])}, commit {str(about['commit'])[:7]}. Every run and "
+        f"the parameters are in `{RESULTS}/{folder.name}/`; `make docs` writes the interactive "
+        f"report to `site/results/{folder.name}.html`."
     )
-    tables = [
-        Table(
-            f"{study.labels(fraction)}, {words}:",
-            [*text_columns("Setting"), *number_columns(*columns)],
-            _rows(study, grid, fraction, comparisons),
-        )
-        for words, grid, comparisons in budgets
-        for fraction in fractions(grid)
+    varied = len({setting.variant for setting in analysis.grid}) > 1
+    return [
+        Text(about["title"], tone="title"),
+        Text(origin),
+        *_tables(analysis),
+        *(variant_tables(analysis) if varied else []),
     ]
-    if len(study.evidence.params.ablation.variant) > 1:
-        tables += [t for f in study.fractions for t in variant_tables(study, f) if t.rows]
-    return tables
 
 
-def _rows(
-    study: "Study", grid: "Grid", fraction: float | None, comparisons: list["Comparison"]
-) -> list[list["Entry"]]:
-    from pipeline.reporting.answer import difference_value
-    from pipeline.reporting.blocks import NONE, accuracy, count, p_value, percent
-    from pipeline.reporting.compare import mean_of_last, over_seeds, ranked, top1
+def _tables(a: "Analysis") -> "list[Block]":
+    """Return the best setting of each method, with what the headline's method has over it."""
+    from pipeline.reporting import tables, words
+    from pipeline.reporting.blocks import Column, Table
+    from pipeline.reporting.compare import method_name, over_seeds
 
-    settings = ranked(grid, fraction, study.asked)
-    own = next((s for s in settings if s.method == study.evidence.params.method), None)
-    leads = {c.b: c for c in (*comparisons, *(c.reversed() for c in comparisons)) if c.a == own}
-    rows: list[list[Entry]] = []
-    for setting in sorted(settings, key=lambda s: -over_seeds(grid[s], top1()).mean):
-        results, lead = grid[setting], leads.get(setting)
-        rows.append(
-            [
-                setting.name,
-                accuracy(over_seeds(results, top1())),
-                percent(mean_of_last(results, "pseudo/accuracy_all")),
-                NONE if lead is None else difference_value(lead),
-                NONE if lead is None else p_value(lead.adjusted_p),
-                count(results[0].cell.train.steps),
+    accuracy = tables.mean_of("pseudo_accuracy_final")
+    right = Column("Pseudo labels in use that are right", accuracy, "percent")
+    lead = Column(
+        f"Lead of {method_name(a.asked.method)}",
+        lambda line: line.lead and line.lead.difference,
+        "points",
+    )
+    columns = [tables.SETTING, tables.ACCURACY, right, lead, tables.RESULT, tables.STEPS]
+    found: list[Block] = []
+    for budget, grid, comparisons in (
+        ("steps", a.grid, a.between_methods),
+        ("time", a.timed, a.between_timed),
+    ):
+        for fraction in a.fractions(grid):
+            own = a.own(grid, fraction)
+            leads = {c.b: c for c in a.against(own, comparisons)} if own else {}
+            rows = [
+                tables.Line(setting, grid[setting], leads.get(setting))
+                for setting in a.ranked(grid, fraction)
             ]
-        )
-    return rows
+            rows.sort(key=lambda line: -over_seeds(line.runs).mean)
+            caption = f"{words.labels(a, fraction)}, equal {budget}:"
+            found.append(Table(caption, columns, rows))
+    return found
+
+
+if __name__ == "__main__":  # a folder: the reports for the site; none: the page of results
+    root = dvc_root()
+    if sys.argv[1:]:
+        write_site(root, Path(sys.argv[1]))
+    else:
+        write_text(root / PAGE, shown_in(root, (root / PAGE).read_text(encoding="utf-8")))

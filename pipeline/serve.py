@@ -12,6 +12,7 @@ import typer
 
 from pipeline.tracking.trouble import explain
 from pipeline.workspace import dvc_root, on_stop
+from semimae.files import write_text
 from semimae.types import UserError
 
 _HERE = "127.0.0.1"  # there is no authentication, so only this machine is served
@@ -25,7 +26,7 @@ def ui(port: Port = 5000) -> None:
 
     Example: python -m pipeline ui --port 5005
     """
-    from pipeline.tracking.address import address_of
+    from pipeline.tracking.address import address_of, ui_record
     from pipeline.tracking.store import open_store
 
     address, runs = address_of(dvc_root()), "#/experiments?workflowType=machine_learning"
@@ -37,7 +38,9 @@ def ui(port: Port = 5000) -> None:
         open_store(dvc_root())
     except Exception as error:
         raise UserError(f"MLflow: {explain(error, 'try again later')}") from None
-    typer.echo(f"Runs: http://{_HERE}:{port}/{runs}")
+    pages = f"http://{_HERE}:{port}"
+    write_text(ui_record(dvc_root()), pages)  # where the links of the next report lead
+    typer.echo(f"Runs: {pages}/{runs}")
     _run_mlflow("ui", "--backend-store-uri", address.uri, "--host", _HERE, "--port", str(port))
 
 

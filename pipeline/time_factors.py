@@ -30,15 +30,15 @@ def time_factors(
 
     Example: python -m pipeline time-factors --write
     """
-    from pipeline.reporting.evidence import read_evidence
+    from pipeline.reporting.read import read_evidence
 
     root = dvc_root()
     params = Params.read(root / "params.yaml")
     seconds: dict[str, list[float]] = {}
     results = read_evidence(root, params).grid
     for method in params.ablation.method:
-        of_method = [r for r in results if (r.cell.method, r.variant) == (method, PLAIN)]
-        at_ratio = [r for r in of_method if r.cell.mask_ratio in (None, params.mask_ratio)]
+        of_method = [r for r in results if (r.method, r.variant) == (method, PLAIN)]
+        at_ratio = [r for r in of_method if r.mask_ratio in (None, params.mask_ratio)]
         taken = at_ratio or of_method
         seconds[method] = [r.cpu_seconds if cpu else r.seconds for r in taken]
     lacking = [m for m in {params.method: 0, **seconds} if not seconds.get(m)]

@@ -63,7 +63,8 @@ HEAVY = {
     "dvc",
     "sklearn",
     "scipy",
-    "matplotlib",
+    "altair",
+    "vl_convert",
     "pandas",
 }
 

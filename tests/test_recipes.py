@@ -167,7 +167,7 @@ def test_header_says_where_it_comes_from_and_what_it_led_to(path: Path) -> None:
     assert re.search(r"estimate|measured", header.partition("\nHours:")[2])
     score = re.search(r"^Score: (unrun$|\d+\.\d \+- |(results/\w+)$)", header, re.M)
     assert score
-    assert score[2] is None or (REPO / score[2] / "summary.md").is_file()
+    assert score[2] is None or (REPO / score[2] / "about.json").is_file()
     assert recipe.is_measured != header.endswith("Score: unrun")
     assert max(map(len, complete(path).splitlines())) <= 100
 

@@ -1,272 +1,242 @@
 """The first screen: which setting won, by how much, is it significant, what did it cost."""
 
-from pipeline.reporting.baselines import baseline_blocks
-from pipeline.reporting.blocks import (
-    NONE,
-    Block,
-    Entry,
-    Facts,
-    Section,
-    Table,
-    Text,
-    Value,
-    accuracy,
-    count,
-    duration,
-    interval,
-    number_columns,
-    p_value,
-    percent,
-    points,
-    text_columns,
-    work,
+from collections.abc import Sequence
+
+from pipeline.reporting import charts, tables, words
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import Block, Facts, Figure, Section, Text, count, duration, percent
+from pipeline.reporting.compare import (
+    Labels,
+    Setting,
+    compare,
+    labels_of,
+    method_name,
+    over_seeds,
+    setting_of,
+    val_top1,
 )
-from pipeline.reporting.by_image import ALPHA
-from pipeline.reporting.choice import choice_sentence, detectable, image_sentence, model_in_use
-from pipeline.reporting.compare import Comparison, method_name, over_seeds, setting_of, top1
-from pipeline.reporting.cost import device_hours
-from pipeline.reporting.evidence import Result
-from pipeline.reporting.study import Study
+from pipeline.reporting.rerun import exp_run
+from pipeline.reporting.statistics import ALPHA, FEWEST
+from pipeline.reporting.tables import TOP1
+from semimae.options.grid import PLAIN
 
 _FEW_SEEDS = 5
 _NAMED = 12  # missing cells that are named one by one on the first screen
+_LISTED = 4  # settings that are named one by one
 
 
-def answer_section(study: Study) -> Section:
+def answer_section(a: Analysis) -> Section:
     """Answer the first questions in words, in four numbers, and for each label fraction."""
-    answer = _verdict(study) if study.grid else _headline_only(study)
-    return Section("answer", "Which setting won?", [*_missing(study), *answer])
-
-
-def judgment(comparison: Comparison) -> Value:
-    """Say whether a difference is shown, and if not, why not."""
-    d = comparison.difference
-    if comparison.is_shown:
-        return Value("yes")
-    if d.n == 1:
-        p = comparison.images_p
-        by_images = "" if p is None else f"; on test images p {p_value(p)}"
-        return Value("no", f"one seed: no interval{by_images}")
-    if d.low is None or d.high is None:
-        return Value("no", "the same on every seed: no interval")
-    crosses = d.low <= 0 <= d.high
-    return Value(
-        "no", "the interval includes zero" if crosses else "zero is excluded only before correction"
+    found = a.verdicts[a.main_fraction]
+    runs = a.grid[found.best]
+    seconds = sum(run.seconds for run in runs) / len(runs)
+    against = dict.fromkeys(c for c in (found.over_next, found.over_baseline) if c is not None)
+    facts = [
+        (f"Test top-1 (%) of {found.best.name}", "percent", over_seeds(runs), ""),
+        *(
+            (f"Lead over {c.b.name} (points)", "points", c.difference, words.judgment(c))
+            for c in against
+        ),
+        ("Cost of one such run", "seconds", seconds, words.cost(runs)),
+    ]
+    total = sum(run.seconds for run in a.evidence.runs)
+    whole = (
+        f"The whole report holds {count(len(a.evidence.runs))} different runs, which took "
+        f"{duration(total)} of training in all: {words.device_hours(a.evidence.runs)}."
     )
+    blocks: list[Block] = [
+        *_texts((_missing(a), "note")),
+        Text(words.lead(a, a.main_fraction), tone="lead"),
+        Facts(facts),
+        *_ranking(a),
+        *_texts(*_baselines(a, found.best), _model_in_use(a), (_choice(a, a.main_fraction), "")),
+        *_texts(*((words.against(c), "") for c in against if c.images)),
+        *_texts((words.settle(found.over_next), "")),
+        *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
+        Text(whole),
+        Text(_rules(a), tone="small"),
+    ]
+    return Section("answer", "Which setting won?", blocks)
 
 
-def difference_value(comparison: Comparison | None) -> Value:
-    """Return a difference in points with its interval."""
-    if comparison is None:
-        return Value(NONE)
-    d = comparison.difference
-    no_interval = "1 seed" if d.n == 1 else "seeds equal"
-    return Value(points(d.mean), interval(d.low, d.high, signed=True) or no_interval)
-
-
-def cost(results: list[Result]) -> str:
-    """Return the mean training time of some runs."""
-    return duration(sum(r.seconds for r in results) / len(results))
-
-
-def _verdict(study: Study) -> list[Block]:
-    fraction = study.main_fraction
-    found = study.verdicts[fraction]
-    results = study.grid[found.best]
-    spread = over_seeds(results, top1())
-    total = sum(r.seconds for r in study.evidence.results)
-    seeds = f"{spread.n} seeds" if spread.n > 1 else "one seed, no interval"
+def headline_only_section(a: Analysis) -> Section:
+    """Say how good the headline is, where no run of the grid is finished."""
+    headline = a.evidence.headline
+    assert headline is not None, "read_evidence refuses to report nothing"
+    scores = headline.details.scores["classifier"]
     lead = (
-        f"With {study.labels(fraction)}, {choice_sentence(study, fraction)}: "
-        f"{percent(spread.mean)}% test top-1 ({seeds}).{_short_answer(found.over_next)}"
+        f"The headline run, {setting_of(headline).name} with {labels_of(headline)}, reaches "
+        f"{percent(headline.top1)}% test top-1. No run of the grid is finished, so there is "
+        "nothing to compare it with."
     )
     facts = [
-        (f"Test top-1 % of {found.best.name}", accuracy(spread)),
-        (f"Points over the next: {_other(found.over_next)}", difference_value(found.over_next)),
-        ("Points over the supervised baseline", difference_value(found.over_baseline)),
-        (
-            "Cost of one such run",
-            Value(cost(results), _amount(results[0])),
-        ),
+        ("Test top-1 (%)", "percent", scores.top1, ""),
+        ("Training time", "seconds", headline.seconds, words.cost([headline])),
     ]
-    return [
-        Text(lead, tone="lead"),
-        *baseline_blocks(study, found.best),
-        *model_in_use(study),
-        *detectable(study, fraction),
-        *_sentences(found.over_next, found.over_baseline),
-        Facts(facts),
-        _fraction_table(study),
-        Text(_method_of_comparison(study)),
-        Text(
-            f"The whole report: {len(study.evidence.results)} different runs, "
-            f"{duration(total)} of training in all: {device_hours(study.evidence.results)}.",
-            link=("#cost", "Costs in full"),
-        ),
-    ]
+    texts = [*_texts((_missing(a), "note")), Text(lead, tone="lead")]
+    blocks: list[Block] = [*texts, Facts(facts), *_texts(_model_in_use(a))]
+    return Section("answer", "Which setting won?", blocks)
 
 
-def _short_answer(over_next: Comparison | None) -> str:
-    if over_next is None:
+def _texts(*given: tuple[str, str]) -> list[Text]:
+    """Return texts with their tones, without empty ones."""
+    return [Text(text, tone=tone) for text, tone in given if text]
+
+
+def _ranking(a: Analysis) -> list[Block]:
+    table = tables.leaderboard(a)
+    if len(table.rows) == 1:
+        return []
+    several = any(len(line.runs) > 1 for line in table.rows)
+    means = "means over seeds with 95% intervals. The ticks are the seeds"
+    figure = Figure(
+        "leaderboard",
+        f"Test top-1: {means if several else 'one seed'}.",
+        "Test accuracy of each setting with its interval and its seeds, best first.",
+        charts.ranking(charts.color(a.methods), TOP1),
+        {
+            "settings": table,
+            "seeds": tables.runs(a, [run for line in table.rows for run in line.runs]),
+        },
+        wide=True,
+        beside=True,
+    )
+    return [figure]
+
+
+def _choice(a: Analysis, fraction: Labels) -> str:
+    """Say how the setting was chosen that the page speaks of, and what was tied with it."""
+    found = a.verdicts[fraction]
+    runs = a.grid[found.best]
+    number = runs[0].val_images
+    if len([s for s in a.grid if s.label_fraction == fraction]) == 1:
         return ""
-    one_seed, p = over_next.difference.n == 1, over_next.images_p
-    significant = (p is not None and p < ALPHA) if one_seed else over_next.is_shown
-    if not significant:
-        return f" Not significantly different from {over_next.b.name}, the runner-up."
-    better = "better" if over_next.difference.mean > 0 else "worse"
-    where = "this trained model is" if one_seed else "it is"
+    if number is None:
+        return f"{found.best.name} was chosen by validation accuracy."
+    each = "" if len(runs) == 1 else f" for each of {len(runs)} seeds"
+    images = f"{count(number)} validation image{'s' * (number != 1)}{each}"
+    if not found.tied:
+        return f"{found.best.name} was chosen by validation accuracy, on {images}."
+    is_asked = found.best == a.asked._replace(label_fraction=fraction)
+    reason = (
+        "the setting of `params.yaml`" if is_asked else "which comes first by validation accuracy"
+    )
+    value = over_seeds(runs, val_top1).mean
+    same = [s for s in found.tied if abs(over_seeds(a.grid[s], val_top1).mean - value) < 1e-9]
+    tie = f" {_list([found.best, *same])} are tied at {percent(value)}%." if same else ""
+    total = number * len(runs)
+    least = (
+        f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points)"
+        if total >= FEWEST
+        else "no difference at all"
+    )
+    verb = "is never significant" if total >= FEWEST else "is significant"
     return (
-        f" On the test set {where} significantly {better} than {over_next.b.name}, the runner-up."
+        f"{images} cannot tell {_list([found.best, *found.tied])} apart, so this report speaks of "
+        f"{found.best.name}, {reason}.{tie} On {count(total)} validation images {least} {verb} "
+        f"(exact McNemar test)."
     )
 
 
-def _sentences(*comparisons: Comparison | None) -> list[Block]:
-    blocks: list[Block] = []
-    for c in dict.fromkeys(c for c in comparisons if c is not None):
-        d = c.difference
-        details = []
-        if d.low is not None:
-            details.append(f"95% interval {interval(d.low, d.high, signed=True)}")
-        if c.adjusted_p is not None:
-            details.append(f"adjusted p {p_value(c.adjusted_p)}")
-        numbers = f" ({', '.join(details)})" if details else ""
-        shown = judgment(c)
-        verb = f"not significant ({shown.detail})" if shown.detail else "significant"
-        words = f"Against {c.b.name}: {points(d.mean)} points on the same seeds{numbers}; {verb}."
-        blocks.append(Text(f"{words}{image_sentence(c)}"))
-    if not blocks:
-        blocks.append(Text("There is no other method in the grid to compare it with."))
-    return blocks
-
-
-def _fraction_table(study: Study) -> Table:
-    rows: list[list[Entry]] = []
-    for fraction, found in study.verdicts.items():
-        results = study.grid[found.best]
-        rows.append(
-            [
-                study.short_labels(fraction),
-                study.named(found.best),
-                Value(
-                    "undecided" if found.tied else "yes",
-                    f"{count(sum(r.num_val for r in results))} images",
-                ),
-                accuracy(over_seeds(results, top1())),
-                *versus(found.over_next),
-                *versus(found.over_baseline),
-                cost(results),
-            ]
-        )
-    return Table(
-        "The setting that this report speaks of, for each number of labels: test top-1 in %, "
-        "differences in points.",
-        [
-            *text_columns("Labels", "Setting", "Chosen by validation"),
-            *number_columns("Top-1 %", "Over the next"),
-            *text_columns("Shown?"),
-            *number_columns("Over supervised"),
-            *text_columns("Shown?"),
-            *number_columns("Time per run"),
-        ],
-        rows,
-        strong=study.fractions.index(study.main_fraction),
-    )
-
-
-def versus(comparison: Comparison | None) -> list[Entry]:
-    """Return a difference, and in short whether it is shown."""
-    if comparison is None:
-        return [NONE, NONE]
-    p = comparison.adjusted_p
-    shown = "yes" if comparison.is_shown else "no"
-    if comparison.difference.n == 1:
-        shown = "one seed"
-    return [difference_value(comparison), Value(shown, f"p {p_value(p)}" if p is not None else "")]
-
-
-def _method_of_comparison(study: Study) -> str:
-    n, chances = study.num_seeds, study.num_settings(study.main_fraction)
-    number = len(study.between_methods)
-    pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
+def _model_in_use(a: Analysis) -> tuple[str, str]:
+    """Say which model the commands use, how to use the one that is recommended, and the tone."""
+    headline = a.evidence.headline
+    if headline is None or headline.details is None:
+        return "", ""
+    scores = headline.details.scores["classifier"]
     text = (
-        "Settings and the preferred method are chosen by validation accuracy, or are those of "
-        "`params.yaml` where validation images cannot tell settings apart (exact McNemar test over "
-        f"all seeds, {ALPHA:g}); the test set only judges. Differences are paired by seed, with "
-        "95% t intervals over seeds: they cover the randomness of training and of the choice of "
-        "labels, on one fixed test set. P-values are adjusted by Holm's method for "
-        f"{pairs} between methods; a difference counts as shown below {ALPHA:g}."
+        f"`predict`, `export` and `serve` use the model in `runs/headline`: "
+        f"{setting_of(headline).name} with {labels_of(headline)}, seed {headline.seed}. It gets "
+        f"{percent(scores.top1.value)}% {words.interval(scores.top1.low, scores.top1.high)} of "
+        f"{count(scores.num_images)} test images right."
     )
+    fraction = a.asked.label_fraction
+    if fraction not in a.fractions():
+        return text, ""
+    best = a.verdicts[fraction].best
+    if best == a.asked:
+        return f"{text} Its setting is the one that this report recommends.", ""
+    changed = [
+        f"{name}={new}"
+        for name, new, old in zip(("method", "mask_ratio"), best[:2], a.asked[:2], strict=True)
+        if new is not None and new != old
+    ]
+    steps = [f"run `{exp_run(changed)}`"] if changed else []
+    if best.variant != PLAIN:
+        steps.append(f"copy the values of variant {best.variant} into params.yaml")
+    text += f" This report recommends {best.name} instead. To use that, {' and '.join(steps)}."
+    return text, "note"
+
+
+def _missing(a: Analysis) -> str:
+    """Name the runs that are asked for and not there."""
+    lacking, params = a.evidence.missing, a.evidence.params
+    if not lacking or params is None:
+        return ""
+    named = "; ".join(f"{m.name} ({m.reason})" for m in lacking[:_NAMED])
+    more = f"; and {len(lacking) - _NAMED} more, listed under Provenance" * (len(lacking) > _NAMED)
+    wanted = len({*params.grid(), params.cell()})
+    distinct = len({m.cell for m in lacking})  # the headline can be a cell of the grid
+    return (
+        f"Incomplete: {distinct} of {wanted} runs that params.yaml asks for are missing and are in "
+        f"none of the numbers: {named}{more}. `dvc repro` makes them."
+    )
+
+
+def _rules(a: Analysis) -> str:
+    """Say how settings are chosen and compared, and what the intervals cover."""
+    number = len(a.between_methods)
+    text = (
+        "Validation accuracy chooses settings and the preferred method; where validation images "
+        f"cannot tell settings apart (exact McNemar test over all seeds, {ALPHA:g}), the one of "
+        "`params.yaml` stands. Test images only judge. Intervals are 95% t intervals over seeds: "
+        "they cover the randomness of training and of the choice of labels, on one fixed test set."
+    )
+    if number:
+        pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
+        text += (
+            f" Differences are paired by seed. P-values are corrected by Holm's method for {pairs} "
+            f"between methods; a difference is called significant below {ALPHA:g}."
+        )
+    chances = a.num_settings(a.main_fraction)
     if len(set(chances.values())) > 1:
-        listed = ", ".join(f"{method_name(method)} {count}" for method, count in chances.items())
+        each = ", ".join(f"{method_name(m)} {n}" for m, n in chances.items())
         text += (
-            f" Validation chose among different numbers of settings, which favors those with "
-            f"many: {listed}."
+            " Validation chose among different numbers of settings, which favors those with many: "
+            f"{each}."
         )
-    if n == 1:
-        return (
-            text + " One seed says nothing about the randomness of training: add seeds to "
-            "ablation.seed in params.yaml. What it can say is whether two trained models differ on "
-            "the test images."
-        )
-    if n < _FEW_SEEDS:
+    seeds = max(len(runs) for runs in a.grid.values())
+    if number and 1 < seeds < _FEW_SEEDS:
         text += (
-            f" With {n} seeds intervals are wide and only large differences can be shown: "
+            f" With {seeds} seeds, intervals are wide and only large differences are significant: "
             "“not significant” does not mean “no difference”."
         )
     return text
 
 
-def _other(comparison: Comparison | None) -> str:
-    return comparison.b.name if comparison else "there is none"
+def _baselines(a: Analysis, best: Setting) -> list[tuple[str, str]]:
+    """Say how the preferred setting fares against each baseline, and in which tone."""
+
+    def time(setting: Setting) -> str:
+        runs = a.with_baselines[setting]
+        return duration(sum(run.seconds for run in runs) / len(runs))
+
+    pairs = [(s, best) for s in a.baselines if s.label_fraction == best.label_fraction]
+    found = []
+    for c in compare(a.with_baselines, pairs):
+        wins = c.difference.mean > 0
+        d = c.difference if wins else c.difference.reversed()
+        by = f"{percent(d.mean)} points {words.interval(d.low, d.high, signed=True)}".rstrip()
+        reached = f"{c.a.name} reaches {percent(over_seeds(a.baselines[c.a]).mean)}% test top-1"
+        first = f"The baseline wins. {reached}, {by} more than {best.name}."
+        other = f"The baseline {reached}; {best.name} is {by} above it."
+        times = f"One run of it takes {time(c.a)}, one of {best.name} {time(best)}."
+        found.append((f"{first if wins else other} {times}", "note" if wins else ""))
+    return found
 
 
-def _headline_only(study: Study) -> list[Block]:
-    headline = study.evidence.headline
-    assert headline is not None, "read_evidence refuses to report nothing"
-    scores = headline.scores["classifier"]
-    words = f"{setting_of(headline).name} with {headline.labels}"
-    return [
-        Text(
-            f"The headline run, {words}, reaches {percent(scores.top1.value)}% test top-1. "
-            "No run of the grid is finished, so there is nothing to compare it with.",
-            tone="lead",
-        ),
-        *model_in_use(study),
-        Facts(
-            [
-                (
-                    "Test top-1, %",
-                    Value(percent(scores.top1.value), interval(scores.top1.low, scores.top1.high)),
-                ),
-                ("Labeled images", Value(count(headline.num_labeled))),
-                ("Images seen", Value(count(headline.images_seen))),
-                (
-                    "Training time",
-                    Value(duration(headline.seconds), _amount(headline)),
-                ),
-            ]
-        ),
-    ]
-
-
-def _amount(result: Result) -> str:
-    flops = f", {work(result.origin.flops)}" if result.origin.flops else ""
-    return f"{count(result.images_seen)} images{flops}, {result.origin.device or 'device unknown'}"
-
-
-def _missing(study: Study) -> list[Block]:
-    missing = study.evidence.missing
-    if not missing:
-        return []
-    distinct = {m.cell for m in missing}  # the headline can be a cell of the grid
-    named = "; ".join(f"{m.name} ({m.reason})" for m in missing[:_NAMED])
-    more = f"; and {len(missing) - _NAMED} more, listed under Provenance" * (len(missing) > _NAMED)
-    params = study.evidence.params
-    wanted = len({*params.grid(), params.cell()})
-    return [
-        Text(
-            f"Incomplete: {len(distinct)} of {wanted} runs that params.yaml asks for are missing, "
-            f"and are in none of the numbers: {named}{more}. `dvc repro` makes them.",
-            tone="note",
-        )
-    ]
+def _list(settings: Sequence[Setting]) -> str:
+    names = [s.name for s in settings[:_LISTED]]
+    if len(settings) > _LISTED:
+        names.append(f"{len(settings) - _LISTED} more")
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,23 +1,23 @@
 """Settings side by side: which to prefer, and by how much."""
 
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.reporting.by_image import ALPHA, ByImage, by_image, can_tell
-from pipeline.reporting.evidence import Result
+from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import (
-    Difference,
+    ALPHA,
+    ByImage,
     Spread,
+    by_image,
     holm,
     mean_over_seeds,
     paired_difference,
 )
 from semimae.options.grid import PLAIN
 
-Metric = Callable[[Result], float]
+Metric = Callable[[Run], float]
 Labels = float | None  # a label fraction; None: what the headline has instead
 BASELINE = "supervised"
 _NAMES = {
@@ -31,8 +31,6 @@ _NAMES = {
     "softmatch": "SoftMatch",
     "ssmae": "SSMAE",
 }
-
-
 # Of variants, where the setting is better known by another name.
 _VARIANT_NAMES = {
     ("supervised", "small_cnn"): "Small CNN, labels alone",
@@ -58,7 +56,8 @@ class Setting(NamedTuple):
         return method_name(self.method) + ratio + variant
 
 
-Grid = dict[Setting, list[Result]]
+Grid = dict[Setting, list[Run]]
+Pair = tuple[Setting, Setting]
 
 
 class Comparison(NamedTuple):
@@ -66,26 +65,26 @@ class Comparison(NamedTuple):
 
     a: Setting
     b: Setting
-    difference: Difference
-    adjusted_p: float | None
+    difference: Spread
+    adjusted_p: float | None = None
     images: ByImage | None = None  # the same image by image
     images_p: float | None = None  # with one seed: of McNemar's test, adjusted
+    tests: int = 1  # how many the p-values are adjusted for
 
     @property
-    def is_shown(self) -> bool:
-        """Whether a difference is shown after correction for the number of comparisons."""
+    def is_significant(self) -> bool:
+        """Whether a difference over seeds is significant after correction."""
         return self.adjusted_p is not None and self.adjusted_p < ALPHA
 
     def reversed(self) -> "Comparison":
         """Return ``b - a``."""
         images = self.images and self.images.reversed()
-        return Comparison(
-            self.b, self.a, self.difference.reversed(), self.adjusted_p, images, self.images_p
+        return self._replace(
+            a=self.b, b=self.a, difference=self.difference.reversed(), images=images
         )
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to prefer for one label fraction: validation accuracy chooses, the test set judges."""
 
     best: Setting
@@ -99,157 +98,78 @@ def method_name(method: str) -> str:
     return _NAMES.get(method, method.replace("_", " ").capitalize())
 
 
-def top1(protocol: str = "classifier") -> Metric:
-    """Return the function that reads a protocol's test accuracy."""
-    return lambda result: result.scores[protocol].top1.value
+def setting_of(run: Run) -> Setting:
+    """Return a run's setting."""
+    return Setting(run.method, run.mask_ratio, run.label_fraction, run.variant)
 
 
-def val_top1(result: Result) -> float:
-    """Return a result's validation accuracy."""
-    return result.val_top1
-
-
-def mean_of_last(results: Iterable[Result], key: str) -> float | None:
-    """Return the mean of a metric's last values over the runs that log it, if any does."""
-    known = [value for result in results if (value := result.last(key)) is not None]
-    return sum(known) / len(known) if known else None
-
-
-def setting_of(result: Result) -> Setting:
-    """Return a result's setting."""
-    cell = result.cell
-    return Setting(cell.method, cell.mask_ratio, cell.label_fraction, result.variant)
-
-
-def by_setting(results: Iterable[Result]) -> Grid:
-    """Group results that differ in the seed only; the order of first appearance is kept."""
+def by_setting(runs: Iterable[Run]) -> Grid:
+    """Group runs that differ in the seed only; the order of first appearance is kept."""
     grid: Grid = defaultdict(list)
-    for result in results:
-        grid[setting_of(result)].append(result)
+    for run in runs:
+        grid[setting_of(run)].append(run)
     return dict(grid)
 
 
-def fractions(grid: Grid) -> list[Labels]:
-    """Return the label fractions by their number of labels, ascending."""
-    found = {s.label_fraction: results[0].num_labeled for s, results in grid.items()}
-    return sorted(found, key=lambda fraction: (found[fraction], fraction or 0))
+def top1(run: Run) -> float:
+    """Return a run's test accuracy."""
+    return run.top1
 
 
-def over_seeds(results: Iterable[Result], metric: Metric) -> Spread:
-    """Return a metric's mean and interval over seeds."""
-    return mean_over_seeds([metric(result) for result in results])
+def val_top1(run: Run) -> float:
+    """Return a run's validation accuracy."""
+    return run.val_top1
 
 
-def ranked(grid: Grid, label_fraction: Labels, asked: Setting) -> list[Setting]:
-    """Return each method's best setting for a label fraction, best method first.
+def over_seeds(runs: Iterable[Run], metric: Metric = top1) -> Spread:
+    """Return the mean and interval of an accuracy over seeds."""
+    return mean_over_seeds([metric(run) for run in runs]).clipped()
 
-    The validation split alone decides, here and between a method's settings, so that the test
-    accuracies that are compared afterwards took no part in the choice. Where it cannot tell
-    settings apart, the one of params.yaml comes first, which was chosen before any result.
 
-    Args:
-        grid: The results.
-        label_fraction: Of the settings to rank.
-        asked: The setting of params.yaml, with any label fraction.
+def mean_known(runs: Iterable[Run], name: str) -> Spread | None:
+    """Return the mean and interval of a column of ablation.csv, if a run has it."""
+    known = [value for run in runs if (value := getattr(run, name)) is not None]
+    return mean_over_seeds(known).clipped() if known else None
+
+
+def compare(grid: Grid, pairs: Iterable[Pair], metric: Metric = top1) -> list[Comparison]:
+    """Return the differences of pairs in a metric; a pair without a common seed is left out.
+
+    P-values are adjusted for the number of pairs.
     """
-    best: dict[str, Setting] = {}
-    for setting in _by_validation(grid, label_fraction, asked):
-        best.setdefault(setting.method, setting)
-    return list(best.values())
-
-
-def best_of_variants(
-    grid: Grid, label_fraction: Labels, asked: Setting
-) -> dict[tuple[str, str], Setting]:
-    """Return the best mask ratio by validation of each method and variant."""
-    best: dict[tuple[str, str], Setting] = {}
-    for setting in _by_validation(grid, label_fraction, asked):
-        best.setdefault((setting.method, setting.variant), setting)
-    return {(s.method, s.variant): best[s.method, s.variant] for s in grid if s in best.values()}
-
-
-def _by_validation(grid: Grid, label_fraction: Labels, asked: Setting) -> list[Setting]:
-    """Return the settings with a label fraction, the best first; of equals the first in the grid.
-
-    The one that was asked for is before those that validation cannot tell from it.
-    """
-    settings = [setting for setting in grid if setting.label_fraction == label_fraction]
-    settings.sort(key=lambda s: -over_seeds(grid[s], val_top1).mean)
-    own = asked._replace(label_fraction=label_fraction)
-    if own in settings:
-        equal = (i for i, s in enumerate(settings) if s == own or not can_tell(grid[s], grid[own]))
-        place = next(equal)
-        settings.remove(own)
-        settings.insert(place, own)
-    return settings
-
-
-def method_comparisons(grid: Grid, asked: Setting) -> list[Comparison]:
-    """Compare all pairs of methods, each at its best setting, for each label fraction."""
-    order = list(dict.fromkeys(setting.method for setting in grid))
-    pairs: list[tuple[Setting, Setting]] = []
-    for fraction in fractions(grid):
-        settings = sorted(ranked(grid, fraction, asked), key=lambda s: order.index(s.method))
-        pairs += [(b, a) for a, b in itertools.combinations(settings, 2)]
-    return compare(grid, pairs)
-
-
-def setting_comparisons(grid: Grid, asked: Setting) -> list[Comparison]:
-    """Compare a method's other settings with its best one, for each label fraction."""
-    pairs = [
-        (best, other)
-        for fraction in fractions(grid)
-        for best in ranked(grid, fraction, asked)
-        for other in grid
-        if other != best
-        and (other.method, other.label_fraction) == (best.method, best.label_fraction)
-    ]
-    return compare(grid, pairs)
-
-
-def verdict(
-    grid: Grid, label_fraction: Labels, comparisons: Sequence[Comparison], asked: Setting
-) -> Verdict:
-    """Say what to prefer for a label fraction, from the comparisons of the methods."""
-    best, *others = ranked(grid, label_fraction, asked)
-    tied = [
-        setting
-        for setting in _by_validation(grid, label_fraction, asked)
-        if setting != best and not can_tell(grid[best], grid[setting])
-    ]
-
-    def over(other: Setting | None) -> Comparison | None:
-        for comparison in comparisons:
-            if (comparison.a, comparison.b) == (best, other):
-                return comparison
-            if (comparison.b, comparison.a) == (best, other):
-                return comparison.reversed()
-        return None
-
-    baseline = next((s for s in others if s.method == BASELINE), None)
-    return Verdict(best, tied, over(others[0] if others else None), over(baseline))
-
-
-def compare(
-    grid: Grid, pairs: Iterable[tuple[Setting, Setting]], metric: Metric | None = None
-) -> list[Comparison]:
-    """Return the differences of pairs in a metric, by default the classifier's test accuracy.
-
-    P-values are adjusted for the number of pairs. A pair without a common seed is left out.
-    """
-    of = top1() if metric is None else metric
-
-    def accuracies(setting: Setting) -> dict[int, float]:
-        return {result.cell.seed: of(result) for result in grid[setting]}
-
-    found = [
-        Comparison(a, b, difference, None, None if metric else by_image(grid[a], grid[b], "test"))
-        for a, b in pairs
-        if (difference := paired_difference(accuracies(a), accuracies(b))) is not None
-    ]
+    found: list[Comparison] = []
+    for a, b in pairs:
+        ours, theirs = ({run.seed: metric(run) for run in grid[s]} for s in (a, b))
+        if (difference := paired_difference(ours, theirs)) is not None:
+            images = _by_image(grid[a], grid[b], "test") if metric is top1 else None
+            found.append(Comparison(a, b, difference, images=images))
     by_seeds = holm([c.difference.p for c in found])
     by_images = holm([c.images.p if c.images and c.difference.n == 1 else None for c in found])
     return [
-        c._replace(adjusted_p=p, images_p=q)
+        c._replace(adjusted_p=p, images_p=q, tests=len(found))
         for c, p, q in zip(found, by_seeds, by_images, strict=True)
     ]
+
+
+def _by_image(a: list[Run], b: list[Run], part: str) -> ByImage | None:
+    right = [{r.seed: r.details.right(part) for r in runs if r.details} for runs in (a, b)]
+    return by_image(*right, shared=part == "test")
+
+
+def differ(grid: Grid, a: Setting, b: Setting) -> bool:
+    """Tell whether validation images, over all seeds, show a difference between two settings.
+
+    A kept table has no images: then the order of the accuracies stands.
+    """
+    if not all(run.details for s in (a, b) for run in grid[s]):
+        return True
+    found = _by_image(grid[a], grid[b], "val")
+    return found is not None and found.p < ALPHA
+
+
+def labels_of(run: Run) -> str:
+    """Say how a run's labels were chosen."""
+    if run.label_fraction is not None:
+        return f"{100 * run.label_fraction:g}% of labels"
+    names = run.details.cell.data.labeled_list if run.details else None
+    return f"{run.num_labeled:,} labels" + (f" of {Path(names).name}" if names else "")

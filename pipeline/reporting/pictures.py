@@ -1,147 +1,93 @@
-"""Images: what the classifier is surely wrong about, and what MIM branches see and predict."""
+"""Images: what the headline makes of test images, and what MIM branches see and predict."""
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.reporting.blocks import (
-    Entry,
-    Figure,
-    Figures,
-    Section,
-    Table,
-    Text,
-    number_columns,
-    percent,
-    text_columns,
-)
-from pipeline.reporting.compare import setting_of
-from pipeline.reporting.evidence import Result
-from pipeline.reporting.headline import class_names, headline_command
-from pipeline.reporting.images import picture_rows, titled_pictures
-from pipeline.reporting.runs import run_link
-from pipeline.reporting.study import Study
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import Block, Picture, Pictures, Section, Text
+from pipeline.reporting.compare import Setting, setting_of
+from pipeline.reporting.headline import class_names
+from semimae.evaluation.metrics import MOST, Example
 
-_TITLE = 22  # letters over a small picture
+_SIDE = 56  # of a reconstructed image, in pixels
 
 
-def mistakes_section(study: Study) -> Section:
-    """Show the test images that the headline's classifier is most sure and wrong about."""
-    title = "Most confident mistakes"
-    headline = study.evidence.headline
-    if headline is None:
-        words = "The headline run is not finished."
-    elif not headline.mistakes:
-        words = "The headline's classifier makes no mistake on the test set."
-    else:
-        words = (
-            "Test images that the headline's classifier takes for another class, the surest first. "
-            "True class, predicted class, and the probability that it gives the latter. A label "
-            "that looks wrong here may be wrong."
-        )
-        return Section(
-            "mistakes", title, [Text(words), Figures([_mistakes_figure(study, headline)])]
-        )
-    return Section("mistakes", title, [Text(words)])
+def predictions_section(a: Analysis) -> Section:
+    """Show test images: surely wrong, hardly decided, and of each pair that is confused."""
+    headline = a.evidence.headline
+    title = "Predictions to look at"
+    if headline is None or not headline.details.examples:
+        return Section("predictions", title)
+    found: list[Example] = headline.details.examples
+    names = class_names(a, len(headline.details.scores["classifier"].per_class))
+    wrong = sorted((e for e in found if e.true != e.predicted), key=lambda e: -e.confidence)
+    unsure = sorted(found, key=lambda e: e.confidence)[:MOST]
 
+    def shown(e: Example) -> Picture:
+        true, predicted = names[e.true], names[e.predicted]
+        title = true if true == predicted else f"{true} \N{RIGHTWARDS ARROW} {predicted}"
+        return Picture(e.png, title, f"{100 * e.confidence:.0f}%, {e.name}", (true, predicted))
 
-def pictures_section(study: Study) -> Section:
-    """Show originals, what the encoder saw, and reconstructions, at each mask ratio."""
-    at_main = [r for s, r in study.grid.items() if s.label_fraction == study.main_fraction]
-    shown = [results[0] for results in at_main if results[0].pictures]
-    headline = study.evidence.headline
-    grid_ids = {result.identity for result in study.evidence.grid}
-    if headline and headline.pictures and headline.identity not in grid_ids:
-        shown.append(headline)
-    if not shown:
-        words = (
-            "No finished run has a MIM branch that predicts pixels, so there is nothing to show."
-        )
-        return Section("reconstructions", "Reconstructions", [Text(words)])
     words = (
-        "Validation images: as they are, with the hidden patches in gray, and with the hidden "
-        "patches predicted. First seed of each setting."
+        "Test images of the headline's classifier. Under each stand its class, what it is taken "
+        "for, and the probability of that. A label that looks wrong here may be wrong."
     )
-    return Section(
-        "reconstructions",
-        "Reconstructions",
-        [Text(words), Figures([_picture_figure(result) for result in shown])],
-    )
-
-
-def _mistakes_figure(study: Study, headline: Result) -> Figure:
-    found = headline.mistakes
-    names = class_names(study, len(headline.scores["classifier"].per_class))
-    rows: list[list[Entry]] = [
-        [
-            m.name,
-            names[m.true],
-            names[m.predicted],
-            percent(m.confidence),
-            percent(m.true_probability),
-        ]
-        for m in found
+    seen = {names[i] for e in found for i in (e.true, e.predicted)}
+    classes = [name for name in names if name in seen]
+    groups = {
+        "mistakes": ("Most confident mistakes", wrong[:MOST]),
+        "uncertain": ("Least certain", unsure),
+        "confused": ("One image of each pair of classes that is confused", wrong[MOST:]),
+    }
+    pictures = [
+        Pictures(name, heading, [shown(e) for e in some], classes)
+        for name, (heading, some) in groups.items()
+        if some
     ]
-    return Figure(
-        name="mistakes",
-        alt=f"{len(found)} test images, each under its true class, its predicted class and the "
-        "confidence; the table has them in the same order.",
-        caption="True class \N{RIGHTWARDS ARROW} predicted class, confidence in %.",
-        svg=titled_pictures(
-            [_decode(m.png) for m in found],
-            [_mistake_title(names[m.true], names[m.predicted], m.confidence) for m in found],
-        ),
-        table=Table(
-            "The same images, row by row.",
-            [
-                *text_columns("Image", "True class", "Taken for"),
-                *number_columns("Confidence %", "Probability of the true class %"),
-            ],
-            rows,
-            folded=True,
-        ),
-        command=headline_command(headline.cell),
-        sources=[run_link(headline)],
+    return Section("predictions", title, [Text(words), *pictures])
+
+
+def reconstructions_section(a: Analysis) -> Section:
+    """Show originals, what the encoder saw, and reconstructions, at each mask ratio."""
+    first = [runs[0] for s, runs in a.grid.items() if s.label_fraction == a.main_fraction]
+    headline, known = a.evidence.headline, {run.cell_id for run in a.evidence.grid}
+    extra = [headline] if headline and headline.cell_id not in known else []
+    shown = [run for run in [*first, *extra] if run.details.reconstructions]
+    blocks: list[Block] = []
+    for run in shown:
+        setting: Setting = setting_of(run)
+        with np.load(run.details.reconstructions) as file:
+            rows = [file[name] for name in ("original", "masked", "reconstructed")]
+        error = np.abs(rows[0].astype(float) - rows[2]).mean()
+        detail = f"Mean absolute error: {error:.1f} of 255 gray levels. Seed {run.seed}."
+        name = f"reconstructions_{run.method}_{run.mask_ratio:g}_{run.variant}_{run.cell_id}"
+        picture = Picture(_sheet(rows), setting.name, detail)
+        blocks.append(Pictures(name, setting.name, [picture], wide=True))
+    if not blocks:
+        return Section("reconstructions", "Reconstructions")
+    words = (
+        "Validation images in three rows: as they are, with the hidden patches in gray, and with "
+        "the hidden patches predicted. Each setting is shown by its first seed."
     )
+    return Section("reconstructions", "Reconstructions", [Text(words), *blocks])
 
 
-def _mistake_title(true: str, predicted: str, confidence: float) -> str:
-    sure = f"{100 * confidence:.0f}%"
-    one_line = f"{true} \N{RIGHTWARDS ARROW} {predicted}, {sure}"
-    if len(one_line) <= _TITLE:
-        return one_line
-    room = _TITLE - 6
-    shorter = [name if len(name) <= room else name[: room - 1] + "…" for name in (true, predicted)]
-    return f"{shorter[0]} \N{RIGHTWARDS ARROW}\n{shorter[1]}, {sure}"
-
-
-def _decode(png: str) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"]) as image:
-        pixels = np.asarray(image)
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _picture_figure(result: Result) -> Figure:
-    assert result.pictures is not None
-    with np.load(result.pictures) as file:
-        rows = {name: file[name] for name in ("original", "masked", "reconstructed")}
-    setting = setting_of(result)
-    error = np.abs(rows["original"].astype(float) - rows["reconstructed"]).mean(axis=(1, 2, 3))
-    table_rows: list[list[Entry]] = [[str(i + 1), f"{e:.1f}"] for i, e in enumerate(error)]
-    return Figure(
-        name=f"reconstructions_{setting.method}_{setting.mask_ratio:g}",
-        alt=f"Images in three rows for {setting.name}: original, masked, reconstructed.",
-        caption=f"{setting.name}, {result.labels}, seed {result.cell.seed}.",
-        svg=picture_rows(rows),
-        table=Table(
-            "Mean absolute error over all pixels, in gray levels of 255.",
-            number_columns("Image", "Error"),
-            table_rows,
-            folded=True,
-        ),
-        command=headline_command(result.cell),
-        sources=[run_link(result)],
-    )
+def _sheet(rows: Sequence[NDArray[np.uint8]]) -> str:
+    """Put rows of images ``[N, H, W, C]`` below each other, as a PNG in base64."""
+    gap, (number, height, width, _) = 4, rows[0].shape
+    zoom = max(1, -(-_SIDE // max(height, width)))
+    size = (number * (width * zoom + gap) - gap, len(rows) * (height * zoom + gap) - gap)
+    sheet = Image.new("RGBA", size)
+    for y, images in enumerate(rows):
+        for x, pixels in enumerate(images):
+            tile = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            tile = tile.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+            sheet.paste(tile, (x * (width * zoom + gap), y * (height * zoom + gap)))
+    file = io.BytesIO()
+    sheet.save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,84 +1,161 @@
-"""Every run with its folder, commit and MLflow run: what the other tables link to."""
+"""What a report is made of: runs, and which of them were asked for."""
 
-from pipeline.reporting.blocks import (
-    NONE,
-    Entry,
-    Section,
-    Table,
-    Text,
-    Value,
-    count,
-    duration,
-    number_columns,
-    percent,
-    text_columns,
-)
-from pipeline.reporting.evidence import Result
-from pipeline.reporting.study import Study
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-def runs_section(study: Study) -> Section:
-    """List the runs, those of a setting below each other."""
-    grouped = (*study.grid.values(), *study.timed.values(), study.evidence.results)
-    results = list({r.identity: r for group in grouped for r in group}.values())
-    words = (
-        "Names of settings in the tables above lead here, to the first seed. Folders that hold the "
-        "same run count once. Commit: what was checked out when the run was trained; code: a hash "
-        "of the library, which also tells apart what was not committed. All scores and ids "
-        "in full are in ablation.csv."
-    )
-    return Section(
-        "runs",
-        "Runs",
-        [
-            Text(words),
-            Text(_about_mlflow(results)),
-            Table(
-                "Every run.",
-                [
-                    *text_columns("Run"),
-                    *number_columns("Top-1 %", "Validation %", "Steps", "Images seen", "Time"),
-                    *text_columns("Commit", "MLflow run", "Cell id", "Folders"),
-                ],
-                [_row(result) for result in results],
-                anchors=[result.anchor for result in results],
-            ),
-        ],
-    )
+from pipeline.workspace import PREDICTIONS, RECONSTRUCTIONS
+from semimae.data.store import DatasetInfo
+from semimae.evaluation.metrics import Example, Scores
+from semimae.options.cell import Cell
+from semimae.options.grid import BUDGETS, PLAIN, Budget
+from semimae.options.params import Params
+from semimae.types import Frozen
+
+Row = dict[str, float]
 
 
-def run_link(result: Result) -> Value:
-    """Return a run's name with a link to its row."""
-    return Value(result.name, link=f"#{result.anchor}")
+class Origin(NamedTuple):
+    """Code, machine and arithmetic of a training run; None where an earlier version ran it."""
+
+    commit: str | None = None
+    code: str | None = None
+    torch: str | None = None
+    device: str | None = None
+    device_name: str | None = None
+    processes: int | None = None
+    threads: int | None = None
+    flops: int | None = None  # None also where a model cannot be counted
+
+    @property
+    def machine(self) -> str:
+        """The device for people."""
+        if self.device is None:
+            return "not recorded"
+        many, threads = f"{self.processes} x " if self.processes != 1 else "", ""
+        if self.device == "cpu":
+            threads = f", {self.threads} thread" + "s" * (self.threads != 1)
+        return f"{many}{self.device} ({self.device_name}{threads})"
 
 
-def _about_mlflow(results: list[Result]) -> str:
-    search = "To find a run in any MLflow store, search for `tags.semimae.cell_id = 'CELL ID'`."
-    unknown = sum(result.mlflow is None for result in results)
-    words = "MLflow's links open while its UI runs (`make ui`, or your server)."
-    if unknown:
-        words = (
-            f"{'No' if unknown == len(results) else 'Not every'} run has been logged to MLflow "
-            "from here (results of DVC's cache, or a server that was away): `python -m pipeline "
-            "sync-mlflow` does it, then `dvc repro -f report`."
-        )
-    return f"{words} {search}"
+@dataclass(frozen=True, eq=False)
+class Details:
+    """What the stage files hold of a run, and ``ablation.csv`` does not."""
+
+    cell: Cell
+    folders: tuple[Path, ...]  # all that hold this very cell; files are read from the first
+    num_unlabeled: int
+    scores: dict[str, Scores]  # by protocol
+    pool: str  # of the features that the linear probe and k-NN see
+    temperature: float | None  # that calibrates the probabilities
+    history: list[Row]
+    validation: list[Row]
+    origin: Origin
+    mlflow: str | None  # address of the run's page, while MLflow's UI runs
+    examples: list[Example]  # of test images, worth a look
+
+    @cached_property
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What the classifier says of each validation and test image; see ``evaluation.probe``."""
+        with np.load(self.folders[0] / PREDICTIONS) as file:
+            return dict(file)
+
+    def right(self, part: str) -> NDArray[np.bool_]:
+        """Return which images of ``val`` or ``test`` the classifier gets right, ``[N]``."""
+        found = self.predictions
+        right: NDArray[np.bool_] = found[f"{part}_predicted"] == found[f"{part}_label"]
+        return right
+
+    @property
+    def reconstructions(self) -> Path | None:
+        """Images that the run reconstructs, where its method does."""
+        path = self.folders[0] / RECONSTRUCTIONS
+        return path if path.is_file() and self.cell.mim is not None else None
 
 
-def _row(result: Result) -> list[Entry]:
-    origin, run = result.origin, result.mlflow
-    return [
-        result.name,
-        percent(result.scores["classifier"].top1.value),
-        percent(result.val_top1),
-        count(result.cell.train.steps),
-        count(result.images_seen),
-        duration(result.seconds),
-        Value(
-            origin.commit[:10] if origin.commit else NONE,
-            f"code {origin.code}" if origin.code else "",
-        ),
-        Value(run.run_id[:8], link=run.address) if run else NONE,
-        result.identity,
-        ", ".join(f"runs/{folder.name}" for folder in result.folders),
-    ]
+class Run(Frozen):
+    """A cell that is trained and scored: a row of ``ablation.csv``, by its columns."""
+
+    method: str
+    mask_ratio: float | None = None
+    variant: str = PLAIN
+    budget: Budget = "images"
+    label_fraction: float | None = None
+    num_labels: int | None = None
+    num_labeled: int
+    seed: int
+    top1: float
+    linear_probe: float
+    knn: float
+    ece: float
+    nll: float
+    val_top1: float  # of the weights that are scored: the last ones
+    pseudo_accuracy_final: float | None = None
+    pseudo_coverage_final: float | None = None
+    val_pseudo_accuracy_final: float | None = None
+    val_pseudo_coverage_final: float | None = None
+    val_images: int | None = None
+    steps: int
+    seconds: float  # of training, over all phases
+    cpu_seconds: float  # the same, of the (first) process's processor time
+    images_seen: int  # labeled and unlabeled, of all steps and phases, repetitions included
+    device: str | None = None
+    device_hours: float  # processor time of all processes on a CPU, else time x accelerators
+    flops: int | None = None
+    commit: str | None = None
+    mlflow_run: str | None = None
+    cell_id: str
+    folder: str
+    details: Any = Field(default=None, exclude=True, repr=False)  # Details; None: only a table
+
+    @property
+    def name(self) -> str:
+        """The cell's name, with an unusual budget or variant."""
+        fraction, number = self.label_fraction, self.num_labels
+        labels = f"f{fraction:g}" if fraction is not None else f"n{number or self.num_labeled}"
+        ratio = () if self.mask_ratio is None else (f"m{self.mask_ratio:g}",)
+        unusual = [part for part in (self.budget, self.variant) if part not in {BUDGETS[0], PLAIN}]
+        return " ".join([self.method, *ratio, labels, f"s{self.seed}", *unusual])
+
+    @property
+    def anchor(self) -> str:
+        """Where the page lists this run."""
+        return f"run-{self.cell_id}"
+
+
+COLUMNS = [name for name in Run.model_fields if name != "details"]
+
+
+class Missing(NamedTuple):
+    """A cell that is asked for and has no scores."""
+
+    cell: Cell
+    name: str
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was asked for and what is there. A cell counts once, whatever folders hold it."""
+
+    name: str  # of the dataset
+    asked: tuple[str, float | None, float | None]  # of params.yaml: method, mask ratio, labels
+    grid: list[Run]  # all methods with the same steps
+    baselines: list[Run]  # beside the grid: what it is held against
+    timed: list[Run]  # all methods for the same time; empty unless ablation.budget asks for it
+    headline: Run | None = None
+    missing: tuple[Missing, ...] = ()
+    params: Params | None = None  # None: a kept table
+    dataset: DatasetInfo | None = None
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All cells, each once: the grid's, the baselines and the headline."""
+        asked = [*self.grid, *self.baselines, *self.timed, *filter(None, [self.headline])]
+        return list({run.cell_id: run for run in reversed(asked)}.values())[::-1]

@@ -1,182 +1,153 @@
-"""What happened during training: curves over steps."""
+"""What happened during training: curves over steps, of the grid and of the headline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pipeline.reporting import charts, words
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import Block, Column, Figure, Interval, Section, Table, Text
+from pipeline.reporting.compare import Labels, Setting, method_name
+from pipeline.reporting.headline import class_names
+from pipeline.reporting.runs import Row, Run
+from pipeline.reporting.tables import labels_column, pseudo_labels
 
-from pipeline.reporting.blocks import (
-    Block,
-    Entry,
-    Figure,
-    Figures,
-    Section,
-    Table,
-    Text,
-    Value,
-    count,
-    number_columns,
-)
-from pipeline.reporting.compare import Labels, Setting
-from pipeline.reporting.evidence import Result, Row
-from pipeline.reporting.figures import Curve, curves, is_share
-from pipeline.reporting.headline_curves import headline_figures, thinned
-from pipeline.reporting.plotting import method_look
-from pipeline.reporting.pseudo_labels import pseudo_label_blocks
-from pipeline.reporting.study import Study
-
-_GRADIENT = "gradient/"
-_FIGURES = {
-    "learning": (
-        "Validation accuracy of the averaged weights, and how far they are above the trained ones",
-        {"val/top1": "top-1, %", "val/teacher_gain": "lead, points"},
-    ),
-    "pseudo_labels": (
-        "Accuracy of the pseudo labels: of those in use, and of all whatever the threshold",
-        {"pseudo/accuracy": "in use, %", "pseudo/accuracy_all": "of all, %"},
-    ),
-    "validation_pseudo_labels": (
-        "The same on validation images: accuracy and share of the labels that would be in use",
-        {"val/pseudo_accuracy": "in use, %", "val/pseudo_coverage": "coverage, %"},
-    ),
-    "coverage": (
-        "Use of the pseudo labels: share of unlabeled images in use, and the threshold",
-        {"pseudo/coverage": "coverage, %", "pseudo/threshold": "threshold, %"},
-    ),
-    "reconstruction": ("Reconstruction error", {"loss/reconstruction": "loss"}),
-    "gradient_cosine": (
-        "Agreement of the two unlabeled terms: cosine of their gradients",
-        {"gradient/cosine": "cosine"},
-    ),
+_MOST_STEPS = 16  # of a curve; the stage files hold every step
+_LOSS, _SHARE, _GRADIENT = "loss/", "pseudo/class_coverage/", "gradient/"
+_CURVES = {
+    "val/top1": ("Validation accuracy of the averaged weights", "Top-1", "percent"),
+    "val/teacher_gain": ("Lead of the averaged weights over the trained ones", "Lead", "points"),
+    "pseudo/accuracy": ("Pseudo labels in use that are right", "Right", "percent"),
+    "pseudo/accuracy_all": ("All pseudo labels that are right, used or not", "Right", "percent"),
+    "val/pseudo_accuracy": ("The same on validation images, in use", "Right", "percent"),
+    "val/pseudo_coverage": ("Validation images that would be in use", "Share", "percent"),
+    "pseudo/coverage": ("Unlabeled images whose pseudo label is in use", "Share", "percent"),
+    "pseudo/threshold": ("Threshold of the pseudo labels", "Threshold", "percent"),
+    "loss/reconstruction": ("Reconstruction error", "Loss", "loss"),
+    "gradient/cosine": ("Cosine of the gradients of the two unlabeled terms", "Cosine", "loss"),
 }
 
 
-def training_section(study: Study) -> Section:
-    """Draw what was measured while the settings trained; one label fraction is in sight."""
-    blocks: list[Block] = [
-        Text(
-            f"Lines: mean over seeds, each method {study.choice}. "
-            "Shades: lowest to highest seed. Coverage is the share of unlabeled images whose "
-            "pseudo label is used; accuracy is of those whose class is known and never trained on, "
-            "weighted as they count. The cosine is above 0 where reconstruction moves the shared "
-            "weights to where the pseudo labels pull them too. Gradients are those of the encoder. "
-            "A line has the steps at which every seed has a value."
-        )
-    ]
-    for fraction in sorted(study.fractions, key=lambda f: f != study.main_fraction):
-        figures = [
-            figure
-            for name, (caption, panels) in (_FIGURES | _gradient_norms(study, fraction)).items()
-            if (figure := _figure(study, fraction, name, caption, panels)) is not None
-        ]
-        summary = (
-            "" if fraction == study.main_fraction else f"The same with {study.labels(fraction)}"
-        )
-        if figures:
-            blocks.append(Figures(figures, summary))
-        if absent := [
-            title for name, (title, keys) in _FIGURES.items() if _absent(study, fraction, keys)
-        ]:
-            words = (
-                f"Not drawn with {study.labels(fraction)}, since no step has a value of every seed"
+def training_section(a: Analysis) -> Section:
+    """Draw what was measured while the settings trained."""
+    figures: list[Block] = []
+    undrawn: list[str] = []
+    for key, (title, value, kind) in (_CURVES | _norms(a)).items():
+        rows = [row for f in a.fractions() for row in _rows(a, f, key)]
+        if len({row[1] for row in rows}) > 1:
+            figures.append(_curve(a, key, title, value, kind, rows))
+        elif any(key in row for run in a.evidence.grid for row in _logged(run, key)):
+            undrawn.append(title)
+    blocks: list[Block] = []
+    if figures:
+        blocks.append(
+            Text(
+                f"Lines are means over seeds, each method {words.choice_of_settings(a)}; bands "
+                "reach from the lowest to the highest seed. The cosine is above 0 where "
+                "reconstruction moves the shared weights to where the pseudo labels pull them too."
             )
-            blocks.append(Text(f"{words}: {'; '.join(absent)}."))
-    if study.fractions:
-        blocks += pseudo_label_blocks(study)
-    headline = study.evidence.headline
-    if headline:
-        blocks.append(Figures(headline_figures(study, headline)))
-    return Section("training", "Training", blocks if study.fractions else blocks[1:])
+        )
+    blocks += figures
+    if undrawn:
+        listed = "; ".join(undrawn)
+        blocks.append(Text(f"Not drawn, since no two steps have a value of every seed: {listed}."))
+    table = pseudo_labels(a)
+    if table.rows:
+        blocks.append(table)
+    if a.evidence.headline:
+        blocks += _headline_figures(a, a.evidence.headline)
+    return Section("training", "Training", blocks)
 
 
-def _gradient_norms(study: Study, fraction: Labels) -> dict[str, tuple[str, dict[str, str]]]:
+def thinned(steps: Sequence[Any]) -> list[Any]:
+    """Return some of the steps at even distances, the last among them."""
+    stride = -(-len(steps) // _MOST_STEPS) or 1
+    return list(steps[::-1][::stride][::-1])
+
+
+def _norms(a: Analysis) -> dict[str, tuple[str, str, str]]:
     keys = {
-        key: f"|{key.removeprefix(_GRADIENT)}|"
-        for setting in study.best_settings(fraction)
-        for row in study.grid[setting][0].history
+        key: (
+            f"Norm of the gradient: {key.removeprefix(_GRADIENT)} term, unweighted",
+            "Norm",
+            "loss",
+        )
+        for runs in a.grid.values()
+        for row in runs[0].details.history
         for key in row
         if key.startswith(_GRADIENT) and key != "gradient/cosine"
     }
-    return {"gradient_norms": ("Norm of each term's gradient, unweighted", keys)} if keys else {}
+    return dict(sorted(keys.items()))
 
 
-def _figure(
-    study: Study, fraction: Labels, name: str, caption: str, keys: Mapping[str, str]
-) -> Figure | None:
-    settings = study.best_settings(fraction)
-    panels = {
-        label: found
-        for key, label in keys.items()
-        if (found := [c for s in settings if (c := _curve(study, s, key)) is not None])
-    }
-    if not panels:
-        return None
-    shown = {curve.label for panel in panels.values() for curve in panel}
-    caption = f"{caption}; {study.labels(fraction)}."
-    return Figure(
-        name=f"{name}_{study.file_part(fraction)}",
-        alt=f"{caption[:-1]}, over training steps, one line per method.",
-        caption=caption,
-        svg=curves(panels),
-        table=_table(panels),
-        command=study.command,
-        sources=[study.named(s) for s in settings if s.name in shown],
+def _logged(run: Run, key: str) -> list[Row]:
+    found: list[Row] = run.details.validation if key.startswith("val/") else run.details.history
+    return found
+
+
+def _rows(a: Analysis, fraction: Labels, key: str) -> list[tuple[Setting, int, Interval]]:
+    """Return the mean and the range of a metric at the steps at which all seeds have it."""
+    found = []
+    for setting in a.best(a.grid, fraction):
+        by_step = [
+            {int(row["step"]): row[key] for row in _logged(run, key) if key in row}
+            for run in a.grid[setting]
+        ]
+        for step in thinned(sorted(set.intersection(*map(set, by_step)))):
+            values = [seed[step] for seed in by_step]
+            ends = (min(values), max(values)) if len(values) > 1 else (None, None)
+            found.append((setting, step, Interval(sum(values) / len(values), *ends)))
+    return found
+
+
+def _curve(a: Analysis, key: str, title: str, value: str, kind: str, rows: Sequence[Any]) -> Figure:
+    table = Table(
+        "Means over seeds, with the lowest and the highest.",
+        [
+            labels_column(a),
+            Column("Setting", lambda row: row[0].name),
+            Column("Method", lambda row: method_name(row[0].method), "key"),
+            Column("Step", lambda row: row[1], "count"),
+            Column(value, lambda row: row[2], kind),
+        ],
+        rows,
     )
+    alt = f"{title}, over training steps, one line per method."
+    chart = charts.curves(charts.color(a.methods), value, kind)
+    return Figure(key.replace("/", "_"), title, alt, chart, {"curves": table})
 
 
-def _absent(study: Study, fraction: Labels, keys: Mapping[str, str]) -> bool:
-    """Return whether some run has one of the metrics, but no setting a step with all seeds."""
-    settings = study.best_settings(fraction)
-    drawn = any(_curve(study, setting, key) for setting in settings for key in keys)
-    return not drawn and any(
-        key in row
-        for setting in settings
-        for result in study.grid[setting]
-        for key in keys
-        for row in _rows(result, key)
+def _headline_figures(a: Analysis, headline: Run) -> list[Block]:
+    history: list[Row] = headline.details.history
+    names = sorted({key for row in history for key in row if key.startswith(_LOSS)})
+    losses = Table(
+        "Loss terms.",
+        [
+            Column("Term", lambda row: row[0].removeprefix(_LOSS)),
+            Column("Step", lambda row: int(row[1]["step"]), "count"),
+            Column("Loss", lambda row: row[1][row[0]], "loss"),
+        ],
+        [(n, row) for n in names for row in thinned([row for row in history if n in row])],
     )
-
-
-def _curve(study: Study, setting: Setting, key: str) -> Curve | None:
-    """Return a metric at the steps at which all seeds have it."""
-    by_step = [
-        {row["step"]: row[key] for row in _rows(result, key) if key in row}
-        for result in study.grid[setting]
-    ]
-    steps = sorted(set.intersection(*(set(values) for values in by_step)))
-    if not steps:
-        return None
-    values = np.array([[seed[step] for step in steps] for seed in by_step])
-    return Curve(
-        setting.name, method_look(study.methods, setting.method)[0], np.array(steps), values
-    )
-
-
-def _rows(result: Result, key: str) -> list[Row]:
-    return result.validation if key.startswith("val/") else result.history
-
-
-def _table(panels: Mapping[str, Sequence[Curve]]) -> Table:
-    drawn = [(label, curve) for label, panel in panels.items() for curve in panel]
-    names = [
-        curve.label if len(panels) == 1 else f"{curve.label}: {label}" for label, curve in drawn
-    ]
-    found = [
-        {
-            step: _range(v, share=is_share(label))
-            for step, v in zip(curve.steps.tolist(), curve.values.T, strict=True)
-        }
-        for label, curve in drawn
-    ]
-    rows: list[list[Entry]] = [
-        [count(step), *(values.get(step, "") for values in found)]
-        for step in thinned(sorted(set().union(*found)))
-    ]
-    return Table("Mean and range of the seeds.", number_columns("Step", *names), rows, folded=True)
-
-
-def _range(values: NDArray[np.float64], *, share: bool) -> Value:
-    scale, digits = (100, 1) if share else (1, 3)
-    summary = (values.mean(), values.min(), values.max())
-    mean, low, high = (f"{scale * value:.{digits}f}" for value in summary)
-    return Value(mean, f"[{low}, {high}]" if len(values) > 1 else "")
+    blocks: list[Block] = []
+    if len(history) > 1:
+        title = "Loss terms of the headline run, unweighted; total is the weighted sum"
+        alt = "Loss terms of the headline run over training steps."
+        blocks.append(Figure("losses", title, alt, charts.terms("Loss"), {"losses": losses}))
+    rows = thinned([row for row in history if f"{_SHARE}0" in row])
+    classes = class_names(a, len(headline.details.scores["classifier"].per_class))
+    if len(rows) > 1 and len(classes) <= 50:
+        shares = Table(
+            "Share of all unlabeled images.",
+            [
+                Column("Class", lambda pair: classes[pair[0]]),
+                Column("Step", lambda pair: int(pair[1]["step"]), "count"),
+                Column("Share", lambda pair: pair[1][f"{_SHARE}{pair[0]}"], "percent"),
+            ],
+            [(i, row) for i in range(len(classes)) for row in rows],
+        )
+        title = "Pseudo labels in use by class, in the headline run: shares of all unlabeled images"
+        alt = "Share of the unlabeled images in use as each class, over steps, as shades."
+        tips = {"Class": "", "Step": "count", "Share": "percent"}
+        chart = charts.shades("shares", "Step", "Class", "Share", tips)
+        blocks.append(Figure("class_coverage", title, alt, chart, {"shares": shares}))
+    return blocks

@@ -1,125 +1,79 @@
 """What each variant of the grid changes, and whether it helps."""
 
-from pipeline.reporting.answer import difference_value, versus
-from pipeline.reporting.blocks import (
-    Block,
-    Entry,
-    Section,
-    Table,
-    Text,
-    accuracy,
-    number_columns,
-    percent,
-    text_columns,
-)
-from pipeline.reporting.compare import (
-    Labels,
-    Setting,
-    best_of_variants,
-    compare,
-    mean_of_last,
-    method_name,
-    over_seeds,
-    top1,
-    val_top1,
-)
-from pipeline.reporting.study import Study
-from pipeline.workspace import flat
+from pipeline.reporting import tables, words
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import Block, Column, Section, Table, Text
+from pipeline.reporting.compare import Labels, Setting, compare, method_name, over_seeds, val_top1
 from semimae.options.grid import PLAIN
 
 
-def variants_section(study: Study) -> Section:
+def variants_section(a: Analysis) -> Section:
     """Compare each variant with the plain one, and the methods within each variant."""
-    a = study.evidence.params.ablation
-    words = (
-        "A variant changes values that the grid has no list for. A method that has no such value "
-        "has no row for it. Rows are at the mask ratio that validation prefers. The stressed row, "
-        "best on validation images, is the one to choose; the test set only judges."
-    )
-    changes: list[list[Entry]] = [
-        [name, ", ".join(f"{key}: {value}" for key, value in flat(a.changes[name]).items())]
-        for name in a.variant[1:]
-    ]
+    params, names = a.evidence.params, list(dict.fromkeys(s.variant for s in a.grid))
+    if len(names) < 2:
+        return Section("variants", "Variants")
     blocks: list[Block] = [
-        Text(words),
-        Table("What they change.", text_columns("Variant", "Values"), changes),
+        Text(
+            "A variant changes values that the grid has no list for. A method that does not have "
+            "such a value has no row for it. Each row is at the mask ratio that validation prefers."
+        )
     ]
-    for fraction in study.fractions:
-        blocks += [table for table in variant_tables(study, fraction) if table.rows]
-    return Section("variants", "Variants", blocks)
+    if params is not None:
+        values = Column("Values", lambda variant: words.changes(params, variant), "words")
+        columns = [Column("Variant", lambda variant: variant), values]
+        blocks.append(Table("What they change.", columns, [n for n in names if n != PLAIN]))
+    return Section("variants", "Variants", [*blocks, *variant_tables(a)])
 
 
-def variant_tables(study: Study, fraction: Labels) -> list[Table]:
+def variant_tables(a: Analysis) -> list[Table]:
     """Return the variants against the plain one, and the headline's method against the others."""
-    return [_against_plain(study, fraction), _against_methods(study, fraction)]
+    of = (_gains, _against_methods)
+    found = [table(a, fraction) for fraction in a.fractions() for table in of]
+    return [table for table in found if table.rows]
 
 
-def _against_plain(study: Study, fraction: Labels) -> Table:
-    best = best_of_variants(study.grid, fraction, study.asked)
+def _gains(a: Analysis, fraction: Labels) -> Table:
+    """Each variant, and its gain over the plain one."""
+    best = _best(a, fraction)
     plain = {method: s for (method, variant), s in best.items() if variant == PLAIN}
     pairs = [(s, plain[s.method]) for s in best.values() if s != plain.get(s.method, s)]
-    methods = {a.method for a, _ in pairs}
-    shown = [s for s in best.values() if s.method in methods]
-    shown.sort(key=lambda s: (study.methods.index(s.method), s.variant != PLAIN))
-    on_validation = {c.a: c for c in compare(study.grid, pairs, val_top1)}
-    on_test = {c.a: c for c in compare(study.grid, pairs)}
-    preferred = max(shown, key=lambda s: over_seeds(study.grid[s], val_top1).mean, default=None)
-    rows: list[list[Entry]] = []
-    for setting in shown:
-        results = study.grid[setting]
-        rows.append(
-            [
-                study.named(setting),
-                percent(over_seeds(results, val_top1).mean),
-                difference_value(on_validation.get(setting)),
-                accuracy(over_seeds(results, top1())),
-                *versus(on_test.get(setting)),
-                percent(mean_of_last(results, "pseudo/accuracy_all")),
-            ]
-        )
+    on_validation = {c.a: c for c in compare(a.grid, pairs, val_top1)}
+    on_test = {c.a: c for c in compare(a.grid, pairs)}
+    varied = {s.method for s, _ in pairs}
+    shown = [s for s in best.values() if s.method in varied]
+    shown.sort(key=lambda s: (a.methods.index(s.method), s.variant != PLAIN))
+    rows = [tables.Line(s, a.grid[s], on_test.get(s), on_validation.get(s)) for s in shown]
     return Table(
-        f"{study.labels(fraction)}: each variant, and its gain over the plain one on the same "
-        f"seeds, in points. P adjusted by Holm for the {len(pairs)} gains.",
+        f"{words.labels(a, fraction)}: each variant, and its gain over the plain one on the same "
+        "seeds in points. The stressed row is the best on validation images.",
         [
-            *text_columns("Setting"),
-            *number_columns("Validation %", "Gain", "Test %", "Gain on test"),
-            *text_columns("Shown?"),
-            *number_columns("Pseudo labels right %"),
+            tables.SETTING,
+            tables.VALIDATION,
+            Column("Gain", lambda n: n.other and n.other.difference, "points"),
+            tables.ACCURACY,
+            Column("Gain on test", lambda n: n.lead and n.lead.difference, "points"),
+            tables.RESULT,
         ],
         rows,
-        strong=None if preferred is None else shown.index(preferred),
+        strong=max(rows, key=lambda n: over_seeds(n.runs, val_top1).mean, default=None),
     )
 
 
-def _against_methods(study: Study, fraction: Labels) -> Table:
-    """Compare within each variant; a method that it does not change takes part as it is."""
-    best = best_of_variants(study.grid, fraction, study.asked)
-    own = study.evidence.params.method
-    pairs: dict[tuple[Setting, Setting], str] = {}
-    for variant in study.evidence.params.ablation.variant:
-        found = {m: best.get((m, variant), best.get((m, PLAIN))) for m in study.methods}
-        for method, other in found.items():
-            mine = found.get(own)
-            if mine is not None and other is not None and method != own:
-                pairs.setdefault((mine, other), variant)
-    on_validation = {(c.a, c.b): c for c in compare(study.grid, pairs, val_top1)}
-    rows: list[list[Entry]] = [
-        [
-            pairs[c.a, c.b],
-            study.named(c.a),
-            study.named(c.b),
-            difference_value(on_validation[c.a, c.b]),
-            *versus(c),
-        ]
-        for c in compare(study.grid, pairs)
-    ]
-    return Table(
-        f"{study.labels(fraction)}: {method_name(own)} less the other methods within each variant, "
-        f"in points. P adjusted by Holm for the {len(rows)} rows.",
-        [
-            *text_columns("Variant", "Setting", "less"),
-            *number_columns("Validation", "Test"),
-            *text_columns("Shown?"),
-        ],
-        rows,
-    )
+def _against_methods(a: Analysis, fraction: Labels) -> Table:
+    """Within each variant, params.yaml's method less the others; one without it stays plain."""
+    best = _best(a, fraction)
+    pairs: list[tuple[Setting, Setting]] = []
+    for variant in dict.fromkeys(variant for _, variant in best):
+        found = {m: best.get((m, variant), best.get((m, PLAIN))) for m in a.methods}
+        mine = found.pop(a.asked.method, None)
+        pairs += [(mine, other) for other in found.values() if mine and other]
+    caption = f"{method_name(a.asked.method)} compared with the other methods within each variant."
+    return tables.differences(a, caption, compare(a.grid, dict.fromkeys(pairs)), a.grid)
+
+
+def _best(a: Analysis, fraction: Labels) -> dict[tuple[str, str], Setting]:
+    """Return the best mask ratio by validation of each method and variant."""
+    best: dict[tuple[str, str], Setting] = {}
+    for setting in a.by_validation(a.grid, fraction):
+        best.setdefault((setting.method, setting.variant), setting)
+    return {(s.method, s.variant): s for s in a.grid if s in best.values()}

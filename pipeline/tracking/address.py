@@ -11,7 +11,7 @@ from semimae.types import UserError
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 ARTIFACTS = "mlartifacts"
-PAGES = "http://127.0.0.1:5000"  # where `make ui` serves
+PAGES = "http://127.0.0.1:5000"  # where `make ui` serves by default
 _SQL = ("postgresql", "mysql", "mssql", "oracle")
 
 
@@ -37,6 +37,17 @@ class Address(NamedTuple):
     def pages(self) -> str:
         """The address of MLflow's web UI: the server's own, or that of `make ui`."""
         return self.shown.rstrip("/") if self.is_server else PAGES
+
+
+def local_pages(root: Path) -> str:
+    """Return the address of MLflow's pages on this machine, as `ui` was started last."""
+    record = ui_record(root)
+    return record.read_text(encoding="utf-8") if record.is_file() else PAGES
+
+
+def ui_record(root: Path) -> Path:
+    """Return the file that remembers where `ui` was started last."""
+    return root / ".semimae" / "ui"
 
 
 def address_of(root: Path) -> Address:

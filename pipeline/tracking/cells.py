@@ -121,7 +121,9 @@ def create_run(store: Store, folder: Path) -> "Run":
     }
     point = GridPoint.parse(folder.name)
     name = cell.name + (point.note if point else "")
-    return store.client.create_run(store.experiment, _start(folder), tags, name)
+    run = store.client.create_run(store.experiment, _start(folder), tags, name)
+    _describe(store, run.info.run_id, folder)  # now, so that a run in progress shows its dataset
+    return store.client.get_run(run.info.run_id)
 
 
 def origin_of(root: Path, folder: Path) -> dict[str, str]:

@@ -30,9 +30,12 @@ NOTE = "mlflow.note.content"  # shown as the description in MLflow's UI
 _EXPERIMENT = {
     KIND: "custom_model_development",  # the UI then opens with the list of runs
     NOTE: (
-        "There is one run per setting and seed, with training curves (`loss/`, `val/`, `pseudo/`, "
-        "`gradient/`) and test scores (`test/`), and one run per invocation, with the report as an "
-        "artifact. Runs that share a method and labels differ only in `seed`."
+        "**See scores:** under *Runs*, click *Columns* and choose the parameters `method`, "
+        "`mask_ratio`, `label_fraction`, `seed` and the metrics `test/classifier/top1` and "
+        "`val/top1`. **Compare:** select runs and click *Compare*; the parallel coordinates show "
+        "the whole grid.\n\n"
+        "Each setting and seed is a run, with its training curves and test scores. The run named "
+        "`report ...` holds the report of an invocation, `reports/index.html`, as an artifact."
     ),
 }
 # MLflow's compare page draws the first metric of a run by default.
@@ -124,7 +127,8 @@ def report_run(store: Store, origin: Mapping[str, str]) -> str:
     with _lock(store.root):
         if found := runs_with_tag(store, PIPELINE, name):
             return str(found[0].info.run_id)
-        tags = {PIPELINE: name} | {k: v for k, v in origin.items() if k != "dvc.stage"}
+        source = {"mlflow.source.name": "reports/index.html", "mlflow.source.type": "JOB"}
+        tags = {PIPELINE: name} | source | {k: v for k, v in origin.items() if k != "dvc.stage"}
         run = store.client.create_run(store.experiment, tags=tags, run_name=f"report {name}")
         return str(run.info.run_id)
 

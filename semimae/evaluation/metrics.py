@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from semimae.types import Frozen
 
+MOST = 16  # examples: the most confident mistakes, and the least certain images
 _BINS = 15  # as in arXiv:1706.04599
 _Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
@@ -23,6 +24,17 @@ class Bin(Frozen):
     num_images: int
     confidence: float  # mean probability of the predicted class
     accuracy: float
+
+
+class Example(Frozen):
+    """An image and the classifier's prediction for it."""
+
+    name: str
+    true: int
+    predicted: int
+    confidence: float  # probability of the predicted class
+    true_probability: float
+    png: str  # the picture, at most MAX_SIDE pixels wide, in base64
 
 
 class Scores(Frozen):

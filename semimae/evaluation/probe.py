@@ -14,8 +14,8 @@ from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.device import set_up_device
 from semimae.engine.infer import Outputs, infer
+from semimae.evaluation.examples import examples
 from semimae.evaluation.metrics import score
-from semimae.evaluation.mistakes import most_confident_mistakes
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig
@@ -26,8 +26,8 @@ _SIMILARITIES = 2**26  # float64 values held in memory at the same time: 512 MiB
 class Probed(NamedTuple):
     """The result of an evaluation."""
 
-    # Plain JSON: {"pool", "l2", "temperature", "protocols": {name: Scores},
-    # "mistakes": [Mistake]}. The mistakes are the classifier's.
+    # {"pool", "l2", "temperature", "protocols": {name: Scores}, "examples": [Example]}, the latter
+    # of the classifier; plain JSON
     scores: dict[str, Any]
     predictions: dict[str, NDArray[Any]]  # see ``_predictions``
 
@@ -84,13 +84,13 @@ def probe(
         "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
         "knn": scores(neighbors),
     }
-    mistakes = most_confident_mistakes(calibrated.numpy(), prepared, cell.data, rows[2])
+    shown = examples(calibrated.numpy(), prepared, cell.data, rows[2])
     result = {
         "pool": cell.backbone.pool,
         "l2": best[1],
         "temperature": temperature,
         "protocols": protocols,
-        "mistakes": [mistake.model_dump() for mistake in mistakes],
+        "examples": [example.model_dump() for example in shown],
     }
     parts = {
         "test": test._replace(probabilities=calibrated),

@@ -5,7 +5,7 @@ import pytest
 from report_helpers import Workspace, build_workspace
 from stages import StageServer
 
-from pipeline.reporting import plotting
+from pipeline.reporting import page
 
 
 @pytest.fixture
@@ -17,7 +17,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the figures empty, for tests that look at words and numbers: drawing takes seconds."""
-    monkeypatch.setattr(plotting, "_draw", lambda *given: "<svg/>")
+    monkeypatch.setattr(page, "draw", lambda *given: "<svg/>")
+    monkeypatch.setattr(page, "_vega", lambda: "")
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ def scores(accuracy: float, classes: int = len(CLASSES)) -> dict[str, Any]:
     guess = np.where(np.arange(200) < round(200 * accuracy), labels, (labels + 1) % classes)
     probabilities = np.full((200, classes), 0.2 / (classes - 1))
     probabilities[np.arange(200), guess] = 0.8
+    probabilities[0] = np.eye(classes)[guess[0]]
     return score(probabilities, labels).model_dump()
 
 
@@ -80,7 +81,7 @@ def predictions(part: str, right: int, images: int, classes: int) -> dict[str, A
     return {f"{part}_{name}": value for name, value in found.items()}
 
 
-def mistakes(classes: int) -> list[dict[str, Any]]:
+def examples(classes: int) -> list[dict[str, Any]]:
     file = io.BytesIO()
     Image.new("L", (8, 8), 200).save(file, "png")
     png = base64.b64encode(file.getvalue()).decode()
@@ -131,7 +132,7 @@ def write_run(
         for s in (10, 20, 10, 20)
     ]
     probe = {"pool": "token", "l2": 0.1, "temperature": 1.5, "protocols": {}}
-    probe["mistakes"] = mistakes(classes)
+    probe["examples"] = examples(classes)
     for i, protocol in enumerate(("classifier", "linear_probe", "knn")):
         probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
     probe["protocols"]["calibrated"] = probe["protocols"]["classifier"]
@@ -216,7 +217,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if not {"script", "style"} & set(self.open):
+            self.text += data
 
 
 def read(page: str) -> Reader:

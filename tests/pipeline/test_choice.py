@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import pytest
 from report_helpers import Workspace, ablation, read, report, write_run
 
 from pipeline.progress import Describe
-from pipeline.reporting.by_image import FEWEST, by_image, mcnemar
-from pipeline.reporting.confidence import accuracy_over_coverage
+from pipeline.reporting.statistics import FEWEST, by_image, mcnemar
 from semimae.options.params import Params
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -36,14 +34,14 @@ def test_fewer_images_than_that_never_show_a_difference() -> None:
     assert mcnemar(FEWEST, 0) < 0.05 <= mcnemar(FEWEST - 1, 0)
 
 
-def result(seed: int, right: list[int]) -> Any:
-    return SimpleNamespace(cell=SimpleNamespace(seed=seed), right=lambda part: np.array(right) == 1)
+def rights(*seeds: tuple[int, list[int]]) -> dict[int, Any]:
+    return {seed: np.array(right * 50) == 1 for seed, right in seeds}
 
 
 def test_settings_are_compared_image_by_image() -> None:
-    a = [result(0, [1, 1, 1, 0] * 50), result(1, [1, 1, 0, 0] * 50), result(7, [0, 0, 0, 0] * 50)]
-    b = [result(0, [1, 0, 0, 1] * 50), result(1, [1, 1, 0, 1] * 50)]
-    one = by_image(a[:1], b, "test")
+    a = rights((0, [1, 1, 1, 0]), (1, [1, 1, 0, 0]), (7, [0, 0, 0, 0]))
+    b = rights((0, [1, 0, 0, 1]), (1, [1, 1, 0, 1]))
+    one = by_image({0: a[0]}, b, shared=True)
     assert one is not None
     assert (one.num_seeds, one.num_images, one.only_a, one.only_b) == (1, 200, 100, 50)
     assert one.mean == pytest.approx(0.25)
@@ -51,21 +49,17 @@ def test_settings_are_compared_image_by_image() -> None:
     assert (one.low, one.high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.01)
     back = one.reversed()
     assert (back.only_a, back.mean, back.low, back.p) == (50, -0.25, -one.high, one.p)
-    both = by_image(a, b, "test")
+    both = by_image(a, b, shared=True)
     assert both is not None
     # Of the same images means are drawn: each is 0, 0.5, 0.5 or -1 ahead.
     assert (both.num_seeds, both.mean) == (2, 0.0)
     half = 1.96 * np.std([0, 0.5, 0.5, -1]) / math.sqrt(200)
     assert (both.low, both.high) == pytest.approx((-half, half), abs=0.01)
-    assert by_image(a, [result(9, [1] * 200)], "test") is None
-
-
-def test_accuracy_over_coverage_takes_the_surest_first() -> None:
-    confidence = np.array([0.5, 0.9, 0.7, 0.7], dtype=np.float32)
-    right = np.array([False, True, False, True])
-    coverage, accuracy = accuracy_over_coverage(confidence, right)
-    assert coverage.tolist() == [0.25, 0.75, 1.0]  # the two of 0.7 come together
-    assert accuracy.tolist() == pytest.approx([1.0, 2 / 3, 0.5])
+    own = by_image(a, b, shared=False)  # 400 different images
+    assert own is not None
+    half = 1.96 * np.std([0, 1, 1, -1, 0, 0, 0, -1]) / math.sqrt(400)
+    assert (own.low, own.high) == pytest.approx((-half, half), abs=0.01)
+    assert by_image(a, rights((9, [1, 1, 1, 1])), shared=True) is None
 
 
 def grid(workspace: Workspace, params: Params, right: Right) -> tuple[str, dict[str, Any]]:
@@ -77,7 +71,7 @@ def grid(workspace: Workspace, params: Params, right: Right) -> tuple[str, dict[
     write_run(Path("runs/headline"), params.cell(), val=right(params.method, params.seed))
     page, _, summary = report()
     text = read(page).text
-    return " ".join(text[: text.index("Means over seeds with")].split()), summary
+    return " ".join(text[: text.index("Means over seeds in %")].split()), summary
 
 
 ONE = {"mask_ratio": [0.75], "seed": [0]}
@@ -91,11 +85,11 @@ def test_twelve_validation_images_do_not_choose(theirs: int, workspace: Workspac
         workspace, params, lambda method, seed: (theirs if method == "supervised" else 10, 12)
     )
     assert (
-        "12 validation images cannot tell Semi-MAE, mask 0.75 and Supervised apart, so that this "
-        "report speaks of Semi-MAE, mask 0.75, the setting of params.yaml" in text
+        "12 validation images cannot tell Semi-MAE, mask 0.75 and Supervised apart, so this report "
+        "speaks of Semi-MAE, mask 0.75, the setting of params.yaml." in text
     )
     assert "On 12 validation images a difference of fewer than 6 images (50.0 points) is" in text
-    tied = "Semi-MAE, mask 0.75 and Supervised are tied at 83.3% validation accuracy."
+    tied = "Semi-MAE, mask 0.75 and Supervised are tied at 83.3%."
     assert (tied in text) == (theirs == 10)
     assert summary["best"]["setting"] == "Semi-MAE, mask 0.75"
     assert summary["best"]["validation_ties"] == ["Supervised"]
@@ -108,12 +102,12 @@ def test_enough_validation_images_choose(workspace: Workspace) -> None:
     text, summary = grid(
         workspace, params, lambda method, seed: (192 if method == "supervised" else 180, 200)
     )
-    assert "Supervised is preferred by validation accuracy (200 validation images)" in text
+    assert "Supervised was chosen by validation accuracy, on 200 validation images." in text
     assert "validation images cannot tell S" not in text
     assert summary["best"]["validation_ties"] == []
     assert (
-        "The model that predict, export and serve use is runs/headline: Semi-MAE, mask 0.75 with "
-        "10% of labels, 72.0%" in text
+        "predict, export and serve use the model in runs/headline: Semi-MAE, mask 0.75 with 10% of "
+        "labels, seed 0. It gets 72.0%" in text
     )
     assert "This report recommends Supervised instead. To use that, run dvc exp run -S" in text
     assert "-S method=supervised." in text
@@ -122,7 +116,7 @@ def test_enough_validation_images_choose(workspace: Workspace) -> None:
 def test_images_of_all_seeds_choose_together(workspace: Workspace) -> None:
     params = ablation(mask_ratio=[0.75])
     text, _ = grid(workspace, params, lambda method, seed: (12 if method == "semi_mae" else 10, 12))
-    assert "preferred by validation accuracy (12 validation images for each of 3 seeds)" in text
+    assert "chosen by validation accuracy, on 12 validation images for each of 3 seeds." in text
     assert "Its setting is the one that this report recommends" in text
 
 
@@ -133,15 +127,16 @@ def test_one_seed_is_judged_on_test_images(workspace: Workspace) -> None:
         "Of the same 200 test images, Semi-MAE, mask 0.75 alone is right on 20 and Supervised "
         "alone on 0 (95% bootstrap interval over images [" in text
     )
-    assert "exact McNemar test, adjusted p < 0.001): these two trained models differ" in text
-    assert "this trained model is significantly better than Supervised, the runner-up" in text
+    assert "models differ significantly (exact McNemar test, p < 0.001, Holm-corrected)" in text
+    assert "this one model is significantly better than Supervised, the runner-up" in text
+    assert "One seed says nothing about the randomness of training. Add seeds to" in text
 
 
 def test_several_seeds_are_averaged_on_test_images(workspace: Workspace) -> None:
     text, _ = grid(
         workspace, ablation(mask_ratio=[0.75]), lambda method, seed: (round(170 + 5 * seed), 200)
     )
-    assert "On the same 200 test images, averaged over 3 seeds: +11.0 points (95% boots" in text
+    assert "averaged over 3 seeds, the difference is +11.0 points (95% bootstrap" in text
 
 
 def test_pseudo_labels_of_own_images_are_judged_on_validation(workspace: Workspace) -> None:
@@ -164,8 +159,7 @@ def test_pseudo_labels_of_own_images_are_judged_on_validation(workspace: Workspa
     z, n, p = 1.959964, 4.8, 0.75
     center, half = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
     low, high = ((center + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    shown = f"not known75.0 [{100 * low:.1f}, {100 * high:.1f}]5 of 12"
-    assert shown in section.replace(" not known", "not known")
+    assert f"not known75.0 [{100 * low:.1f}, {100 * high:.1f}]512" in section
     semi = next(row for row in table if row["method"] == "semi_mae")
     assert (semi["pseudo_accuracy_final"], semi["val_pseudo_accuracy_final"]) == ("", "0.75")
     assert semi["val_images"] == "12"

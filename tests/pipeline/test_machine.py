@@ -4,7 +4,7 @@ import torch
 from support import changed_params
 
 from pipeline.machine import machine
-from pipeline.reporting.origin import read_origin
+from pipeline.reporting.read import read_origin
 from pipeline.workspace import write_json
 from semimae.engine.device import device_name
 from semimae.evaluation.flops import step_flops

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from report_helpers import COMMIT, MACHINE, ablation, build_workspace
 from support import PATIENCE, wait_until
 
 from pipeline.tracking import finish_pipeline, publish
+from pipeline.tracking.cells import create_run
+from pipeline.tracking.store import connect
 from semimae.options.cell import cell_id
 
 pytestmark = pytest.mark.slow
@@ -92,7 +95,9 @@ def runs(pages: Server) -> dict[str, Any]:
     (experiment,) = found["experiments"]
     tags = named(experiment["tags"])
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    assert "test scores" in tags["mlflow.note.content"]
+    where_to_click, what_is_there = tags["mlflow.note.content"].split("\n\n")
+    assert "click *Columns*" in where_to_click
+    assert "`report ...` holds the report" in what_is_there
     answer = pages.post(
         "runs/search",
         experiment_ids=[experiment["experiment_id"]],
@@ -113,9 +118,32 @@ def test_the_list_is_flat_and_says_what_each_run_is(runs: dict[str, Any]) -> Non
         named(invocation["data"]["tags"])["mlflow.note.content"]
         == "Which setting won?\n\nSemi-MAE.\n"
     )
+    source = named(invocation["data"]["tags"])["mlflow.source.name"]
+    assert source == "reports/index.html"  # the runs of cells have their folder there
     note = named(runs["semi_mae m0.75 f0.1 s0"]["data"]["tags"])["mlflow.note.content"]
     assert "100 labeled and 900 unlabeled images, 240 steps, seed 0" in note
     assert "`runs/semi_mae-0.75-0.1-0-images-plain/`" in note
+
+
+def test_the_columns_that_the_note_names_are_there(runs: dict[str, Any]) -> None:
+    data = runs["semi_mae m0.75 f0.1 s0"]["data"]
+    assert {"method", "mask_ratio", "label_fraction", "seed"} <= named(data["params"]).keys()
+    assert {"test/classifier/top1", "val/top1"} <= {metric["key"] for metric in data["metrics"]}
+
+
+def test_a_run_in_progress_shows_its_dataset(tmp_path: Path) -> None:
+    params = ablation(method=["supervised"], seed=[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        build_workspace(tmp_path, patch)(params, headline=False)
+        (folder,) = Path("runs").iterdir()
+        shutil.rmtree(folder / "train")
+        store = connect(tmp_path)
+        run = create_run(store, folder)
+        (dataset,) = run.inputs.dataset_inputs
+        assert dataset.dataset.name == "digits"
+        assert run.info.status == "RUNNING"
+        assert run.data.params["method"] == "supervised"
 
 
 def test_time_and_commit_are_those_of_the_training(runs: dict[str, Any]) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_helpers import REPO, Workspace, ablation, report
+from report_helpers import REPO, Reader, Workspace, ablation, read, report
 
 import pipeline.results
 import pipeline.study as study_command
-from pipeline.results import BEGIN, END, keep_results, shown_in
+from pipeline.results import BEGIN, END, keep_results, shown_in, write_site
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -31,11 +31,11 @@ def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path.cwd()
 
 
-def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
+def test_results_are_small_files_and_a_part_of_their_page(finished: Path) -> None:
     keep_results("fake", title="Invented runs")
     folder = finished / "results" / "fake"
     assert {path.name for path in folder.iterdir()} == {
-        *("about.json", "ablation.csv", "index.html", "params.yaml", "summary.md"),
+        *("about.json", "ablation.csv", "params.yaml"),
     }
     about = json.loads((folder / "about.json").read_text())
     assert about["seeds"] == [0, 1, 2]
@@ -44,7 +44,7 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
     # report_helpers: the machine that is noted in the runs, whatever this one is
     assert (about["devices"], about["torch"]) == (["cpu (x86_64, 2 threads)"], ["2.0"])
     page = Path("docs/results.md").read_text()
-    assert "0.00333 CPU-hours of training on cpu (x86_64, 2 threads), torch 2.0, commit" in page
+    assert "0.00333 CPU-hours of training on cpu (x86\\_64, 2 threads), torch 2.0, commit" in page
     assert page.startswith("# Title\n\n")
     assert page.endswith(f"{END}\n\nThe rest.\n")
     assert "old" not in page
@@ -53,6 +53,7 @@ def test_results_are_small_files_and_a_part_of_readme(finished: Path) -> None:
     assert "10% of labels (100 images), equal time:" in page
     # The accuracies that report_helpers invents: 62, 64, 66 %, and 10, 11, 12 points more.
     (row,) = [line for line in page.splitlines() if "Supervised" in line and "| 240 |" in line]
+    assert "significant (p = 0.003, Holm-corrected)" in row
     assert "| 64.0 " in row
     assert "| +11.0 " in row
     assert shown_in(finished, page) == page
@@ -67,8 +68,8 @@ def test_an_unfinished_grid_is_not_kept(finished: Path) -> None:
 
 
 def test_a_missing_report_is_named(finished: Path) -> None:
-    Path("reports/index.html").unlink()
-    with pytest.raises(UserError, match=r"reports/index\.html is missing; run `dvc repro` first"):
+    Path("reports/ablation.csv").unlink()
+    with pytest.raises(UserError, match=r"reports/ablation\.csv is missing; run `dvc repro` first"):
         keep_results("fake", title="Invented runs")
 
 
@@ -87,9 +88,26 @@ def test_a_report_of_other_params_is_not_kept(finished: Path) -> None:
     assert not (finished / "results").exists()
 
 
-def test_readme_shows_what_results_hold() -> None:
+def test_the_report_of_a_kept_table_says_what_the_report_said(finished: Path) -> None:
+    """But for what only the stage files know."""
+    keep_results("fake", title="Invented runs")
+    write_site(finished, Path("site"))
+    kept = read(Path("site/fake.html").read_text())
+    first = read(Path("reports/index.html").read_text())
+    lead = "It is significantly better than Supervised, the runner-up (+11.0 points, p = 0.003"
+    assert lead in kept.text
+    assert lead in first.text
+    assert {"leaderboard", "differences", "equal-time", "cost", "runs"} <= ids(kept)
+    assert ids(first) - ids(kept) >= {"training", "headline", "predictions", "reconstructions"}
+
+
+def ids(page: Reader) -> set[str | None]:
+    return {attributes["id"] for tag, attributes in page.tags if tag == "section"}
+
+
+def test_the_page_shows_what_results_hold() -> None:
     page = (REPO / "docs/results.md").read_text()
-    assert shown_in(REPO, page) == page, "run `python -m pipeline keep-results`"
+    assert shown_in(REPO, page) == page, "run `python -m pipeline.results`"
     assert page.count(BEGIN) == page.count(END) == 1
 
 
@@ -118,6 +136,6 @@ def test_a_study_is_two_grids_and_continues(
     study_command.study("study_fake")
     assert done == [["images"], "factors", both]
     assert "### Does it help?" in Path("docs/results.md").read_text()
-    assert Path("results/fake/summary.md").is_file()
+    assert Path("results/fake/about.json").is_file()
     study_command.study("study_fake")  # its factors are those of the first time
     assert done == [["images"], "factors", both, both]

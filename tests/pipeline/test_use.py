@@ -1,8 +1,11 @@
 """predict, export, suggest-labels as their users call them."""
 
+import base64
 import csv
+import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -120,6 +123,25 @@ def test_it_says_which_model_answers(project: Project, photos: Path, tmp_path: P
     copy = tmp_path / "copy.safetensors"
     shutil.copy(project.run / "train" / "model.safetensors", copy)
     assert "test score unknown" in run("predict", copy, photo).stderr
+
+
+def test_a_page_shows_the_same_predictions(project: Project, photos: Path, tmp_path: Path) -> None:
+    """As one file, whatever the images are called."""
+    (photos / "a.PNG").rename(photos / "<img src=x>.png")
+    page = tmp_path / "out.html"
+    result = run("predict", project.run, photos, "--html", page, code=1)
+    text = page.read_text()
+    assert "<img src=x" not in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
+    lines = re.findall(r"^(\[.+\]),$", text, flags=re.MULTILINE)
+    shown = [json.loads(line) for line in lines]
+    said = rows(result.stdout)
+    assert [(path, name) for path, name, *_ in shown] == [(r["path"], r["class"]) for r in said]
+    assert [p for _, _, p, _ in shown] == [round(float(r["probability"]), 4) for r in said]
+    for path, *_, picture in shown:
+        ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))), dtype=float)
+        assert np.abs(ours - np.asarray(Image.open(path))).mean() < 12  # JPEG of 8 x 8 pixels
+    assert f"const total = {len(said)}," in text
 
 
 def test_it_abstains_below_a_probability(project: Project, photos: Path) -> None:

@@ -1,0 +1,163 @@
+"""What the report says: what a reader may conclude, and what would settle the rest."""
+
+from collections.abc import Sequence
+
+from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.blocks import count, p_value, percent, points, work
+from pipeline.reporting.compare import Comparison, Labels, labels_of, over_seeds
+from pipeline.reporting.runs import Run
+from pipeline.reporting.statistics import ALPHA, seeds_to_settle
+from pipeline.workspace import flat
+from semimae.options.grid import PLAIN
+from semimae.options.params import Params
+
+
+def labels(a: Analysis, fraction: Labels) -> str:
+    """Return a label fraction for people, with its number of images."""
+    run = a.run_of(fraction)
+    number = "" if fraction is None else f" ({count(run.num_labeled)} images)"
+    return labels_of(run) + number
+
+
+def short_labels(a: Analysis, fraction: Labels) -> str:
+    """Return the same, short enough for a table and for the selector."""
+    number = count(a.run_of(fraction).num_labeled)
+    return f"{number} labels" if fraction is None else f"{100 * fraction:g}% ({number})"
+
+
+def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Return an interval in percent or, signed, in points."""
+    if low is None or high is None:
+        return ""
+    text = points if signed else percent
+    return f"[{text(low)}, {text(high)}]"
+
+
+def lead(a: Analysis, fraction: Labels) -> str:
+    """Say which setting the report speaks of, how good it is, and whether it stands out."""
+    found = a.verdicts[fraction]
+    spread = over_seeds(a.grid[found.best])
+    seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
+    limits = interval(spread.low, spread.high)
+    return (
+        f"With {labels(a, fraction)}, {found.best.name} reaches {percent(spread.mean)}% test "
+        f"top-1 {seeds}{', 95% interval ' * bool(limits)}{limits}. {runner_up(found.over_next)}"
+    )
+
+
+def runner_up(c: Comparison | None) -> str:
+    """Compare the best setting with the next one in a sentence."""
+    if c is None:
+        return "The grid has no other method to compare it with."
+    other, difference = f"{c.b.name}, the runner-up", f"{points(c.difference.mean)} points"
+    one_seed = c.difference.n == 1
+    p = c.images_p if one_seed else c.adjusted_p
+    if p is None and c.difference.mean == 0:
+        return f"It is level with {other}."
+    if p is None:
+        return f"Its lead over {other}, is {difference}, the same on every seed; that is no test."
+    test = f"p {p_text(p)}{', McNemar test' * one_seed}, Holm-corrected"
+    if p >= ALPHA:
+        return f"It is not significantly different from {other} ({difference}, {test})."
+    better = "better" if c.difference.mean > 0 else "worse"
+    what = "On the test images, this one model" if one_seed else "It"
+    return f"{what} is significantly {better} than {other} ({difference}, {test})."
+
+
+def judgment(c: Comparison) -> str:
+    """Say in a table's cell whether a difference is significant."""
+    if c.difference.n == 1:
+        return "no test" if c.images_p is None else f"McNemar test: p {p_text(c.images_p)}"
+    if c.difference.p is None:
+        return "the same on every seed, no test"
+    word = "significant" if c.is_significant else "not significant"
+    return f"{word} (p {p_text(c.adjusted_p)}, Holm-corrected)"
+
+
+def settle(c: Comparison | None) -> str:
+    """Say what would settle a question that is open."""
+    if c is None or c.is_significant or (c.difference.n > 1 and c.difference.p is None):
+        return ""
+    if c.difference.n == 1:
+        return (
+            "One seed says nothing about the randomness of training. Add seeds to "
+            "`ablation.seed` in params.yaml to learn about it; three are the least that is useful."
+        )
+    n = seeds_to_settle(c.difference, c.tests)
+    if n is None:
+        return (
+            f"The difference to {c.b.name} is small against its spread over seeds: more than 50 "
+            "seeds would be needed to show it, if it is as large as observed."
+        )
+    more = n - c.difference.n
+    seeds = "one more seed" if more == 1 else f"{more} more seeds"
+    return (
+        f"If the difference to {c.b.name} and its spread are as observed, {seeds} would show it "
+        "with a probability of 80%. Add them to `ablation.seed` in params.yaml."
+    )
+
+
+def against(c: Comparison) -> str:
+    """Compare two settings over seeds and on the same test images."""
+    d = c.difference
+    limits = f", 95% interval {interval(d.low, d.high, signed=True)}" if d.low is not None else ""
+    words = f"{c.a.name} compared with {c.b.name}: {points(d.mean)} points"
+    if d.n == 1:
+        return f"{words} with one seed.{_on_images(c)}"
+    return f"{words} on the same seeds{limits}; {judgment(c)}.{_on_images(c)}"
+
+
+def _on_images(c: Comparison) -> str:
+    found = c.images
+    if found is None:
+        return ""
+    limits = f"95% bootstrap interval over images {interval(found.low, found.high, signed=True)}"
+    if found.num_seeds > 1:
+        return (
+            f" On the same {count(found.num_images)} test images, averaged over "
+            f"{found.num_seeds} seeds, the difference is {points(found.mean)} points ({limits})."
+        )
+    differ = "" if c.images_p is not None and c.images_p < ALPHA else "do not "
+    return (
+        f" Of the same {count(found.num_images)} test images, {c.a.name} alone is right on "
+        f"{count(found.only_a)} and {c.b.name} alone on {count(found.only_b)} ({limits}). These "
+        f"two trained models {differ}differ significantly (exact McNemar test, p "
+        f"{p_text(c.images_p)}, Holm-corrected). That does not cover the randomness of training."
+    )
+
+
+def cost(runs: Sequence[Run]) -> str:
+    """Return the images, arithmetic and device of one run, and how its time varies."""
+    one = runs[0]
+    flops = f", {work(one.flops)}" if one.flops else ""
+    return f"{count(one.images_seen)} images{flops}, {one.device or 'device unknown'}"
+
+
+def device_hours(runs: Sequence[Run]) -> str:
+    """Return the hours of each kind of device that some runs took, for people."""
+    hours: dict[str, float] = {}
+    for run in runs:
+        hours[run.device or "device"] = hours.get(run.device or "device", 0) + run.device_hours
+    names = {"cpu": "CPU-hours", "cuda": "GPU-hours"}
+    return " and ".join(f"{n:.3g} {names.get(kind, f'{kind} hours')}" for kind, n in hours.items())
+
+
+def choice_of_settings(a: Analysis) -> str:
+    """Say which of a method's settings stands for it."""
+    params = a.evidence.params
+    varied = "mask ratio" if params and params.ablation.variant == [PLAIN] else "setting"
+    number = a.evidence.runs[0].val_images
+    images = "validation images" if number is None else f"{count(number)} validation images"
+    return f"at the {varied} that {images} prefer"
+
+
+def p_text(p: float | None) -> str:
+    """Return how a p-value reads in a sentence, after the letter p."""
+    text = p_value(1.0 if p is None else p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def changes(params: Params, variant: str) -> str:
+    """Return what a variant changes, by the keys of params.yaml."""
+    values = flat(params.ablation.changes[variant])
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
