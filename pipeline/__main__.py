@@ -10,6 +10,7 @@ import typer
 
 from pipeline import (
     add_labels,
+    cell,
     export,
     fine_tune,
     grid,
@@ -60,6 +61,7 @@ app.command("export", rich_help_panel=_TOOLS)(export.export)
 app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)
 app.command("add-labels", rich_help_panel=_TOOLS)(add_labels.add_labels)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
+app.command("cell", rich_help_panel=_TOOLS)(cell.cell)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
 app.command("ui", rich_help_panel=_TOOLS)(serve.ui)

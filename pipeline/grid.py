@@ -1,33 +1,31 @@
 """``grid``: the whole pipeline, with several cells at a time."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
-from pipeline.progress import QUIET, progress
+from pipeline.board import Board
+from pipeline.dvc_lock import DvcLock
+from pipeline.noted import STAGES, dvc_name, log_file, mismatch
+from pipeline.progress import duration
 from pipeline.sync import sync
-from pipeline.tracking import LATER
-from pipeline.workspace import HEADLINE, dvc_root, on_stop, run_folders
+from pipeline.workers import Outcome, Task, Workers, last_line, slots
+from pipeline.workspace import HEADLINE, RUNS, dvc_root, run_folders, stop_requests
 from semimae.options.cell import cell_id
-from semimae.options.grid import GridPoint
 from semimae.options.params import Params
+from semimae.types import Interrupted, UserError
 
-# `dvc repro` runs one stage after the other. Single stages may run side by side if they wait for
-# each other's turn at DVC's lock; without the flag some fail after they have trained.
 _DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
-_STEPS = ("train", "linear_probe", "fine_tune")
-_CHILDREN: set[subprocess.Popen[bytes]] = set()
+_AFTER_SPLIT = tuple(STAGES)[1:]
+_POLL = 0.2  # seconds
 
 
 def grid(
@@ -41,108 +39,174 @@ def grid(
     """
     root = dvc_root()
     params = Params.read(root / "params.yaml")
-    if not changed_stages(root):
+    lock = DvcLock(root)
+    changed = lock.changed()
+    if not changed:
         typer.echo("Everything is up to date.")
         return
-    # SIGTERM acts as Ctrl-C does, and both are passed on, so that stages save before they end. A
-    # job in the background of a script begins with SIGINT ignored, and its children would too.
-    with on_stop(signal.default_int_handler):
-        _run_grid(root, params, jobs)
+    # SIGTERM acts as Ctrl-C does: workers save before they end.
+    with stop_requests() as stopped:
+        run = Grid(root, params, lock, stopped)
+        run.before_cells(changed)
+        with Workers(root, slots(jobs, [], 1, 1)) as workers:
+            run.split(workers)
+            run.cells(workers)
+        with contextlib.suppress(typer.Exit):  # a store that does not answer costs a warning
+            sync(root)
+        run.dvc("repro", "-q")
     typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
 
 
-def _run_grid(root: Path, params: Params, jobs: int) -> None:
-    _run(["repro", "-q", "split", "grid_split", "baseline_split"], root)
-    groups = _pending_by_cell(root, params)
-    typer.echo(f"Settings to train or score: {len(groups)}, {jobs} at a time.")
-    with progress("cells", len(groups)) as update, ThreadPoolExecutor(jobs) as pool:
-        # The bars of cells that run side by side would overwrite each other.
-        variables = {QUIET: "1", LATER: "1"} if jobs > 1 else {LATER: "1"}
-        failed = threading.Event()
+class Grid:
+    """Runs the cells of a repository, and is the one that records them in dvc.lock."""
 
-        def run(stages: list[str]) -> None:
-            if failed.is_set():  # what has not begun is not begun
-                return
-            try:
-                _run(["repro", "-q", "-s", *stages], root, variables)
-            except BaseException:
-                failed.set()
-                raise
+    def __init__(self, root: Path, params: Params, lock: DvcLock, stopped: threading.Event) -> None:
+        self.root, self.params, self.lock, self.stopped = root, params, lock, stopped
 
-        futures = [pool.submit(run, group) for group in groups]
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                update(done)
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                _interrupt(*_CHILDREN)
-            raise
-    with contextlib.suppress(typer.Exit):  # a store that does not answer costs a warning
-        sync(root)
-    _run(["repro", "-q"], root)
+    def before_cells(self, changed: set[str]) -> None:
+        """Run the stages that all cells need, where they are not up to date."""
+        if needed := [stage for stage in ("prepare", "inputs") if stage in changed]:
+            self.dvc("repro", "-q", *needed)
+
+    def split(self, workers: Workers) -> None:
+        """Write config.json and split.json of all cells, by which equal ones are known."""
+        points = [point for equal in self.params.grid().values() for point in equal]
+        names = dict.fromkeys([HEADLINE, *(point.folder for point in points)])
+        changed = self.lock.changed()
+        tasks = [
+            Task(name, ("split",)) for name in names if self._dvc_name(name, "split") in changed
+        ]
+        workers.submit(tasks)
+        done, failed = [], []
+        for ended in workers.results(_POLL):
+            for outcome in ended:
+                (failed if outcome.status else done).append(outcome)
+            if failed or self.stopped.is_set():
+                workers.stop()
+        self._record([outcome.task for outcome in done], run_cache=False)
+        if self.stopped.is_set():
+            raise Interrupted("stopped before any cell; the same command continues.")
+        self._end_if(failed)
+
+    def cells(self, workers: Workers) -> None:
+        """Train and score each distinct cell that has something to do."""
+        todo = self._without_known(self.pending(self.lock.changed()))
+        tasks = first_of_equal(self.root, todo)
+        if not tasks:
+            return
+        jobs = min(len(workers.slots), len(tasks))
+        failed: list[Outcome] = []
+        with Board(self.root, {t.name: t.stages for t in tasks}, jobs) as board:
+            left = board.left()
+            soon = "" if left is None else f"; about {duration(left)}, as such cells took before"
+            board.say(f"Cells to train or score: {len(tasks)}, {jobs} at a time{soon}.")
+            workers.submit(tasks)
+            for ended in workers.results(_POLL):
+                well = [outcome.task for outcome in ended if outcome.status == 0]
+                self._record(well)
+                for outcome in ended:
+                    board.ended(outcome.task.name, well=outcome.status == 0)
+                    if outcome.status not in (0, 130):
+                        failed.append(outcome)
+                        board.say(f"{outcome.task.name} failed: {outcome.line}")
+                if failed:  # what has not begun is not begun
+                    workers.drop()
+                if self.stopped.is_set():
+                    workers.stop()
+                board.update(workers.running)
+        if self.stopped.is_set():
+            raise Interrupted(
+                f"Stopped: {board.done} of {board.total} cells are done, and those that ran have "
+                "saved a checkpoint. The same command continues."
+            )
+        self._end_if(failed)
+        self._without_known(todo)  # the equal ones
+
+    def pending(self, changed: set[str]) -> list[Task]:
+        """Return the cells with stages to run, headline first, then as in the grid."""
+        tasks = []
+        for folder in run_folders(self.root, self.params):
+            stages = [s for s in _AFTER_SPLIT if self._dvc_name(folder.name, s) in changed]
+            if stages:
+                tasks.append(Task(folder.name, tuple(stages)))
+        return tasks
+
+    def dvc(self, *arguments: str) -> None:
+        """Run a command of DVC, which saves and ends when this process is asked to stop.
+
+        Raises:
+            Interrupted: If it was.
+            typer.Exit: If the command failed; it has said why.
+        """
+        # In a group of its own, which a signal reaches as a whole: DVC, the stage, its processes.
+        # The stages call `python`: this one, also where its environment is not activated.
+        bin_ = str(Path(sys.executable).parent)
+        path = os.pathsep.join([bin_, os.environ.get("PATH", os.defpath)])
+        process = subprocess.Popen(
+            [*_DVC, *arguments], cwd=self.root, env={**os.environ, "PATH": path}, process_group=0
+        )
+        told = False
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(_POLL)
+                break
+            if self.stopped.is_set() and not told:
+                told = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+        if self.stopped.is_set():
+            raise Interrupted("stopped, as asked; the same command continues.")
+        if status:
+            raise typer.Exit(1)
+
+    def _without_known(self, tasks: Sequence[Task]) -> list[Task]:
+        """Record what workers had noted before, restore what DVC knows; return what remains."""
+        noted = [Task(task.name, self._noted(task)) for task in tasks]
+        self._record(noted)
+        rest = _less(tasks, {task.name: task.stages for task in noted})
+        found = self.lock.restore([self._dvc_names(task) for task in rest])
+        known = {t.name: [s for s in t.stages if self._dvc_name(t.name, s) in found] for t in rest}
+        return _less(rest, known)
+
+    def _noted(self, task: Task) -> tuple[str, ...]:
+        known = [stage for stage in task.stages if mismatch(self.root, task.name, stage) is None]
+        # Without its training, what follows is of other weights.
+        return () if "train" in task.stages and "train" not in known else tuple(known)
+
+    def _record(self, tasks: Sequence[Task], *, run_cache: bool = True) -> None:
+        """Tell DVC what workers have done, if it fits what is there now."""
+        names = []
+        for task in tasks:
+            for stage in task.stages:
+                if reason := mismatch(self.root, task.name, stage):
+                    raise UserError(f"{reason}; nothing of it is recorded: run the grid again.")
+                names.append(self._dvc_name(task.name, stage))
+        if names:
+            self.lock.record(names, run_cache=run_cache)
+
+    def _dvc_name(self, name: str, stage: str) -> str:
+        return dvc_name(name, stage, self.params.ablation.baseline.variant)
+
+    def _dvc_names(self, task: Task) -> list[str]:
+        return [self._dvc_name(task.name, stage) for stage in task.stages]
+
+    def _end_if(self, failed: Sequence[Outcome]) -> None:
+        for task, _, line in failed:
+            log = log_file(self.root, task.name).relative_to(self.root)
+            typer.echo(f"error: {task.name}: {line or last_line(self.root, task.name)}", err=True)
+            typer.echo(f"  its output is in {log}; the same command continues.", err=True)
+        if failed:
+            raise typer.Exit(1)
 
 
-def _pending_by_cell(root: Path, params: Params) -> list[list[str]]:
-    """Return the stages to run of each distinct cell, headline first, then as in the grid.
-
-    Folders that nothing asks for any more, or that are no cells, have no such stages.
-    """
-    changed = changed_stages(root)
-    groups: dict[str, list[str]] = {}
-    for folder in run_folders(root, params):
-        names = [_stage(folder.name, step, params) for step in _STEPS]
-        if stages := [name for name in names if name in changed]:
-            groups.setdefault(cell_id(folder), stages)
-    return list(groups.values())
+def first_of_equal(root: Path, tasks: Sequence[Task]) -> list[Task]:
+    """Return the first task of each distinct cell: its results are those of the others."""
+    first: dict[str, Task] = {}
+    for task in tasks:
+        first.setdefault(cell_id(root / RUNS / task.name), task)
+    return list(first.values())
 
 
-def _stage(folder: str, step: str, params: Params) -> str:
-    if folder == HEADLINE:
-        return step
-    point = GridPoint.parse(folder)
-    is_baseline = point is not None and point.variant in params.ablation.baseline.variant
-    return f"{'baseline' if is_baseline else 'grid'}_{step}@{folder}"
-
-
-def changed_stages(root: Path) -> set[str]:
-    """Return the names of the stages that `dvc repro` would run."""
-    done = subprocess.run(
-        [*_DVC, "status", "--json"], cwd=root, check=False, capture_output=True, text=True
-    )
-    if done.returncode:  # such as: another dvc is at work here
-        typer.echo(done.stderr, err=True, nl=False)
-        raise typer.Exit(1)
-    return set(json.loads(done.stdout))
-
-
-def _run(
-    arguments: list[str], root: Path, environment: Mapping[str, str] = MappingProxyType({})
-) -> None:
-    # In a group of its own, which a signal reaches as a whole: DVC, the stage and its processes.
-    # The stages call `python`: this one, also where its environment is not activated.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    process = subprocess.Popen(
-        [*_DVC, *arguments],
-        cwd=root,
-        env={**os.environ, "PATH": path, **environment},
-        process_group=0,
-    )
-    _CHILDREN.add(process)
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        _interrupt(process)
-        process.wait()
-        raise
-    finally:
-        _CHILDREN.discard(process)
-    if status:
-        raise typer.Exit(1)
-
-
-def _interrupt(*processes: subprocess.Popen[bytes]) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+def _less(tasks: Sequence[Task], known: Mapping[str, Sequence[str]]) -> list[Task]:
+    left = [Task(t.name, tuple(s for s in t.stages if s not in known[t.name])) for t in tasks]
+    return [task for task in left if task.stages]
