@@ -7,7 +7,6 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -25,8 +24,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# After Ctrl-C the command has said what it saved: then make ends by the same signal, in silence.
 repro: setup ## Run the whole pipeline; the report is reports/index.html.
-	python -m pipeline grid --jobs $(JOBS)
+	@python -m pipeline grid $(if $(JOBS),--jobs "$(JOBS)") || \
+	  { code=$$?; test $$code = 130 && kill -INT $$PPID && exit; exit $$code; }
 
 grid: repro ## The same; JOBS=N cells at a time.
 

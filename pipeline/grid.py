@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline import workers
 from pipeline.board import Board
 from pipeline.dvc_lock import DvcLock
 from pipeline.noted import STAGES, dvc_name, log_file, mismatch
 from pipeline.progress import duration
 from pipeline.sync import sync
-from pipeline.workers import Outcome, Task, Workers, last_line, slots
+from pipeline.workers import Outcome, Task, Workers, last_line
 from pipeline.workspace import HEADLINE, RUNS, dvc_root, run_folders, stop_requests
 from semimae.options.cell import cell_id
 from semimae.options.params import Params
@@ -26,12 +27,26 @@ from semimae.types import Interrupted, UserError
 _DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
 _AFTER_SPLIT = tuple(STAGES)[1:]
 _POLL = 0.2  # seconds
+_STOPPED = 130  # exit status
 
 
 def grid(
-    jobs: Annotated[int, typer.Option(min=1, max=256, help="Cells at the same time.")] = 2,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Cells at the same time.", show_default="all GPUs, or 2 on a CPU"
+        ),
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option(help="auto: those of CUDA_VISIBLE_DEVICES, or all; none; or as in 0,1.")
+    ] = "auto",
+    per_gpu: Annotated[
+        int, typer.Option(min=1, max=64, help="Cells that share a GPU, for small models.")
+    ] = 1,
 ) -> None:
     """Run what `dvc repro` would run, several cells at a time.
+
+    Each cell has a GPU of its own where there are several, or `train.processes` of them.
 
     Cells that are the same run are trained once; the others take the result from DVC's cache.
 
@@ -39,6 +54,8 @@ def grid(
     """
     root = dvc_root()
     params = Params.read(root / "params.yaml")
+    devices = [] if params.train.device == "cpu" else workers.gpus(gpus)
+    places = workers.slots(jobs, devices, per_gpu, params.train.processes)
     lock = DvcLock(root)
     changed = lock.changed()
     if not changed:
@@ -48,9 +65,9 @@ def grid(
     with stop_requests() as stopped:
         run = Grid(root, params, lock, stopped)
         run.before_cells(changed)
-        with Workers(root, slots(jobs, [], 1, 1)) as workers:
-            run.split(workers)
-            run.cells(workers)
+        with Workers(root, places) as pool:
+            run.split(pool)
+            run.cells(pool)
         with contextlib.suppress(typer.Exit):  # a store that does not answer costs a warning
             sync(root)
         run.dvc("repro", "-q")
@@ -68,7 +85,7 @@ class Grid:
         if needed := [stage for stage in ("prepare", "inputs") if stage in changed]:
             self.dvc("repro", "-q", *needed)
 
-    def split(self, workers: Workers) -> None:
+    def split(self, pool: Workers) -> None:
         """Write config.json and split.json of all cells, by which equal ones are known."""
         points = [point for equal in self.params.grid().values() for point in equal]
         names = dict.fromkeys([HEADLINE, *(point.folder for point in points)])
@@ -76,48 +93,53 @@ class Grid:
         tasks = [
             Task(name, ("split",)) for name in names if self._dvc_name(name, "split") in changed
         ]
-        workers.submit(tasks)
+        pool.submit(tasks)
         done, failed = [], []
-        for ended in workers.results(_POLL):
+        for ended in pool.results(_POLL):
             for outcome in ended:
                 (failed if outcome.status else done).append(outcome)
             if failed or self.stopped.is_set():
-                workers.stop()
+                pool.stop()
         self._record([outcome.task for outcome in done], run_cache=False)
         if self.stopped.is_set():
-            raise Interrupted("stopped before any cell; the same command continues.")
+            raise Interrupted(f"Stopped before the first cell. {_again()}")
         self._end_if(failed)
 
-    def cells(self, workers: Workers) -> None:
+    def cells(self, pool: Workers) -> None:
         """Train and score each distinct cell that has something to do."""
         todo = self._without_known(self.pending(self.lock.changed()))
         tasks = first_of_equal(self.root, todo)
         if not tasks:
             return
-        jobs = min(len(workers.slots), len(tasks))
+        jobs = min(len(pool.slots), len(tasks))
         failed: list[Outcome] = []
+        saved: list[Outcome] = []
         with Board(self.root, {t.name: t.stages for t in tasks}, jobs) as board:
             left = board.left()
             soon = "" if left is None else f"; about {duration(left)}, as such cells took before"
             board.say(f"Cells to train or score: {len(tasks)}, {jobs} at a time{soon}.")
-            workers.submit(tasks)
-            for ended in workers.results(_POLL):
-                well = [outcome.task for outcome in ended if outcome.status == 0]
-                self._record(well)
+            pool.submit(tasks)
+            is_told = False
+            for ended in pool.results(_POLL):
+                self._record([outcome.task for outcome in ended if outcome.status == 0])
+                saved += [outcome for outcome in ended if outcome.status == _STOPPED]
                 for outcome in ended:
                     board.ended(outcome.task.name, well=outcome.status == 0)
-                    if outcome.status not in (0, 130):
+                    if outcome.status not in (0, _STOPPED):
                         failed.append(outcome)
                         board.say(f"{outcome.task.name} failed: {outcome.line}")
                 if failed:  # what has not begun is not begun
-                    workers.drop()
-                if self.stopped.is_set():
-                    workers.stop()
-                board.update(workers.running)
+                    pool.drop()
+                if self.stopped.is_set() and not is_told:
+                    is_told = True
+                    board.say(f"Stopping: {len(pool.running)} cells save a checkpoint first.")
+                    pool.stop()
+                board.update(pool.running)
         if self.stopped.is_set():
+            for outcome in saved:
+                typer.echo(f"{outcome.task.name}: {outcome.line}", err=True)
             raise Interrupted(
-                f"Stopped: {board.done} of {board.total} cells are done, and those that ran have "
-                "saved a checkpoint. The same command continues."
+                f"Stopped: {board.done} of {board.total} cells are done and recorded. {_again()}"
             )
         self._end_if(failed)
         self._without_known(todo)  # the equal ones
@@ -155,7 +177,7 @@ class Grid:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGINT)
         if self.stopped.is_set():
-            raise Interrupted("stopped, as asked; the same command continues.")
+            raise Interrupted(f"Stopped. {_again()}")
         if status:
             raise typer.Exit(1)
 
@@ -194,8 +216,9 @@ class Grid:
         for task, _, line in failed:
             log = log_file(self.root, task.name).relative_to(self.root)
             typer.echo(f"error: {task.name}: {line or last_line(self.root, task.name)}", err=True)
-            typer.echo(f"  its output is in {log}; the same command continues.", err=True)
+            typer.echo(f"  Its output is in {log}.", err=True)
         if failed:
+            typer.echo(f"What is done is recorded. {_again()}", err=True)
             raise typer.Exit(1)
 
 
@@ -210,3 +233,9 @@ def first_of_equal(root: Path, tasks: Sequence[Task]) -> list[Task]:
 def _less(tasks: Sequence[Task], known: Mapping[str, Sequence[str]]) -> list[Task]:
     left = [Task(t.name, tuple(s for s in t.stages if s not in known[t.name])) for t in tasks]
     return [task for task in left if task.stages]
+
+
+def _again() -> str:
+    """Say how to go on."""
+    command = "`make repro`" if "MAKELEVEL" in os.environ else "The same command"
+    return f"{command} continues."

@@ -1,9 +1,11 @@
 """Processes on this machine that take cells one after another, each with GPUs of its own."""
 
 import contextlib
+import itertools
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ from typing import NamedTuple, Self
 from pipeline.cell import JOBS
 from pipeline.noted import log_file, status_file
 from pipeline.tracking import LATER
+from semimae.types import UserError
+
+_COMMAND = [sys.executable, "-m", "pipeline", "cell", "-"]
 
 
 class Task(NamedTuple):
@@ -58,10 +63,10 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         self.drop()
+        if any(error) and self.running:
+            self.stop()
         for _ in self.threads:
             self.tasks.put(None)
-        if any(error):
-            self.stop()
         for thread in self.threads:
             thread.join()
 
@@ -106,7 +111,7 @@ class Workers:
         if slot is not None:
             variables["CUDA_VISIBLE_DEVICES"] = slot
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "cell", "-"],
+            _COMMAND,
             cwd=self.root,
             env={**os.environ, **variables},
             stdin=subprocess.PIPE,
@@ -127,8 +132,7 @@ class Workers:
             if process.poll() is not None:
                 break
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.wait()
+            process.__exit__(None, None, None)  # closes its pipes, which ends it, and waits
 
     def _ask(self, process: subprocess.Popen[str], task: Task) -> Outcome:
         assert process.stdin is not None
@@ -153,6 +157,26 @@ def last_line(root: Path, name: str) -> str:
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
+def gpus(asked: str) -> list[str]:
+    """Return the GPUs to use, as CUDA_VISIBLE_DEVICES names them.
+
+    Args:
+        asked: auto: those that this process may use; none; or a list such as 0,1.
+    """
+    if asked == "none":
+        return []
+    if asked != "auto":
+        return [name.strip() for name in asked.split(",") if name.strip()]
+    if (inherited := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        named = [name.strip() for name in inherited.split(",")]
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), named))  # as CUDA does
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.split() if done.returncode == 0 else []
+
+
 def slots(jobs: int | None, devices: Sequence[str], per_gpu: int, width: int) -> list[str | None]:
     """Return the values of CUDA_VISIBLE_DEVICES for workers that run side by side.
 
@@ -161,11 +185,17 @@ def slots(jobs: int | None, devices: Sequence[str], per_gpu: int, width: int) ->
         devices: The GPUs there are; none: cells run on the CPU, or on another accelerator.
         per_gpu: How many cells share a GPU, where ``jobs`` does not say.
         width: How many processes a cell has, each with a GPU of its own: `train.processes`.
+
+    Raises:
+        UserError: If a cell has more processes than there are GPUs.
     """
     if not devices:
         return [None] * max(1, (2 if jobs is None else jobs) // width)
-    groups = [
-        ",".join(devices[at : at + width]) for at in range(0, len(devices) - width + 1, width)
-    ] or [",".join(devices)]  # too few: the run itself says so
-    count = len(groups) * per_gpu if jobs is None else max(1, jobs // width)
+    if len(devices) < width:
+        raise UserError(
+            f"train.processes={width} needs as many GPUs, and there are {len(devices)}: "
+            f"{','.join(devices)}; lower it or name more with --gpus."
+        )
+    groups = [",".join(group) for group in zip(*[iter(devices)] * width, strict=False)]
+    count = len(groups) * per_gpu if jobs is None else jobs
     return [groups[number % len(groups)] for number in range(count)]
