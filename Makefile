@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test stack-test soak docs audit check bench format ui serve lock \
+.PHONY: setup repro grid smoke test stack-test slurm-test soak docs audit check bench format ui serve lock \
   clean help
 
 PYTHON ?= python3
@@ -40,7 +40,10 @@ test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
 
 stack-test: setup ## Run against PostgreSQL, an S3 store and MLflow, as compose starts them.
-	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack
+	SEMIMAE_STACK=1 python -m pytest -q -n 0 tests/stack/test_stack.py
+
+slurm-test: setup ## Run cells as jobs of a Slurm cluster of one node, started here as root.
+	SEMIMAE_SLURM=1 python -m pytest -q -n 0 tests/stack/test_slurm.py
 
 soak: setup ## Kill training and scoring at 200 random points and compare the bits.
 	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Literal
 
 import typer
 
@@ -38,12 +38,16 @@ from semimae.types import Interrupted, UserError
 
 # In the environment: how many jobs share the machine's cores, where `train.threads` is 0.
 JOBS = "SEMIMAE_JOBS"
+StageName = Literal["split", "train", "linear_probe", "fine_tune"]
 
 
 def cell(
     names: Annotated[
         list[str], typer.Argument(help="Folders below runs/; -: orders of `grid`, from its pipe.")
     ],
+    stage: Annotated[
+        list[StageName] | None, typer.Option(help="Run these alone.", show_default="all")
+    ] = None,
 ) -> None:
     """Split, train and score cells, one after the other, in this one process.
 
@@ -58,7 +62,7 @@ def cell(
         _obey(worker, sys.stdin)
         return
     for name in names:
-        worker.run(name, stages_of(name))
+        worker.run(name, [s for s in stages_of(name) if s in (stage or STAGES)])
 
 
 class Worker:

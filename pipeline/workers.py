@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from pipeline.cell import JOBS
 from pipeline.noted import log_file, status_file
@@ -35,6 +35,18 @@ class Outcome(NamedTuple):
     task: Task
     status: int  # 0: done; 130: stopped, as asked
     line: str  # what it said last, where it is not done
+
+
+class Pool(Protocol):
+    """Runs tasks, on this machine or on others."""
+
+    slots: Sequence[object]  # as many tasks run at the same time
+    running: dict[str, Task]  # by the name of the cell
+
+    def submit(self, tasks: Sequence[Task]) -> None: ...
+    def results(self, seconds: float) -> Iterator[list[Outcome]]: ...
+    def drop(self) -> None: ...
+    def stop(self) -> str: ...
 
 
 class Workers:
@@ -96,13 +108,14 @@ class Workers:
                 if self.tasks.get_nowait() is not None:
                     self.waiting -= 1
 
-    def stop(self) -> None:
-        """Begin no more tasks, and ask those that run to save and end."""
+    def stop(self) -> str:
+        """Begin no more tasks, and ask those that run to save and end. Return what to say."""
         self.drop()
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
+        return f"Stopping: {len(self.running)} cells save a checkpoint first."
 
     def _start(self, slot: str | None) -> subprocess.Popen[str]:
         # In a group of its own, which a signal reaches as a whole; Ctrl-C at a terminal does not.

@@ -5,7 +5,7 @@ compare view works; one run per invocation, which holds the report. The stage fi
 ``publish`` brings the store to what they say and may be repeated at any time.
 """
 
-from pipeline.tracking.runs import LATER, LiveRun, finish_pipeline, publish
+from pipeline.tracking.runs import ALL, LATER, LiveRun, finish_pipeline, publish
 from pipeline.tracking.store import provenance_of
 
-__all__ = ["LATER", "LiveRun", "finish_pipeline", "provenance_of", "publish"]
+__all__ = ["ALL", "LATER", "LiveRun", "finish_pipeline", "provenance_of", "publish"]

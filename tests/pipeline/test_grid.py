@@ -12,9 +12,8 @@ import typer
 from stages import Workspace
 from support import PATIENCE, REPO, changed_params, wait_until
 
-import pipeline.grid
-from pipeline import workers
-from pipeline.grid import Grid, first_of_equal
+from pipeline import coordinator, workers
+from pipeline.coordinator import Coordinator, first_of_equal
 from pipeline.noted import dvc_name
 from semimae.options.params import Params
 from semimae.types import UserError
@@ -58,7 +57,7 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
         ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}, "cnn": {"backbone": CNN}},
         ablation__baseline__variant=["cnn"],
     )
-    run = Grid(tmp_path, params, FakeLock(changed), threading.Event())
+    run = Coordinator(tmp_path, params, FakeLock(changed), threading.Event())
     assert first_of_equal(tmp_path, run.pending(changed)) == [
         ("headline", ("train", "linear_probe", "fine_tune")),  # before its twin
         (plain, steps),
@@ -89,7 +88,7 @@ GRID = """
 import sys
 from pathlib import Path
 import pipeline.__main__
-from pipeline import grid, workers
+from pipeline import coordinator, workers
 from pipeline.workspace import stop_requests
 from semimae.options.params import Params
 from types import SimpleNamespace
@@ -98,7 +97,7 @@ def run():
     with stop_requests() as stopped:
         lock = SimpleNamespace(changed=lambda: set(sys.argv[1:]), restore=lambda groups: set())
         lock.record = lambda names: None
-        run = grid.Grid(Path(), Params.read(Path("params.yaml")), lock, stopped)
+        run = coordinator.Coordinator(Path(), Params.read(Path("params.yaml")), lock, stopped)
         with workers.Workers(Path(), [None, None]) as pool:
             run.cells(pool)
 pipeline.__main__.app = run
@@ -168,11 +167,13 @@ def run_fakes(
     """Run the cells of a workspace with workers that write which GPUs they see."""
     (root / "worker.py").write_text(WORKER)
     monkeypatch.setattr(workers, "_COMMAND", [sys.executable, "worker.py", *dying])
-    monkeypatch.setattr(pipeline.grid, "mismatch", lambda root, name, stage: "not noted")
-    monkeypatch.setattr(Grid, "_without_known", lambda self, tasks: list(tasks))
-    monkeypatch.setattr(Grid, "_record", lambda self, tasks: lock.record([t.name for t in tasks]))
+    monkeypatch.setattr(coordinator, "mismatch", lambda root, name, stage: "not noted")
+    monkeypatch.setattr(Coordinator, "_without_known", lambda self, tasks: list(tasks))
+    monkeypatch.setattr(
+        Coordinator, "_record", lambda self, tasks: lock.record([t.name for t in tasks])
+    )
     lock = FakeLock(changed_of(root))
-    run = Grid(root, Params.read(root / "params.yaml"), lock, threading.Event())  # type: ignore[arg-type]
+    run = Coordinator(root, Params.read(root / "params.yaml"), lock, threading.Event())  # type: ignore[arg-type]
     with workers.Workers(root, places) as pool:
         run.cells(pool)
     return lock
@@ -250,7 +251,7 @@ def test_stages_find_this_python_where_its_environment_is_not_activated(
         "import pathlib, shutil, sys; pathlib.Path(sys.argv[1]).write_text(shutil.which('python'))"
     )
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(pipeline.grid, "_DVC", [sys.executable, "-c", script])
-    run = Grid(tmp_path, changed_params(), FakeLock(set()), threading.Event())  # type: ignore[arg-type]
+    monkeypatch.setattr(coordinator, "_DVC", [sys.executable, "-c", script])
+    run = Coordinator(tmp_path, changed_params(), FakeLock(set()), threading.Event())  # type: ignore[arg-type]
     run.dvc("found")
     assert (tmp_path / "found").read_text() == str(Path(sys.executable).parent / "python")
