@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import typer
 from rich.progress import TaskID
@@ -76,7 +76,7 @@ class Board:
         elif self.due.is_due():
             self._print(said)
 
-    def left(self, said: Mapping[str, dict[str, object]] | None = None) -> float | None:
+    def left(self, said: Mapping[str, dict[str, Any]] | None = None) -> float | None:
         """Return the seconds until all cells are done; None while nothing is known."""
         said = said or {}
         pace = self._paces(said)
@@ -95,7 +95,7 @@ class Board:
         point = GridPoint.parse(name)
         return self.cells[name].method, point and point.variant
 
-    def _paces(self, said: Mapping[str, dict[str, object]]) -> dict[tuple[str, str | None], float]:
+    def _paces(self, said: Mapping[str, dict[str, Any]]) -> dict[tuple[str, str | None], float]:
         """Return the seconds per step of each kind of cell, as far as they are known."""
         found: dict[tuple[str, str | None], list[float]] = {}
         for name, cell in self.cells.items():
@@ -110,7 +110,7 @@ class Board:
                 found.setdefault(self._kind(name), []).append(per_step)
         return {kind: sum(values) / len(values) for kind, values in found.items()}
 
-    def _move_bars(self, said: Mapping[str, dict[str, object]]) -> None:
+    def _move_bars(self, said: Mapping[str, dict[str, Any]]) -> None:
         left = self.left(said)
         note = "" if left is None else f"about {duration(left)} left"
         if self.failed:
@@ -128,7 +128,7 @@ class Board:
                 note=status.get("note") or status.get("title", ""),
             )
 
-    def _print(self, said: Mapping[str, dict[str, object]]) -> None:
+    def _print(self, said: Mapping[str, dict[str, Any]]) -> None:
         left = self.left(said)
         parts = [f"{self.done} of {self.total} cells done"]
         parts += [f"{self.failed} failed"] if self.failed else []
@@ -139,7 +139,7 @@ class Board:
             self.say(f"  {name}: {describe(status)}; log: {log}")
 
 
-def describe(status: Mapping[str, object]) -> str:
+def describe(status: Mapping[str, Any]) -> str:
     """Return how far a cell is, in words."""
     if not status:
         return "is starting"

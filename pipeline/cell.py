@@ -9,8 +9,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated
 
 import typer
 
@@ -38,7 +39,15 @@ from semimae.types import Interrupted, UserError
 
 # In the environment: how many jobs share the machine's cores, where `train.threads` is 0.
 JOBS = "SEMIMAE_JOBS"
-StageName = Literal["split", "train", "linear_probe", "fine_tune"]
+
+
+class StageName(StrEnum):
+    """Those of ``STAGES``."""
+
+    SPLIT = "split"
+    TRAIN = "train"
+    LINEAR_PROBE = "linear_probe"
+    FINE_TUNE = "fine_tune"
 
 
 def cell(

@@ -89,10 +89,10 @@ class Cluster:
             if not is_there:
                 raise UserError(f"--slurm {option}: write NAME=VALUE, as in partition=gpu.")
             asked[name.replace("-", "_")] = int(value) if value.isdecimal() else value
-        self.slots = range(jobs or 256)
+        self.size = jobs or 256
         try:
             self.executor = submitit.SlurmExecutor(root / ".semimae" / "slurm")
-            self.executor.update_parameters(**asked, array_parallelism=len(self.slots))
+            self.executor.update_parameters(**asked, array_parallelism=self.size)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"Slurm: {error}") from None
         self.jobs: dict[str, tuple[Task, str]] = {}  # by the name of the cell
@@ -108,7 +108,8 @@ class Cluster:
         """Submit tasks as one array of jobs, but for those whose jobs are there already."""
         there = _queued()
         for task in tasks:
-            if (job := self._job_of(task.name)) in there:
+            job = self._job_of(task.name)
+            if job is not None and job in there:
                 self.jobs[task.name] = (task, job)
         new = [task for task in tasks if task.name not in self.jobs]
         if not new:
@@ -174,7 +175,7 @@ class Cluster:
             return None
 
 
-def _queued() -> dict[str | None, str]:
+def _queued() -> dict[str, str]:
     """Return the state of each job of this user that Slurm has not ended, by its number.
 
     Raises:
@@ -184,7 +185,8 @@ def _queued() -> dict[str | None, str]:
     for attempt in range(5):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            return dict(line.split() for line in done.stdout.splitlines())  # type: ignore[misc]
+            pairs = (line.partition(" ") for line in done.stdout.splitlines())
+            return {number: state for number, _, state in pairs}
         time.sleep(2.0**attempt)
     raise UserError(
         f"Slurm does not answer: {done.stderr.strip()}; jobs go on without this command."

@@ -47,7 +47,8 @@ class Coordinator:
             Task(name, ("split",)) for name in names if self._dvc_name(name, "split") in changed
         ]
         pool.submit(tasks)
-        done, failed = [], []
+        done: list[Outcome] = []
+        failed: list[Outcome] = []
         for ended in pool.results(_POLL):
             for outcome in ended:
                 (failed if outcome.status else done).append(outcome)
@@ -64,7 +65,7 @@ class Coordinator:
         tasks = first_of_equal(self.root, todo)
         if not tasks:
             return
-        jobs = min(len(pool.slots), len(tasks))
+        jobs = min(pool.size, len(tasks))
         failed: list[Outcome] = []
         saved: list[Outcome] = []
         with Board(self.root, {t.name: t.stages for t in tasks}, jobs) as board:

@@ -40,9 +40,10 @@ class Outcome(NamedTuple):
 class Pool(Protocol):
     """Runs tasks, on this machine or on others."""
 
-    slots: Sequence[object]  # as many tasks run at the same time
     running: dict[str, Task]  # by the name of the cell
 
+    @property
+    def size(self) -> int: ...
     def submit(self, tasks: Sequence[Task]) -> None: ...
     def results(self, seconds: float) -> Iterator[list[Outcome]]: ...
     def drop(self) -> None: ...
@@ -81,6 +82,11 @@ class Workers:
             self.tasks.put(None)
         for thread in self.threads:
             thread.join()
+
+    @property
+    def size(self) -> int:
+        """How many tasks run at the same time."""
+        return len(self.slots)
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Add tasks; they begin in this order."""
