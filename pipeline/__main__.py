@@ -1,6 +1,5 @@
 """The command line: ``python -m pipeline COMMAND``. Heavy imports wait for a command's call."""
 
-import errno
 import logging
 import os
 import sys
@@ -32,6 +31,7 @@ from pipeline import (
     train,
 )
 from pipeline.launch import LOST
+from pipeline.workspace import disk_trouble
 from semimae.types import Interrupted, LostProcess, UserError
 
 app = typer.Typer(
@@ -45,8 +45,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-# What a disk answers that is full, over its quota, read-only, defective or not ours.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _STAGES, _TOOLS = "Stages, run by dvc repro", "For people"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("inputs", rich_help_panel=_STAGES)(inputs.inputs)
@@ -83,13 +81,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in _DISK:
+        if (said := disk_trouble(error)) is None:
             raise
-        print(
-            f"error: {error.strerror}: {error.filename or 'on writing'}; what was saved before is "
-            "kept: mend it, then run the same command again.",
-            file=sys.stderr,
-        )
+        print(said, file=sys.stderr)
         raise SystemExit(2) from None
     except LostProcess as reason:
         print(f"process {os.environ.get('RANK', '0')}: {reason}", file=sys.stderr)

@@ -32,7 +32,7 @@ from pipeline.noted import (
 from pipeline.progress import QUIET
 from pipeline.source_code import library_hashes
 from pipeline.stage import PARAMS_ABOVE, PREPARED_ABOVE
-from pipeline.workspace import HEADLINE, RUNS, dvc_root, read_json
+from pipeline.workspace import HEADLINE, RUNS, disk_trouble, dvc_root, read_json
 from semimae.options.grid import GridPoint
 from semimae.options.params import Params
 from semimae.types import Interrupted, UserError
@@ -191,7 +191,7 @@ def _obey(worker: Worker, orders: IO[str]) -> None:
         assert set(stages) <= set(STAGES), stages
         log = log_file(worker.root, name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
+        with log.open("w") as file:
             for descriptor in (1, 2):
                 os.dup2(file.fileno(), descriptor)
         status, said = 0, ""
@@ -203,8 +203,12 @@ def _obey(worker: Worker, orders: IO[str]) -> None:
         except typer.Exit as end:  # processes of `train.processes`, which have said why
             status, said = end.exit_code, "see its log"
         except Exception as error:
-            traceback.print_exc()
             status, said = 1, f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError) and (trouble := disk_trouble(error)):
+                status, said = 2, trouble.removeprefix("error: ")
+                print(trouble, file=sys.stderr)
+            else:
+                traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         print(json.dumps({"status": status, "line": said}), file=answers, flush=True)

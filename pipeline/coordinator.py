@@ -15,7 +15,7 @@ from pipeline.board import Board
 from pipeline.dvc_lock import DvcLock
 from pipeline.noted import STAGES, dvc_name, log_file, mismatch
 from pipeline.progress import duration
-from pipeline.workers import Outcome, Pool, Task, last_line
+from pipeline.workers import Outcome, Pool, Task, last_line, warnings_in
 from pipeline.workspace import HEADLINE, RUNS, run_folders
 from semimae.options.cell import cell_id
 from semimae.options.params import Params
@@ -73,12 +73,16 @@ class Coordinator:
             soon = "" if left is None else f"; about {duration(left)}, as such cells took before"
             board.say(f"Cells to train or score: {len(tasks)}, {jobs} at a time{soon}.")
             pool.submit(tasks)
-            is_told = False
+            is_told, warned = False, set[str]()
             for ended in pool.results(_POLL):
                 self._record([outcome.task for outcome in ended if outcome.status == 0])
                 saved += [outcome for outcome in ended if outcome.status == _STOPPED]
                 for outcome in ended:
                     board.ended(outcome.task.name, well=outcome.status == 0)
+                    for line in warnings_in(self.root, outcome.task.name):
+                        if line not in warned:  # such as: no store answers, in every cell
+                            warned.add(line)
+                            board.say(line)
                     if outcome.status not in (0, _STOPPED):
                         failed.append(outcome)
                         board.say(f"{outcome.task.name} failed: {outcome.line}")

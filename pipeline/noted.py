@@ -17,6 +17,7 @@ from semimae.options.grid import GridPoint
 
 # In the environment of a stage: the file that says how far it is.
 STATUS = "SEMIMAE_STATUS"
+_NOTES = Path(".semimae/cells")
 
 
 class StageFiles(NamedTuple):
@@ -46,7 +47,12 @@ def stages_of(name: str) -> tuple[str, ...]:
 
 def notes(root: Path, name: str) -> Path:
     """Return the folder with what is noted of a cell."""
-    return root / ".semimae" / "cells" / name
+    return root / _NOTES / name
+
+
+def cell_notes(root: Path) -> list[Path]:
+    """Return these folders of all cells."""
+    return sorted((root / _NOTES).glob("*/"))
 
 
 def status_file(root: Path, name: str) -> Path:

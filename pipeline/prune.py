@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.noted import cell_notes
 from pipeline.source_code import fine_tuning_code, short_hash, training_code
 from pipeline.workspace import HEADLINE, RUNS, dvc_root, stale_checkpoints
 from semimae.options.cell import Cell, cell_id
@@ -20,7 +21,7 @@ def prune(
     """List or remove what no setting asks for any more.
 
     That is folders of points that the grid no longer has, and checkpoints that no other cell
-    continues from with this code.
+    continues from with this code, and what workers noted of cells that are gone.
     Weights stay in DVC's cache until `dvc gc`.
 
     Example: python -m pipeline prune --yes
@@ -39,6 +40,8 @@ def prune(
     # Of what another cell continues from, finished phases alone are shared.
     phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
     stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
+    names = {folder.name for folder in kept}
+    stale += [path for path in cell_notes(root) if path.name not in names]
     for folder in stale:
         typer.echo(folder.relative_to(root))
         if yes:

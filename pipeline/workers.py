@@ -176,6 +176,15 @@ def last_line(root: Path, name: str) -> str:
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
+def warnings_in(root: Path, name: str) -> list[str]:
+    """Return the warnings that stages of a cell have printed."""
+    try:
+        lines = log_file(root, name).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [line for line in lines if line.startswith("warning: ")]
+
+
 def gpus(asked: str) -> list[str]:
     """Return the GPUs to use, as CUDA_VISIBLE_DEVICES names them.
 

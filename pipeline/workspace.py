@@ -1,6 +1,7 @@
 """Where things are: the workspace that a stage runs in, and the repository that it belongs to."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ PREPARED = Path("prepared")
 INPUTS = Path("inputs")
 RUNS = Path("runs")
 HEADLINE = "headline"
+# What a disk answers that is full, over its quota, read-only, defective or not ours.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 # In the cell's folder, of stage `linear_probe`:
@@ -41,6 +44,16 @@ def dvc_root() -> Path:
         if (folder / "dvc.yaml").is_file():
             return folder
     raise UserError(f"no dvc.yaml in {here} or above; run this inside the project.")
+
+
+def disk_trouble(error: OSError) -> str | None:
+    """Return what to tell people about a disk that does not take what is written; None: other."""
+    if error.errno not in _DISK:
+        return None
+    return (
+        f"error: {error.strerror}: {error.filename or 'on writing'}; what was saved before is "
+        "kept: mend it, then run the same command again."
+    )
 
 
 def git_commit(root: Path) -> str | None:
