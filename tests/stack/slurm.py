@@ -77,12 +77,13 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         ["slurmd", "-D"],
     ]
     with contextlib.ExitStack() as running:
-        for command, ready in zip(
+        for name, command, ready in zip(
+            PROGRAMS,
             commands,
             (["test", "-S", f"{sockets}/it"], ["scontrol", "ping"], ["sinfo", "-h", "-t", "idle"]),
-            strict=True,
+            strict=False,
         ):
-            log = running.enter_context((folder / f"{command[-1].strip('-')}.log").open("w"))
+            log = running.enter_context((folder / f"{name}.log").open("w"))
             process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, process_group=0
             )
