@@ -32,6 +32,7 @@ from pipeline.noted import (
 from pipeline.progress import QUIET
 from pipeline.source_code import library_hashes
 from pipeline.stage import PARAMS_ABOVE, PREPARED_ABOVE
+from pipeline.tracking import ALL, LATER
 from pipeline.workspace import HEADLINE, RUNS, disk_trouble, dvc_root, read_json
 from semimae.options.grid import GridPoint
 from semimae.options.params import Params
@@ -66,6 +67,8 @@ def cell(
 
     Example: python -m pipeline cell headline
     """
+    # `grid` logs what is not logged here. SQLite's file is not for many machines; a server is.
+    os.environ.setdefault(LATER, "1" if "MLFLOW_TRACKING_URI" in os.environ else ALL)
     worker = Worker(dvc_root())
     if names == ["-"]:
         _obey(worker, sys.stdin)

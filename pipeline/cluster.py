@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.noted import log_file, mismatch, notes, read_status
-from pipeline.tracking import ALL, LATER
 from pipeline.workers import Outcome, Task, last_line
 from pipeline.workspace import write_json
 from semimae.types import UserError
@@ -115,9 +114,7 @@ class Cluster:
         if not new:
             return
         path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
-        # Jobs inherit it. SQLite's file is not for many machines; a server is.
-        later = "1" if "MLFLOW_TRACKING_URI" in os.environ else ALL
-        with _environment({"PYTHONPATH": path, LATER: later}), contextlib.chdir(self.root):
+        with _environment({"PYTHONPATH": path}), contextlib.chdir(self.root):
             try:
                 jobs = self.executor.map_array(CellJob(self.root), new)
             except Exception as error:  # submitit's own, with what sbatch said

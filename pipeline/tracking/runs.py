@@ -23,7 +23,7 @@ PATIENCE_SHARE, PATIENCE_SECONDS = 0.05, (5.0, 30.0)
 STOPPING_SECONDS = 4.0  # the same for one that was asked to stop, or failed
 # In the environment: stages that end within LATER_SECONDS leave the logging to whoever set it. For
 # a grid of short cells, importing MLflow in every process would take longer than training.
-# The value ALL is for many machines that share a disk, which SQLite's file would not stand.
+# With the value ALL, longer ones do too: many machines must not share SQLite's file.
 LATER, LATER_SECONDS, ALL = "SEMIMAE_LOG_LATER", 30.0, "all"
 
 
