@@ -2,12 +2,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test stack-test soak docs audit check bench format ui serve lock \
+.PHONY: setup repro grid smoke test stack-test slurm-test soak docs audit check bench format ui serve lock \
   clean help
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
 LABEL_STUDIO := .venv-label-studio/bin/label-studio
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -42,8 +41,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# After Ctrl-C the command has said what it saved: then make ends by the same signal, in silence.
 repro: setup ## Run the whole pipeline; the report is reports/index.html.
-	python -m pipeline grid --jobs $(JOBS)
+	@python -m pipeline grid $(if $(JOBS),--jobs "$(JOBS)") || \
+	  { code=$$?; test $$code = 130 && kill -INT $$PPID && exit; exit $$code; }
 
 grid: repro ## The same as repro; JOBS=N runs N cells at a time.
 
@@ -56,13 +57,16 @@ test: setup ## Run the tests.
 	python -m pytest -q -n 2 --dist loadfile
 
 stack-test: setup $(LABEL_STUDIO) ## Run against PostgreSQL, S3, MLflow and Label Studio.
-	SEMIMAE_STACK=1 LABEL_STUDIO=$(abspath $(LABEL_STUDIO)) python -m pytest -q -n 0 tests/stack
+	SEMIMAE_STACK=1 LABEL_STUDIO=$(abspath $(LABEL_STUDIO)) \
+	  python -m pytest -q -n 0 tests/stack/test_stack.py tests/stack/test_label_studio.py
 
 # In an environment of its own, for it pins many packages; pip takes very long to resolve them.
 $(LABEL_STUDIO):
 	$(PYTHON) -m venv .venv-label-studio
 	.venv-label-studio/bin/pip install -q uv
 	.venv-label-studio/bin/uv pip install -q --python .venv-label-studio label-studio==1.23.0
+slurm-test: setup ## Run cells on a Slurm cluster of one node (as root).
+	SEMIMAE_SLURM=1 python -m pytest -q -n 0 tests/stack/test_slurm.py
 
 soak: setup ## Kill training and scoring at 200 random points and compare the bits.
 	SEMIMAE_KILLS=200 python -m pytest -q -s tests/pipeline/test_kills.py

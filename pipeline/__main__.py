@@ -1,6 +1,5 @@
 """The command line: ``python -m pipeline COMMAND``. Heavy imports wait until a command runs."""
 
-import errno
 import logging
 import os
 import sys
@@ -10,6 +9,7 @@ import typer
 
 from pipeline import (
     add_labels,
+    cell,
     doctor,
     export,
     fine_tune,
@@ -32,6 +32,7 @@ from pipeline import (
     train,
 )
 from pipeline.launch import LOST
+from pipeline.workspace import disk_trouble
 from semimae.types import Interrupted, LostProcess, UserError
 
 app = typer.Typer(
@@ -45,8 +46,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-# Errors of a disk that is full, over quota, read-only, defective, or not ours to write to.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _STAGES, _TOOLS = "Stages (run by dvc repro)", "Tools"
 app.command("prepare", rich_help_panel=_STAGES)(prepare.prepare)
 app.command("inputs", rich_help_panel=_STAGES)(inputs.inputs)
@@ -62,6 +61,7 @@ app.command("export", rich_help_panel=_TOOLS)(export.export)
 app.command("suggest-labels", rich_help_panel=_TOOLS)(suggest.suggest_labels)
 app.command("add-labels", rich_help_panel=_TOOLS)(add_labels.add_labels)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_TOOLS)
+app.command("cell", rich_help_panel=_TOOLS)(cell.cell)
 app.command("grid", rich_help_panel=_TOOLS)(grid.grid)
 app.command("sync-mlflow", rich_help_panel=_TOOLS)(sync.sync_mlflow)
 app.command("ui", rich_help_panel=_TOOLS)(serve.ui)
@@ -83,13 +83,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in _DISK:
+        if (said := disk_trouble(error)) is None:
             raise
-        print(
-            f"error: {error.strerror}: {error.filename or 'while writing'}; what was saved before "
-            "is kept. Fix the problem, then run the same command again.",
-            file=sys.stderr,
-        )
+        print(said, file=sys.stderr)
         raise SystemExit(2) from None
     except LostProcess as reason:
         print(f"process {os.environ.get('RANK', '0')}: {reason}", file=sys.stderr)

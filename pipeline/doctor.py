@@ -98,7 +98,7 @@ def _settings(root: Path) -> Iterator[Line]:
 
     params = Params.read(root / "params.yaml")
     cell = params.cell()
-    device, precision = set_up_device(cell.train), cell.train.precision
+    device, precision = set_up_device(cell.train), str(cell.train.precision)
     width = getattr(cell.backbone, "embed_dim", None)
     if precision == "auto" and isinstance(width, int):
         precision = f"{'bf16' if is_bf16(cell.train, device, width) else 'fp32'} (auto)"

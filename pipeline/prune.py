@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.noted import cell_notes
 from pipeline.source_code import fine_tuning_code, short_hash, training_code
 from pipeline.workspace import HEADLINE, RUNS, dvc_root, stale_checkpoints
 from semimae.options.cell import Cell, cell_id
@@ -19,8 +20,9 @@ def prune(
 ) -> None:
     """List or remove runs and checkpoints that are not needed.
 
-    These are runs that are no longer in the grid, and checkpoints that no cell can continue from
-    with the current code. Weights stay in DVC's cache until you run `dvc gc`.
+    These are runs that are no longer in the grid, with what workers recorded about them, and
+    checkpoints that no cell can continue from with the current code. Weights stay in DVC's
+    cache until you run `dvc gc`.
 
     Example: python -m pipeline prune --yes
     """
@@ -38,6 +40,8 @@ def prune(
     # Only finished phases are shared between cells.
     phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
     stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
+    names = {folder.name for folder in kept}
+    stale += [path for path in cell_notes(root) if path.name not in names]
     for folder in stale:
         typer.echo(folder.relative_to(root))
         if yes:

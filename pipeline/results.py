@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.grid import changed_stages
+from pipeline.dvc_lock import changed_stages
 from pipeline.workspace import dvc_root, git_commit, read_json, write_json
 from semimae.files import replaced_folder, write_text
 from semimae.options.params import Params

@@ -67,6 +67,12 @@ def stage_code(stage: str, *, options: bool = False) -> dict[str, str]:
     return code_of(found, options=options)
 
 
+def library_hashes() -> dict[str, str]:
+    """Return the SHA-256 of each file of the library as it is now, by path."""
+    files = sorted((_ROOT / "semimae").rglob("*.py"))
+    return {path.relative_to(_ROOT).as_posix(): file_hash(path) for path in files}
+
+
 def short_hash(code: dict[str, str]) -> str:
     """Return a short hash of code. Work that other code began is not continued."""
     return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:8]

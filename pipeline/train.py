@@ -51,7 +51,9 @@ def train(
     folder, root = Path(), dvc_root()
     cell = Cell.read(folder / "config.json")
     if cell.train.processes > 1 and not launched():
-        status = launch([sys.executable, *sys.orig_argv[1:]], cell.train.processes)
+        command = [sys.executable, "-m", "pipeline", "train"]
+        command += ["--prepared", str(prepared_folder), "--params", str(params_file)]
+        status = launch(command, cell.train.processes)
         if status:
             raise typer.Exit(status)
         return

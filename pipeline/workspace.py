@@ -1,6 +1,7 @@
 """Paths of the workspace that a stage runs in, and of the repository that it belongs to."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ PREPARED = Path("prepared")
 INPUTS = Path("inputs")
 RUNS = Path("runs")
 HEADLINE = "headline"
+# Errors of a disk that is full, over quota, read-only, defective, or not ours to write to.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 # Written by stage `linear_probe` to the cell's folder:
@@ -41,6 +44,16 @@ def dvc_root() -> Path:
         if (folder / "dvc.yaml").is_file():
             return folder
     raise UserError(f"there is no dvc.yaml in {here} or above; run this inside the project.")
+
+
+def disk_trouble(error: OSError) -> str | None:
+    """Return the message for an error of the disk, or None if it is another error."""
+    if error.errno not in _DISK:
+        return None
+    return (
+        f"error: {error.strerror}: {error.filename or 'while writing'}; what was saved before is "
+        "kept. Fix the problem, then run the same command again."
+    )
 
 
 def git_commit(root: Path) -> str | None:

@@ -46,6 +46,7 @@ LAYERS = [
     "semimae.training",
     "pipeline.source_code",
     "pipeline.workspace",
+    "pipeline.noted",
     "pipeline.stage",
     "pipeline.progress",
     "pipeline.model_card",

@@ -5,7 +5,7 @@ compare view needs; each invocation has one run for the report. The stage files 
 truth: ``publish`` updates the store to match them, and can be repeated at any time.
 """
 
-from pipeline.tracking.runs import LATER, LiveRun, finish_pipeline, publish
+from pipeline.tracking.runs import ALL, LATER, LiveRun, finish_pipeline, publish
 from pipeline.tracking.store import provenance_of
 
-__all__ = ["LATER", "LiveRun", "finish_pipeline", "provenance_of", "publish"]
+__all__ = ["ALL", "LATER", "LiveRun", "finish_pipeline", "provenance_of", "publish"]

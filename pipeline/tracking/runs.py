@@ -23,7 +23,8 @@ PATIENCE_SHARE, PATIENCE_SECONDS = 0.05, (5.0, 30.0)
 STOPPING_SECONDS = 4.0  # the same for a stage that failed or was asked to stop
 # An environment variable. If it is set, stages that end within LATER_SECONDS leave logging to the
 # process that set it: importing MLflow in every process can take longer than training a short cell.
-LATER, LATER_SECONDS = "SEMIMAE_LOG_LATER", 30.0
+# The value ALL does the same for longer stages: many machines must not share SQLite's file.
+LATER, LATER_SECONDS, ALL = "SEMIMAE_LOG_LATER", 30.0, "all"
 
 
 class LiveRun:
@@ -72,7 +73,8 @@ class LiveRun:
         return min(most, max(least, PATIENCE_SHARE * (time.monotonic() - self.began)))
 
     def _work(self) -> None:
-        if LATER in os.environ and self.ended.wait(LATER_SECONDS):
+        later = os.environ.get(LATER)
+        if later and self.ended.wait(None if later == ALL else LATER_SECONDS):
             return
         try:
             store = connect(self.root)

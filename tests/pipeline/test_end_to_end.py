@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
+from stages import TIMES
 from support import copy_project, wait_until
 
 pytestmark = pytest.mark.slow
@@ -67,6 +69,12 @@ class Project:
                 node = node[key]
             node[keys[-1]] = value
         yaml.dump(tree, path)
+
+    def files(self) -> dict[str, bytes]:
+        """What the cells' folders hold, less when and where it was made."""
+        paths = [path for path in (self.folder / "runs").rglob("*") if path.is_file()]
+        taken = [path for path in paths if path.name not in {*TIMES, "phases.json"}]
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in taken}
 
     def append(self, name: str, text: str) -> None:
         with (self.folder / name).open("a") as file:
@@ -128,6 +136,25 @@ def test_3_the_store_has_a_run_per_distinct_cell_with_training_and_scores(projec
     for run in cells:
         assert f"/runs/{run.info.run_id}" in page
         assert int(run.data.tags["semimae.flops"]) > 0
+
+
+def test_3b_a_grid_of_workers_writes_the_same_files_and_dvc_has_nothing_left_to_do(
+    project: Project, tmp_path: Path
+) -> None:
+    other = Project(tmp_path / "other")
+    said = other.run(sys.executable, "-m", "pipeline", "grid", "--jobs", "1")
+    assert "Cells to train or score: 3, 1 at a time." in said
+    assert other.files() == project.files()
+    assert "up to date" in other.run(sys.executable, "-m", "dvc", "status")
+    assert other.dvc("repro") == (set(), set())
+    # What workers did is in DVC's run cache too.
+    shutil.rmtree(other.folder / "runs" / "headline" / "train")
+    (other.folder / "dvc.lock").unlink()
+    shutil.rmtree(other.folder / ".semimae")
+    said = other.run(sys.executable, "-m", "pipeline", "grid", "--jobs", "1")
+    assert "Cells to train" not in said
+    assert other.files() == project.files()
+    assert other.run(sys.executable, "-m", "pipeline", "grid") == "Everything is up to date.\n"
 
 
 def test_4_one_more_grid_value_runs_only_its_cells_and_the_report(project: Project) -> None:

@@ -4,12 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import typer
+from stages import Workspace
 from support import PATIENCE, REPO, changed_params, wait_until
 
-import pipeline.grid
+from pipeline import coordinator, workers
+from pipeline.coordinator import Coordinator, first_of_equal
+from pipeline.noted import dvc_name
+from semimae.options.params import Params
+from semimae.types import UserError
 
 CNN = {"name": "cnn", "width": 4, "depth": 2, "weights": None}
 
@@ -41,7 +48,6 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
     changed = {f"grid_{step}@{name}" for step in steps for name in (heavy, plain, twin)}
     changed |= {"train", "linear_probe", "fine_tune", f"grid_linear_probe@{probed}", "report"}
     changed |= {f"baseline_{step}@{cnn}" for step in steps}
-    monkeypatch.setattr(pipeline.grid, "changed_stages", lambda root: changed)
     params = changed_params(
         ablation__method=["supervised", "semi_mae"],
         ablation__mask_ratio=[0.5],
@@ -51,56 +57,191 @@ def test_of_equal_cells_the_first_with_work_runs_all_of_its_stages(
         ablation__changes={"heavy": {"mim": {"lambda_mim": 10.0}}, "cnn": {"backbone": CNN}},
         ablation__baseline__variant=["cnn"],
     )
-    assert pipeline.grid._pending_by_cell(tmp_path, params) == [
-        ["train", "linear_probe", "fine_tune"],  # the headline, before its twin
-        [f"grid_train@{plain}", f"grid_linear_probe@{plain}"],
-        [f"grid_linear_probe@{probed}"],
-        [f"baseline_train@{cnn}", f"baseline_linear_probe@{cnn}"],
+    run = Coordinator(tmp_path, params, FakeLock(changed), threading.Event())
+    assert first_of_equal(tmp_path, run.pending(changed)) == [
+        ("headline", ("train", "linear_probe", "fine_tune")),  # before its twin
+        (plain, steps),
+        (probed, ("linear_probe",)),
+        (cnn, steps),
     ]
 
 
-STAGES = """
-import pathlib, sys, time
-if "-s" in sys.argv:
+WORKER = """
+import json, os, pathlib, signal, sys, time
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, stop)
+for line in sys.stdin:
+    name = json.loads(line)["name"]
+    answer = {"status": 0, "line": ""}
+    pathlib.Path(name + ".begun").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
+    if name in sys.argv[1:]:
+        os.kill(os.getpid(), signal.SIGKILL)
     try:
-        pathlib.Path(sys.argv[-1] + ".begun").touch()
-        time.sleep(100_000)
+        while not pathlib.Path("finish").exists():
+            time.sleep(0.01)
     except KeyboardInterrupt:
-        pathlib.Path(sys.argv[-1] + ".saved").touch()
-        sys.exit(1)
+        answer = {"status": 130, "line": "stopped after step 7"}
+    print(json.dumps(answer), flush=True)
 """
 GRID = """
 import sys
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-import pipeline.grid as grid
-grid._DVC = [sys.executable, "stages.py"]
-grid._pending_by_cell = lambda root, params: [["one"], ["two"], ["three"]]
-with grid.on_stop(grid.signal.default_int_handler):
-    grid._run_grid(Path(), None, 2)
+import pipeline.__main__
+from pipeline import coordinator, workers
+from pipeline.workspace import stop_requests
+from semimae.options.params import Params
+from types import SimpleNamespace
+workers._COMMAND = [sys.executable, "worker.py"]
+def run():
+    with stop_requests() as stopped:
+        lock = SimpleNamespace(changed=lambda: set(sys.argv[1:]), restore=lambda groups: set())
+        lock.record = lambda names: None
+        run = coordinator.Coordinator(Path(), Params.read(Path("params.yaml")), lock, stopped)
+        with workers.Workers(Path(), [None, None]) as pool:
+            run.cells(pool)
+pipeline.__main__.app = run
+pipeline.__main__.main()
 """
 
 
+class FakeLock:
+    """Knows which stages have changed, and has no results of earlier runs."""
+
+    def __init__(self, changed: set[str]) -> None:
+        self.stages = changed
+        self.recorded: list[str] = []
+
+    def changed(self) -> set[str]:
+        return self.stages
+
+    def restore(self, groups: object) -> set[str]:
+        return set()
+
+    def record(self, names: list[str], *, run_cache: bool = True) -> None:
+        self.recorded += names
+
+
+def changed_of(root: Path) -> set[str]:
+    folders = [path.name for path in (root / "runs").glob("*/")]
+    return {dvc_name(folder, step, []) for folder in folders for step in ("train", "linear_probe")}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
-def test_a_stop_reaches_the_stages_and_waits_for_them(
+def test_a_stop_reaches_the_workers_and_says_what_they_saved(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     """SIGTERM is sent to the one process alone, by a batch system or a container's stop."""
-    (tmp_path / "stages.py").write_text(STAGES)
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    Workspace(tmp_path, cells=3)
+    (tmp_path / "worker.py").write_text(WORKER)
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "MAKELEVEL": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", GRID], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", GRID, *changed_of(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         begun = lambda: len(list(tmp_path.glob("*.begun"))) == 2  # noqa: E731
         wait_until(begun, lambda: process.poll() is None)
         process.send_signal(number)
-        assert process.wait(PATIENCE) != 0
-    assert {path.name for path in tmp_path.glob("*.saved")} == {"one.saved", "two.saved"}
-    assert not (tmp_path / "three.begun").exists()
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, said
+    assert said.splitlines()[:2] == [
+        "Cells to train or score: 3, 2 at a time.",
+        "Stopping: 2 cells save a checkpoint first.",
+    ]
+    assert set(said.splitlines()[2:4]) == {
+        "headline: stopped after step 7",
+        "seed-1: stopped after step 7",
+    }
+    assert said.splitlines()[4:] == [
+        "Stopped: 0 of 3 cells are done and recorded. `make repro` continues."
+    ]
+    assert not (tmp_path / "seed-2.begun").exists()
+
+
+def run_fakes(
+    root: Path, monkeypatch: pytest.MonkeyPatch, places: list[str | None], *dying: str
+) -> FakeLock:
+    """Run the cells of a workspace with workers that write which GPUs they see."""
+    (root / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(workers, "_COMMAND", [sys.executable, "worker.py", *dying])
+    monkeypatch.setattr(coordinator, "mismatch", lambda root, name, stage: "not noted")
+    monkeypatch.setattr(Coordinator, "_without_known", lambda self, tasks: list(tasks))
+    monkeypatch.setattr(
+        Coordinator, "_record", lambda self, tasks: lock.record([t.name for t in tasks])
+    )
+    lock = FakeLock(changed_of(root))
+    run = Coordinator(root, Params.read(root / "params.yaml"), lock, threading.Event())  # type: ignore[arg-type]
+    with workers.Workers(root, places) as pool:
+        run.cells(pool)
+    return lock
+
+
+def test_two_slots_have_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Workspace(tmp_path, cells=2)
+    both = lambda: len(list(tmp_path.glob("*.begun"))) == 2  # noqa: E731
+    both_run = threading.Thread(target=lambda: (wait_until(both), (tmp_path / "finish").touch()))
+    both_run.start()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    places = workers.slots(None, workers.gpus("auto"), 1, 1)
+    assert set(run_fakes(tmp_path, monkeypatch, places).recorded) == {"headline", "seed-1"}
+    both_run.join()
+    assert {path.read_text() for path in tmp_path.glob("*.begun")} == {"3", "5"}
+
+
+def test_a_worker_that_dies_fails_its_cell_and_what_has_not_begun_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Workspace(tmp_path, cells=3)
+    (tmp_path / "finish").touch()
+    with pytest.raises(typer.Exit):
+        run_fakes(tmp_path, monkeypatch, [None], "seed-1")
+    said = capfd.readouterr().err
+    assert "error: seed-1: its process ended by SIGKILL\n" in said
+    assert "Its output is in .semimae/cells/seed-1/log.txt." in said
+    assert not (tmp_path / "seed-2.begun").exists()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "devices", "per_gpu", "width", "expected"),
+    [
+        (None, "", 1, 1, [None, None]),
+        (4, "", 1, 1, [None] * 4),
+        (4, "", 1, 2, [None] * 2),  # processes of a cell share the cores too
+        (None, "0 1", 1, 1, ["0", "1"]),
+        (None, "0 1", 2, 1, ["0", "1", "0", "1"]),
+        (3, "0 1", 1, 1, ["0", "1", "0"]),
+        (None, "GPU-a GPU-b 2 3 4", 1, 2, ["GPU-a,GPU-b", "2,3"]),
+    ],
+)
+def test_slots(
+    jobs: int | None, devices: str, per_gpu: int, width: int, expected: list[str | None]
+) -> None:
+    assert workers.slots(jobs, devices.split(), per_gpu, width) == expected
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^train.processes=4 needs as many GPUs, .* are 2: 0,1;"):
+        workers.slots(None, ["0", "1"], 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("inherited", "asked", "expected"),
+    [
+        ("2,3", "auto", ["2", "3"]),
+        ("2,3", "0, 1", ["0", "1"]),
+        ("2,3", "none", []),
+        ("", "auto", []),
+        ("1,-1,2", "auto", ["1"]),  # CUDA ends the list there
+    ],
+)
+def test_gpus_are_the_inherited_ones(
+    inherited: str, asked: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    assert workers.gpus(asked) == expected
 
 
 def test_stages_find_this_python_where_its_environment_is_not_activated(
@@ -110,6 +251,7 @@ def test_stages_find_this_python_where_its_environment_is_not_activated(
         "import pathlib, shutil, sys; pathlib.Path(sys.argv[1]).write_text(shutil.which('python'))"
     )
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(pipeline.grid, "_DVC", [sys.executable, "-c", script])
-    pipeline.grid._run(["found"], tmp_path)
+    monkeypatch.setattr(coordinator, "_DVC", [sys.executable, "-c", script])
+    run = Coordinator(tmp_path, changed_params(), FakeLock(set()), threading.Event())  # type: ignore[arg-type]
+    run.dvc("found")
     assert (tmp_path / "found").read_text() == str(Path(sys.executable).parent / "python")

@@ -1,4 +1,4 @@
-"""Two clones that share a remote, as docs/how-to/sweep-on-several-machines.md says."""
+"""Two clones that share a remote, as docs/scaling.md says."""
 
 import subprocess
 from pathlib import Path
