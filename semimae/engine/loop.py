@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from semimae.backbones.batch_norm import running_statistics
 from semimae.distributed import any_process, wait_for_all, world
+from semimae.engine.bad_steps import Undo
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.gradients import Gradients
@@ -65,7 +65,7 @@ def train(
     gradients = Gradients(model, method)
     most_bad = min(rhythm.max_bad_steps, config.steps - 1)  # a run of bad steps alone is no result
     clock = Clock(state)
-    statistics = running_statistics(model)
+    undo = Undo(method, model)
 
     def add_row(kind: str, rows: list[Row], values: Row) -> None:
         rows.append({"step": state.step, **clock.now(), **values})
@@ -105,7 +105,7 @@ def train(
             for every in (rhythm.gradient_every, method.gradient_every)
         )
         measured: dict[str, Tensor] | None = {} if logging or observing else None
-        before = [buffer.clone() for buffer in (*method.buffers(), *statistics)]
+        undo.begin_step()
         losses, inputs = gradients.compute(state.ema, batch, autocast, measured)
         if measured is not None and logging:
             measure_gradients(meter, measured)
@@ -116,9 +116,7 @@ def train(
             method.observe_gradients(measured)
         skip_if(optimizer, (~finite).float())
         optimizer.step()
-        moved = (*method.buffers(), *statistics)  # running means, memories
-        for buffer, kept in zip(moved, before, strict=True):
-            buffer.copy_(torch.where(finite, buffer, kept))
+        undo.unless(finite)
         decay = config.ema_decay
         if config.ema_warmup:  # TensorFlow's num_updates rule
             decay = min(decay, (1 + state.step) / (10 + state.step))
