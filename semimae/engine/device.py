@@ -1,5 +1,6 @@
 """Where and in which precision a run computes."""
 
+import os
 import platform
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -48,8 +49,25 @@ def set_up_device(config: CellTrain) -> torch.device:
     # Of the process, so it is also set back.
     tf32 = name == "cuda" and config.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    _repeat_bits(name == "cuda" and config.deterministic)
     # With its number: threads that make views begin with another current device.
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def _repeat_bits(wanted: bool) -> None:
+    """Let CUDA use algorithms alone that give the same bits again; also of the process.
+
+    Fused attention of the flash kind adds its gradients up in any order; the memory-efficient one
+    does not, where deterministic algorithms are asked for (torch's documentation of both).
+    """
+    if wanted:  # which cuBLAS reads once, when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
+        torch.backends.cudnn.deterministic = wanted
+        torch.backends.cuda.enable_flash_sdp(not wanted)
+        torch.backends.cuda.enable_cudnn_sdp(not wanted)
 
 
 def device_name(device: torch.device) -> str:

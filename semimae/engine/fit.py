@@ -120,6 +120,11 @@ def fit(
             f"step {state.step + 1} does not fit into memory ({error}); raise train.accumulate, "
             "set train.recompute: true, or lower train.batch_size or train.mu."
         ) from error
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(".")[0]
+        raise UserError(f"{reason}; set train.deterministic: false.") from error
     return state
 
 

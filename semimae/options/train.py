@@ -86,6 +86,10 @@ class CellTrain(Frozen):
     compile: bool = Field(
         description="torch.compile the blocks; the first steps take long, for long runs only."
     )
+    deterministic: bool = Field(
+        description="On cuda only algorithms that repeat their bits, so that a resumed run ends "
+        "with those of one that was not stopped; slower. On a CPU that holds anyway."
+    )
     accumulate: int = Field(
         ge=1, le=4096, description="Micro-batches per step: less memory, the same step."
     )
