@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test stack-test soak docs audit check bench format ui serve lock \
-  clean help
+.PHONY: setup repro grid smoke test stack-test soak docs audit check bench gpu-check format ui serve \
+  lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -58,6 +58,9 @@ check: setup ## Lint, format check, types.
 
 bench: setup ## Measure speed and memory here; the table is beside the JSON in benchmarks/results/.
 	python -m benchmarks
+
+gpu-check: setup ## Compare a GPU with the CPU: views, one step of every method, options, resuming.
+	python -m benchmarks.check
 
 format: setup ## Format and fix.
 	ruff check --fix -q .

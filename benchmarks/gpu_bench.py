@@ -1,6 +1,6 @@
 """Speed of training on a GPU, in the loop as it runs, for three models.
 
-    python -m benchmarks.gpu_bench --out FILE [--limit SECONDS] [--rehearse]
+python -m benchmarks.gpu_bench --out FILE [--limit SECONDS] [--rehearse]
 """
 
 import argparse
@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     precision = "fp32" if options.rehearse else "bf16"
     if options.rehearse:
         torch.set_num_threads(1)
-    peak = peak_flops(device, torch.float32 if options.rehearse else torch.bfloat16, options.rehearse)
+    peak = peak_flops(
+        device, torch.float32 if options.rehearse else torch.bfloat16, options.rehearse
+    )
     result: dict[str, Any] = {
         "machine": machine(device) | {"clock": "wall" if not options.rehearse else "processor"},
         "precision": precision,

@@ -4,6 +4,7 @@ import contextlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measure import clock
 from semimae.data.split import Split
 from semimae.data.store import Prepared
-from semimae.engine.checkpoint import Checkpoints, TrainState
+from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
+from semimae.types import Interrupted
 
 PROFILED = 3  # steps
 
@@ -47,6 +49,26 @@ def trained(
         on_row=lambda kind, row: None,
         should_stop=note,
     )
+
+
+def trained_rows(
+    cell: Cell,
+    data: tuple[Prepared, Split],
+    rhythm: Rhythm,
+    folder: Path,
+    keep: Callable[[str, Row], None],
+    end: float,
+) -> None:
+    """Train a cell until it is done or the time of day is ``end``; ``keep`` is told of each row."""
+    with contextlib.suppress(Interrupted):
+        fit(
+            cell,
+            *data,
+            rhythm,
+            checkpoints=Checkpoints(folder),
+            on_row=keep,
+            should_stop=lambda: time.time() > end,
+        )
 
 
 def with_steps(cell: Cell, steps: int) -> Cell:

@@ -57,7 +57,10 @@ def measure_setting(
         num_unlabeled = dense.num_unlabeled
         num_views = dense.images_per_step
         parts = interleaved(ours.parts(), device, rounds)
-        loading = {"ours": lambda: ours.views.make(range(2, 3)), "PIL": Loading(ours.views, num_views).step}
+        loading = {
+            "ours": lambda: ours.views.make(range(2, 3)),
+            "PIL": Loading(ours.views, num_views).step,
+        }
         views = interleaved(loading, device, rounds)
         flops = {
             "dense": step_flops(dense, CLASSES),
