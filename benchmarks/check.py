@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.loop import trained, with_steps
 from benchmarks.measure import machine
 from benchmarks.settings import CLASSES, SETTINGS, make_cell, make_data
+from semimae.backbones.blocks import compiled_rows
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -292,13 +293,19 @@ def main(arguments: list[str] | None = None) -> int:
 @contextmanager
 def quick_compiler(wanted: bool) -> Iterator[None]:
     """Let blocks be compiled without generating code, which takes long."""
-    whole = torch.nn.Module.compile
-    if wanted:
-        torch.nn.Module.compile = partialmethod(whole, backend="aot_eager")  # type: ignore[assignment]
+    if not wanted:
+        yield
+        return
+    whole, of_function = torch.nn.Module.compile, torch.compile
+    torch.nn.Module.compile = partialmethod(whole, backend="aot_eager")  # type: ignore[assignment]
+    torch.compile = partial(of_function, backend="aot_eager")  # type: ignore[assignment]
+    compiled_rows.cache_clear()
     try:
         yield
     finally:
         torch.nn.Module.compile = whole  # type: ignore[method-assign]
+        torch.compile = of_function
+        compiled_rows.cache_clear()
 
 
 if __name__ == "__main__":

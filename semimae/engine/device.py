@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from semimae.backbones.blocks import is_block, set_plain_attention
+from semimae.backbones.blocks import compile_block, is_block, set_plain_attention
 from semimae.distributed import world
 from semimae.model import SemiModel
 from semimae.options.train import CellTrain
 from semimae.types import UserError
 
+_COMPILED_FORMS = 64  # of the code of a block
 _BF16_WIDTH = 192  # ViT-Ti's
 _BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86's, then Arm's
 
@@ -107,12 +108,16 @@ def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> N
     if model.mim is not None:
         model.mim.trim = "hidden_patches" in config.trim
         model.mim.recompute = config.recompute
-    if config.compile:  # block by block: equal blocks share their code, which takes seconds
-        # Of the process: measuring a term's gradient keeps the graph, which donations forbid.
+    if config.compile:
+        # Of the process. Measuring a term's gradient keeps the graph, which donations forbid. The
+        # code of a block is compiled anew for student and teacher, with and without gradient, and
+        # for each number of tokens; torch would stop at 8 and go on uncompiled without a word.
         torch._functorch.config.donated_buffer = False
+        torch._dynamo.config.recompile_limit = _COMPILED_FORMS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         for module in model.modules():
             if is_block(module):
-                module.compile()
+                compile_block(module)
 
 
 def _is_bf16(config: CellTrain, device: torch.device, width: int) -> bool:
