@@ -57,13 +57,14 @@ class Bench(NamedTuple):
     large: int  # unlabeled images of the large batch
     data: tuple[Prepared, Split]
 
-    def cell(self, device: torch.device | None = None, **changes: object) -> Cell:
-        """Return a small cell; all pseudo labels count."""
-        precision = str(changes.pop("precision", "fp32"))
-        kind = (device or self.device).type
-        some = {"pseudo_label__threshold": 0.0, "pseudo_label__threshold_start": 0.0}
-        some |= {"pseudo_label__skip_rejected": "never"}
-        return make_cell(SETTINGS["tiny"], kind, precision, **(some | changes))
+    def cell(self, **changes: object) -> Cell:
+        """Return a small cell on the device; all pseudo labels count."""
+        some: dict[str, object] = {
+            "pseudo_label__threshold": 0.0,
+            "pseudo_label__threshold_start": 0.0,
+            "pseudo_label__skip_rejected": "never",
+        }
+        return make_cell(SETTINGS["tiny"], self.device.type, "fp32", **(some | changes))
 
 
 def within(name: str, value: float, most: float) -> Figures:
@@ -97,8 +98,9 @@ def check_views(bench: Bench) -> Figures:
     """Views of eight steps, made at once on the device and one by one on a CPU."""
     found: Figures = {}
     for crop in ("pad", "resized"):
-        changes = {"data__crop": crop, "data__hflip": True, "data__color_jitter": 0.4}
-        cell = bench.cell(**changes, data__erasing=0.5, train__batch_size=8, train__mu=4)
+        changes: dict[str, object] = {"data__hflip": True, "data__color_jitter": 0.4}
+        changes |= {"data__erasing": 0.5, "train__batch_size": 8, "train__mu": 4}
+        cell = bench.cell(data__crop=crop, **changes)
         ours = views_of(cell, bench.data, bench.device).make(range(8))
         plain = views_of(cell, bench.data, CPU)
         different = total = 0
@@ -146,13 +148,13 @@ def check_methods(bench: Bench) -> Figures:
     """Loss terms and gradient of one step of every method, from the same labels and weights."""
     found: Figures = {}
     for method in METHODS:
-        plain = phases(bench.cell(CPU, method=method))[-1]
+        plain = phases(bench.cell(method=method, train__device="cpu"))[-1]
         (step,) = views_of(plain, bench.data, CPU).make(range(1))
         model, teacher = (model_of(plain, bench.data[0]).train() for _ in range(2))
         inputs = build_method(plain.options, CLASSES, 96).label(model, teacher, step.batch)
         wanted, gradient = losses_and_gradient(plain, model, teacher, inputs, CPU)
         for precision in TOLERANCE:
-            cell = phases(bench.cell(method=method, precision=precision))[-1]
+            cell = phases(bench.cell(method=method, train__precision=precision))[-1]
             got, other = losses_and_gradient(cell, model, teacher, inputs, bench.device)
             worst = max(abs(got[k] - v) / max(abs(v), 1e-3) for k, v in wanted.items())
             error = float((other - gradient).norm() / gradient.norm())
@@ -161,16 +163,16 @@ def check_methods(bench: Bench) -> Figures:
     return found
 
 
-def curve(bench: Bench, steps: int = 4, **changes: object) -> list[float]:
+def curve(bench: Bench, cell: Cell, steps: int) -> list[float]:
     """Return the total loss of some training steps."""
     with tempfile.TemporaryDirectory() as folder:
-        state = trained(with_steps(bench.cell(**changes), steps), bench.data, Path(folder))
+        state = trained(with_steps(cell, steps), bench.data, Path(folder))
     return [row["loss/total"] for row in state.history]
 
 
 def check_options(bench: Bench) -> Figures:
     """What changes the cost of a step and not its result, against the plain step."""
-    plain = curve(bench)
+    plain = curve(bench, bench.cell(), 4)
     found: Figures = {}
     variants: dict[str, dict[str, object]] = {
         "compile": {"train__compile": True},
@@ -180,7 +182,7 @@ def check_options(bench: Bench) -> Figures:
         "deterministic": {"train__deterministic": True},
     }
     for name, changes in variants.items():
-        got = curve(bench, **changes)
+        got = curve(bench, bench.cell(**changes), 4)
         error = max(abs(a - b) / abs(b) for a, b in zip(got, plain, strict=True))
         found |= within(name, error, 1e-3)  # over several steps, in which rounding grows
     return found
@@ -234,15 +236,9 @@ def check_resume(bench: Bench) -> Figures:
 
 def check_large(bench: Bench) -> Figures:
     """A step with a large batch."""
-    cell = bench.cell(train__batch_size=bench.large // 4, train__mu=4, precision="bf16")
-    (total,) = _curve_of(cell, bench, 1)
+    cell = bench.cell(train__batch_size=bench.large // 4, train__mu=4, train__precision="bf16")
+    (total,) = curve(bench, cell, 1)
     return {"unlabeled images": cell.num_unlabeled, "loss": total}
-
-
-def _curve_of(cell: Cell, bench: Bench, steps: int) -> list[float]:
-    with tempfile.TemporaryDirectory() as folder:
-        state = trained(with_steps(cell, steps), bench.data, Path(folder))
-    return [row["loss/total"] for row in state.history]
 
 
 CHECKS: dict[str, Callable[[Bench], Figures]] = {
@@ -298,7 +294,7 @@ def quick_compiler(wanted: bool) -> Iterator[None]:
         return
     whole, of_function = torch.nn.Module.compile, torch.compile
     torch.nn.Module.compile = partialmethod(whole, backend="aot_eager")  # type: ignore[assignment]
-    torch.compile = partial(of_function, backend="aot_eager")  # type: ignore[assignment]
+    torch.compile = partial(of_function, backend="aot_eager")
     compiled_rows.cache_clear()
     try:
         yield

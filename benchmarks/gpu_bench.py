@@ -7,6 +7,7 @@ import argparse
 import json
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from benchmarks.check import quick_compiler
 from benchmarks.loop import measure_loop
 from benchmarks.measure import machine, peak_flops
 from benchmarks.settings import CLASSES, SETTINGS, make_cell, make_data
+from semimae.data.split import Split
+from semimae.data.store import Prepared
 from semimae.evaluation.flops import step_flops
 from semimae.types import UserError
 
@@ -59,13 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     result: dict[str, Any] = {
         "machine": machine(device) | {"clock": "wall" if not options.rehearse else "processor"},
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "precision": precision,
         "peak": peak,
         "rounds": rounds,
         "settings": {},
     }
     with tempfile.TemporaryDirectory() as folder, quick_compiler(options.rehearse):
-        made = {}
+        made: dict[str, tuple[Prepared, Split]] = {}
         for name, variant in order:
             if time.perf_counter() - began > options.limit:
                 print(f"{name}, {variant.name}: left out, {options.limit:.0f} s are over")
@@ -77,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
             cell = make_cell(setting, device.type, precision, **variant.changes)
             flops = step_flops(cell, CLASSES)
             try:
-                torch._dynamo.reset()  # type: ignore[no-untyped-call]
+                torch._dynamo.reset()
                 figures = measure_loop(cell, made[name], device, rounds=rounds, steps=steps)
                 figures |= {"flops": flops, "share_of_peak": flops / figures["seconds"] / peak}
                 print(

@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.loop import Row, trained_rows
+from benchmarks.loop import trained_rows
 from benchmarks.measure import machine
 from benchmarks.settings import RECIPE, SETTINGS, make_images
 from pipeline.overlay import read
 from semimae.data.store import Prepared
+from semimae.engine.checkpoint import Row
 from semimae.files import write_text
 from semimae.ingest.choose import make_split
 from semimae.ingest.prepare import prepare

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from support import REPO
-from torch.autograd import DeviceType
+from torch.autograd.profiler_util import DeviceType
 
-from benchmarks import check
+from benchmarks import check, hours
 from benchmarks.__main__ import main
 from benchmarks.baseline import Baseline
 from benchmarks.check import CHECKS
@@ -26,9 +26,11 @@ from benchmarks.gpu_study import planned_steps
 from benchmarks.loop import PROFILED, summary
 from benchmarks.measure import interleaved
 from benchmarks.ours import Ours
-from benchmarks.settings import SETTINGS, make_cell, make_data, make_params
+from benchmarks.settings import CLASSES, SETTINGS, make_cell, make_data, make_params
 from benchmarks.startup import GRID, dvc_overhead, finished_grid, first_step
 from benchmarks.table import table
+from pipeline.overlay import read
+from semimae.evaluation.flops import step_flops
 from semimae.types import UserError
 
 
@@ -233,3 +235,41 @@ def test_busy_time_is_that_of_kernels_that_overlap_counted_once() -> None:
     assert said["busy"] == pytest.approx(0.6)
     assert said["launches"] == len(events) / PROFILED
     assert list(said["most"]) == ["gemm", "copy"]
+
+
+# --- the hours that recipes state
+
+
+def test_a_recipe_states_the_hours_that_are_computed() -> None:
+    """Also those of the others, which take long to count: `python -m benchmarks.hours`."""
+    path = hours.RECIPES / "cifar10.yaml"
+    assert path in hours.computed()
+    text = path.read_text()
+    assert hours.written(text, read(path), hours.newest_rate(192)) == text
+
+
+def test_hours_follow_the_newest_measured_rate(tmp_path: Path) -> None:
+    assert hours.newest_rate(192, tmp_path) is hours.ASSUMED
+    for name, day, seconds in (("old", 1, 9.0), ("new", 2, 0.02)):
+        eager = {"eager": {"seconds": seconds, "flops": 4e12}}
+        result = {
+            "machine": {"kind": "cuda"},
+            "measured": f"2026-12-0{day}T00:00:00+00:00",
+            "settings": {"ViT-Ti/4@32": eager, "ViT-B/16@224": {"eager": {"failed": "no"}}},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    rate = hours.newest_rate(768, tmp_path)
+    assert (rate.flops, rate.step_seconds) == (pytest.approx(2e14), 0.02)
+    assert "ViT-Ti/4@32" in rate.source
+    assert rate.source.endswith("benchmarks/results/new.json: measured.")
+
+
+def test_a_run_takes_what_the_slower_of_computing_and_decoding_takes() -> None:
+    cell = make_cell(SETTINGS["tiny"], "cuda", "bf16", train__steps=100, train__batch_size=8)
+    slow = hours.Rate(1.0, 0.5, "")  # an operation per second
+    computing, decoding = hours.seconds_of(cell, slow)
+    assert computing == 100 * step_flops(cell, CLASSES)
+    assert decoding == 0  # small images are packed
+    assert hours.seconds_of(cell, hours.Rate(1e30, 0.5, ""))[0] == 50
+    large = cell.model_copy(update={"data": cell.data.model_copy(update={"image_size": 128})})
+    assert hours.seconds_of(large, slow)[1] == 100 * large.images_per_step / hours.DECODED

@@ -164,7 +164,7 @@ def compiled_rows() -> Callable[..., Tensor]:
 def compile_block(block: nn.Module) -> None:
     """Compile a block, whole or by rows; equal blocks share their code, which takes seconds."""
     block.compile(fullgraph=True)
-    block.compiles_rows = True
+    block.compiles_rows = True  # type: ignore[assignment]
 
 
 def set_plain_attention(module: nn.Module, plain: bool) -> None:

@@ -113,9 +113,7 @@ class TrainViews:
         """Return the batches of some steps, made by one call of each operation."""
         rows = self._rows(self.labeled, self.batch_size, "labeled", steps)
         others = self._rows(self.unlabeled, self.num_unlabeled, "unlabeled", steps)
-        numbers = [
-            self._numbers(*drawn, step) for *drawn, step in zip(rows, others, steps, strict=True)
-        ]
+        numbers = [self._numbers(*drawn) for drawn in zip(rows, others, steps, strict=True)]
         flat = sent_together([t for own in numbers for t in own.values()], self.device)
         labeled = self._labeled(rows, steps)
         own, none = self.own_unlabeled, labeled[0][0][:0]

@@ -65,7 +65,7 @@ def _repeat_bits(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != wanted:
         torch.use_deterministic_algorithms(wanted)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = wanted
         torch.backends.cuda.enable_flash_sdp(not wanted)
         torch.backends.cuda.enable_cudnn_sdp(not wanted)
