@@ -98,15 +98,20 @@ def hours(params: Params, rate: Rate) -> str:
     images = cell.train.steps * cell.num_unlabeled / 1e6
     each = flops_of(phases(cell)[-1]) / cell.num_unlabeled / 1e9
     state = "an estimate" if rate is ASSUMED else "an estimate from a measured rate"
-    of_grid = "" if len(grid) < 2 else f" and {total:.2g} for the grid of {len(grid)} runs"
+    of_grid = "" if len(grid) < 2 else f" and {_short(total)} for the grid of {len(grid)} runs"
     work = f"{each:.3g} GFLOP per unlabeled image x {images:.3g} million of them"
     if decoding:
-        work += f" take {computing:.2g} h; decoding an assumed {DECODED:,.0f} images/s takes "
-        work += f"{decoding:.2g} h"
+        work += f" take {_short(computing)} h; decoding an assumed {DECODED:,.0f} images/s takes "
+        work += f"{_short(decoding)} h"
+    longest = _short(max(computing, decoding))
     return (
-        f"Hours: about {max(computing, decoding):.2g} for one {cell.method} run{of_grid}: {state}. "
+        f"Hours: about {longest} for one {cell.method} run{of_grid}: {state}. "
         f"{work}. {rate.source} Scoring and fine-tuning come on top."
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def written(text: str, params: Params, rate: Rate) -> str:
