@@ -7,6 +7,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -261,6 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cpu" if options.rehearse else options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU here; --rehearse runs the same checks on the CPU.")
+    # cuBLAS reads it once, when it starts: before the check that needs it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1 if options.rehearse else torch.get_num_threads())
     result: Figures = {"machine": machine(device), "checks": {}}
     failed = 0

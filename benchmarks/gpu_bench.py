@@ -125,6 +125,10 @@ def table(result: dict[str, Any]) -> str:
                 "" if memory is None else f"{memory:,.0f}",
             ]
             lines.append(f"| {' | '.join(row)} |")
+    for name, variants in result["settings"].items():
+        ours, plain = (variants.get(v.name, {}).get("seconds") for v in (EAGER, FIXMATCH))
+        if ours and plain:
+            lines += ["", f"- {name}: the MAE branch adds {ours / plain - 1:.0%} to FixMatch."]
     return "\n".join(lines) + "\n"
 
 

@@ -114,7 +114,8 @@ class TrainViews:
         rows = self._rows(self.labeled, self.batch_size, "labeled", steps)
         others = self._rows(self.unlabeled, self.num_unlabeled, "unlabeled", steps)
         numbers = [self._numbers(*drawn) for drawn in zip(rows, others, steps, strict=True)]
-        flat = sent_together([t for own in numbers for t in own.values()], self.device)
+        flat = iter(sent_together([t for own in numbers for t in own.values()], self.device))
+        fields = [{name: next(flat) for name in own} for own in numbers]
         labeled = self._labeled(rows, steps)
         own, none = self.own_unlabeled, labeled[0][0][:0]
         pairs = [(none, none)] * len(steps)
@@ -123,8 +124,7 @@ class TrainViews:
             pairs = list(zip(*made, strict=True))
         result = []
         for index, step in enumerate(steps):
-            sent_now = dict(zip(numbers[index], flat[index * len(numbers[index]) :], strict=False))
-            hidden = sent_now.pop("hidden")
+            hidden = fields[index].pop("hidden")
             (images, targets), (weak, strong) = labeled[index], pairs[index]
             batch = Batch(
                 labeled=images,
@@ -135,7 +135,7 @@ class TrainViews:
                 first_unlabeled=own.start,
                 accumulate=self.accumulate,
                 targets=targets,
-                **sent_now,
+                **fields[index],
             )
             result.append(Step(batch, hidden))
         return result

@@ -218,20 +218,22 @@ def test_a_copy_to_the_device_that_waits_is_seen(call: Callable[[Tensor], object
 
 @pytest.mark.parametrize("size", [8, 32, 224])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_views_read_nothing_from_the_device(size: int, channels: int) -> None:
+def test_views_wait_for_nothing(size: int, channels: int) -> None:
     images = torch.empty(128, channels, size, size, dtype=torch.uint8, device="meta")
     options = {"crop": "pad", "crop_padding": 2, "hflip": True, "randaugment_ops": 3, "cutout": 0.5}
     options |= {"color_jitter": 0.4, "randaugment_magnitude_std": 1.5}
     config = section("data", image_size=size, channels=channels, **options)
     draws = torch.rand(128, num_draws(config, strong=True), generator=torch.Generator())
-    for view in (
-        weak_view(images, draws[:, : num_draws(config, strong=False)], config),
-        strong_view(images, draws, config),
-    ):
-        view = to_float(view, (0.5,) * channels, (0.5,) * channels)
-        for fill in (None, lambda place, number: torch.zeros(number)):
-            erased = erase(view, torch.rand(128, ERASING_DRAWS), 0.5, fill)
-            assert erased.device.type == "meta"
+    with Copies() as copies:
+        for view in (
+            weak_view(images, draws[:, : num_draws(config, strong=False)], config),
+            strong_view(images, draws, config),
+        ):
+            view = to_float(view, (0.5,) * channels, (0.5,) * channels)
+            for fill in (None, lambda place, number: torch.zeros(number)):
+                erased = erase(view, torch.rand(128, ERASING_DRAWS), 0.5, fill)
+                assert erased.device.type == "meta"
+    assert copies.seen == []
 
 
 def test_mixing_reads_nothing_from_the_device() -> None:
