@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup repro grid smoke test stack-test slurm-test soak docs audit check bench format ui serve lock \
-  clean help
+.PHONY: setup repro grid smoke test stack-test slurm-test soak docs audit check bench \
+  gpu-check format ui serve lock clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -86,6 +86,9 @@ check: setup ## Run the linter, the format check and the type checker.
 
 bench: setup ## Measure speed and memory on this machine; results are in benchmarks/results/.
 	python -m benchmarks
+
+gpu-check: setup ## Compare a GPU with the CPU: views, steps of all methods, options, resuming.
+	python -m benchmarks.check
 
 format: setup ## Format the code and fix what can be fixed automatically.
 	ruff check --fix -q .

@@ -124,7 +124,7 @@ class Ours:
             loss.backward()
 
         def data() -> None:
-            self.views._make(1)
+            self.views.make(range(1, 2))
 
         return {
             "weak views, no gradient": weak,

@@ -5,7 +5,8 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -129,6 +130,9 @@ def run_rows(block: Block, x: Tensor, rows: slice, paths: Tensor | None = None) 
         rows: Tokens.
         paths: ``[B, 2]``; ``None``: ones.
     """
+    if getattr(block, "compiles_rows", False) and not torch.compiler.is_compiling():
+        rows_of_it: Tensor = compiled_rows()(block, x, rows, paths)
+        return rows_of_it
     attention = block.attn
     heads, width = attention.num_heads, attention.num_heads * attention.head_dim
     normed, x = block.norm1(x), x[:, rows]
@@ -149,6 +153,18 @@ def run_rows(block: Block, x: Tensor, rows: slice, paths: Tensor | None = None) 
         x = x + block.drop_path1(block.ls1(mixed))
         made: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return made
+
+
+@cache
+def compiled_rows() -> Callable[..., Tensor]:
+    """Return ``run_rows`` compiled; a part of it that cannot be is an error."""
+    return torch.compile(run_rows, fullgraph=True)
+
+
+def compile_block(block: nn.Module) -> None:
+    """Compile a block, whole or by rows; equal blocks share their code, which takes seconds."""
+    block.compile(fullgraph=True)
+    block.compiles_rows = True  # type: ignore[assignment]
 
 
 def set_plain_attention(module: nn.Module, plain: bool) -> None:

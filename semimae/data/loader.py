@@ -1,6 +1,5 @@
 """From prepared images to batches on the device. A step's batch is a function of (seed, step)."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor
 
 from semimae.data.augment import strong_view, to_float, view_draws, weak_view
-from semimae.data.crops import center_crop, resized_crop
 from semimae.data.erasing import ERASING_DRAWS, erase
 from semimae.data.labeled import MIX_DRAWS, mix_neighbors, soft_targets
+from semimae.data.reader import ImageReader
+from semimae.data.sending import sent, sent_together, use
 from semimae.data.split import Split
 from semimae.data.store import Prepared, Rows
 from semimae.distributed import own_share
@@ -22,54 +22,8 @@ from semimae.random import normal, permutation, uniform
 from semimae.types import Batch, Step
 
 _CROP_DRAWS = 4  # area, aspect ratio, left, top
-
-
-class ImageReader:
-    """Reads rows as uint8 tensors ``[B, C, S, S]`` on a device.
-
-    Packed images live on the device. Others are decoded and scaled by threads: neither Pillow nor
-    torch holds the interpreter's lock meanwhile.
-    """
-
-    def __init__(
-        self, prepared: Prepared, config: CellData, rows: Rows, device: torch.device
-    ) -> None:
-        self.prepared, self.config, self.device = prepared, config, device
-        self.pool = ThreadPoolExecutor(prepared.workers or os.cpu_count() or 1)
-        self.packed: Tensor | None = None
-        if prepared.images is not None:  # only the rows that were asked for, in their order
-            self.place = np.full(len(prepared.labels), -1)
-            self.place[rows] = np.arange(len(rows))
-            chosen = np.ascontiguousarray(prepared.images[rows].transpose(0, 3, 1, 2))
-            self.packed = sent(torch.from_numpy(chosen), device)
-
-    def whole(self, rows: Rows) -> Tensor:
-        """Return whole images; where they are not packed, scaled and cropped at the center."""
-        if self.packed is not None:
-            # index_select: many times faster than indexing for bytes on the CPU
-            places = sent(torch.from_numpy(self.place[rows]), self.device)
-            return self.packed.index_select(0, places)
-        size = self.config.image_size
-        made = self.pool.map(lambda row: center_crop(self.prepared.pixels(row), size), rows)
-        return self._stacked(list(made))
-
-    def crops(self, rows: Rows, draws: list[Tensor]) -> list[Tensor]:
-        """Return a random resized crop per element of ``draws`` (``[B, 4]``) from one decoding."""
-        size, min_scale = self.config.image_size, self.config.crop_min_scale
-
-        def views(row: int, parameters: list[list[float]]) -> list[Tensor]:
-            pixels = self.prepared.pixels(row)
-            return [resized_crop(pixels, size, min_scale, *p) for p in parameters]
-
-        made = list(self.pool.map(views, rows, torch.stack(draws, dim=1).tolist()))
-        return [self._stacked([view[i] for view in made]) for i in range(len(draws))]
-
-    def _stacked(self, images: list[Tensor]) -> Tensor:
-        if not images:  # of a process whose share is empty
-            size = self.config.image_size
-            shape = (0, self.config.channels, size, size)
-            return torch.empty(shape, dtype=torch.uint8, device=self.device)
-        return sent(torch.stack(images), self.device)
+_TOGETHER = 8  # steps whose views a GPU makes at once, if they are no more than this:
+_TOGETHER_BYTES = 2**28
 
 
 class TrainViews:
@@ -94,6 +48,7 @@ class TrainViews:
         labeled: LabeledConfig | None = None,
         accumulate: int = 1,
         path_rates: Tensor | None = None,
+        resident: bool = True,
     ) -> None:
         """Set up.
 
@@ -111,6 +66,7 @@ class TrainViews:
                 that learn no labels.
             accumulate: Micro-batches per step, for ``Batch``.
             path_rates: Probability that each residual branch is left out; ``None``: none ever is.
+            resident: Whether packed images are kept on the device, or on the host.
         """
         self.config, self.seed, self.device = config, seed, device
         self.batch_size, self.num_unlabeled = batch_size, num_unlabeled
@@ -126,126 +82,142 @@ class TrainViews:
         self.hidden[self.labeled] = -1
         self.unlabeled = split.unlabeled(prepared)
         rows = np.union1d(self.labeled, self.unlabeled) if num_unlabeled else self.labeled
-        self.reader = ImageReader(prepared, config, rows, device)
+        self.reader = ImageReader(prepared, config, rows, device, resident=resident)
         self.mean, self.std = normalization(prepared, config)
         # The next step is made while the device works on this one: decoding takes long, and on a
-        # CPU views do too. Packed images that a GPU crops are only work for its own queue.
-        packed = self.reader.packed is not None and config.crop == "pad"
+        # CPU views do too. Packed images that a GPU crops are only work for its own queue, of
+        # which several steps together are less: its operations are many and small.
+        packed = resident and self.reader.packed is not None and config.crop == "pad"
         inline = packed and device.type != "cpu"
-        self.ahead = None if inline else ThreadPoolExecutor(1, initializer=_use, initargs=(device,))
-        self.reading: dict[int, Future[Step]] = {}
+        self.ahead = None if inline else ThreadPoolExecutor(1, initializer=use, initargs=(device,))
+        self.reading: dict[int, Future[list[Step]]] = {}
+        pixels = (batch_size + 2 * num_unlabeled) * config.channels * config.image_size**2
+        self.together = max(1, min(_TOGETHER, _TOGETHER_BYTES // (4 * pixels)))
+        self.made: dict[int, Step] = {}
 
     def __call__(self, step: int) -> Step:
         """Return the batch of a step."""
         if self.ahead is None:
-            return self._make(step)
+            if step not in self.made:
+                steps = range(step, max(step + 1, min(step + self.together, self.num_steps)))
+                self.made = dict(zip(steps, self.make(steps), strict=True))
+            return self.made.pop(step)
         for wanted in (step, step + 1):
             if wanted not in self.reading:
-                self.reading[wanted] = self.ahead.submit(self._make, wanted)
+                self.reading[wanted] = self.ahead.submit(self.make, range(wanted, wanted + 1))
         self.reading = {k: v for k, v in self.reading.items() if k >= step}
-        return self.reading.pop(step).result()
+        (made,) = self.reading.pop(step).result()
+        return made
 
-    def _make(self, step: int) -> Step:
-        progress = step / self.num_steps
-        rows = sample_rows(self.labeled, self.batch_size, self.seed, "labeled", step)
-        labels = self._send(self.labels[rows])
-        labeled, targets = self._labeled(rows, step)
-        first, parts = self.own_labeled.start, self.accumulate
-        if not self.num_unlabeled:
-            nothing = labeled[:0]
-            nobody = labels[:0]
-            none = (nothing, nothing, nothing, nothing, nobody)
-            empty = Batch(
-                labeled,
-                labels,
-                *none,
-                progress,
-                first,
-                accumulate=parts,
+    def make(self, steps: range) -> list[Step]:
+        """Return the batches of some steps, made by one call of each operation."""
+        rows = self._rows(self.labeled, self.batch_size, "labeled", steps)
+        others = self._rows(self.unlabeled, self.num_unlabeled, "unlabeled", steps)
+        numbers = [self._numbers(*drawn) for drawn in zip(rows, others, steps, strict=True)]
+        flat = iter(sent_together([t for own in numbers for t in own.values()], self.device))
+        fields = [{name: next(flat) for name in own} for own in numbers]
+        labeled = self._labeled(rows, steps)
+        own, none = self.own_unlabeled, labeled[0][0][:0]
+        pairs = [(none, none)] * len(steps)
+        if self.num_unlabeled:
+            made = self._views(others, places(own), {"weak": False, "strong": True}, steps)
+            pairs = list(zip(*made, strict=True))
+        result = []
+        for index, step in enumerate(steps):
+            hidden = fields[index].pop("hidden")
+            (images, targets), (weak, strong) = labeled[index], pairs[index]
+            batch = Batch(
+                labeled=images,
+                weak=weak,
+                strong=strong,
+                progress=step / self.num_steps,
+                first_labeled=self.own_labeled.start,
+                first_unlabeled=own.start,
+                accumulate=self.accumulate,
                 targets=targets,
-                paths=self._paths(step),
+                **fields[index],
             )
-            return Step(empty, labels[:0])
-        rows = sample_rows(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", step)
-        own = self.own_unlabeled
-        weak, strong = self._views(rows, places(own), {"weak": False, "strong": True}, step)
-        noise = uniform((len(rows), self.num_patches), self.seed, "mask", step)
-        batch = Batch(
-            labeled=labeled,
-            labels=labels,
-            weak=weak,
-            strong=strong,
-            mask_noise=self._send(noise[own]),
-            mix_noise=self._send(uniform((len(rows), 4), self.seed, "mix", step)),
-            unlabeled_index=self._send(torch.from_numpy(np.searchsorted(self.unlabeled, rows))),
-            progress=progress,
-            first_labeled=first,
-            first_unlabeled=own.start,
-            accumulate=parts,
-            targets=targets,
-            paths=self._paths(step),
-        )
-        return Step(batch, self._send(self.hidden[rows]))
+            result.append(Step(batch, hidden))
+        return result
 
-    def _paths(self, step: int) -> Tensor | None:
-        """Return the factors of residual branches: 0, or what keeps their expectation at 1."""
-        rates = self.path_rates
-        if rates is None:
-            return None
-        shape = (self.batch_size + self.num_unlabeled, len(rates))
-        return self._send((uniform(shape, self.seed, "paths", step) >= rates) / (1 - rates))
+    def _rows(self, rows: Rows, count: int, purpose: str, steps: range) -> list[Rows]:
+        """Return the rows of each step's global batch; none of images that are not used."""
+        if not count:
+            return [rows[:0]] * len(steps)
+        return [sample_rows(rows, count, self.seed, purpose, step) for step in steps]
 
-    def _send(self, tensor: Tensor) -> Tensor:
-        return sent(tensor, self.device)
+    def _numbers(self, rows: Rows, others: Rows, step: int) -> dict[str, Tensor]:
+        """Return what a batch holds beside images, by the names of its fields, on the host."""
+        count = len(others)
+        noise = uniform((count, self.num_patches), self.seed, "mask", step)
+        made = {
+            "labels": self.labels[rows],
+            "hidden": self.hidden[others],
+            "mask_noise": noise[self.own_unlabeled],
+            "mix_noise": uniform((count, 4), self.seed, "mix", step),
+            "unlabeled_index": torch.from_numpy(np.searchsorted(self.unlabeled, others)),
+        }
+        if self.path_rates is not None:  # 0, or what keeps the expectation of a branch at 1
+            shape = (len(rows) + count, len(self.path_rates))
+            kept = uniform(shape, self.seed, "paths", step) >= self.path_rates
+            made["paths"] = kept / (1 - self.path_rates)
+        return made
 
-    def _labeled(self, rows: Rows, step: int) -> tuple[Tensor, Tensor | None]:
-        """Return the labeled views of this process, and their targets if they are soft."""
+    def _labeled(self, rows: list[Rows], steps: range) -> list[tuple[Tensor, Tensor | None]]:
+        """Return each step's labeled views of this process, and their targets if they are soft."""
         config, own = self.regularized, places(self.own_labeled)
+        mixes = config is not None and config.mixes and len(own) > 0
+        if mixes:
+            own = [(own[0] - 1) % self.batch_size, *own]
+        strong = config is not None and config.view == "strong"
+        (images,) = self._views(rows, own, {"labeled": strong}, steps)
         if config is None:
-            (images,) = self._views(rows, own, {"labeled": False}, step)
-            return images, None
-        mixes = config.mixes and len(own) > 0
-        if mixes:
-            own = [(own[0] - 1) % len(rows), *own]
-        (images,) = self._views(rows, own, {"labeled": config.view == "strong"}, step)
-        if config.view == "strong" and config.view_probability < 1:
-            (weak,) = self._views(rows, own, {"labeled": False}, step)  # the same crops
-            chosen = uniform((len(rows),), self.seed, "strong", "labeled", step)[own]
-            is_strong = self._send(chosen < config.view_probability)
-            images = torch.where(is_strong.view(-1, 1, 1, 1), images, weak)
+            return [(part, None) for part in images]
+        if strong and config.view_probability < 1:
+            (weak,) = self._views(rows, own, {"labeled": False}, steps)  # the same crops
+            is_strong = self._draws(("strong", "labeled"), own, self.batch_size, steps)
+            chosen = sent(is_strong < config.view_probability, self.device)
+            images = [
+                torch.where(use.view(-1, 1, 1, 1), one, other)
+                for use, one, other in zip(chosen.split(len(own)), images, weak, strict=True)
+            ]
         if not (config.mixes or config.smoothing):
-            return images, None
-        labels = self._send(self.labels[rows[own]])
-        targets = soft_targets(labels, self.num_classes, config.smoothing)
-        if mixes:
-            draws = uniform((len(rows), MIX_DRAWS), self.seed, "mix", "labeled", step)
-            images, targets = mix_neighbors(images, targets, draws[own[1:]], config)
-        return images, targets
+            return [(part, None) for part in images]
+        soft: list[tuple[Tensor, Tensor | None]] = []
+        for part, drawn, step in zip(images, rows, steps, strict=True):
+            labels = sent(self.labels[drawn[own]], self.device)
+            targets = soft_targets(labels, self.num_classes, config.smoothing)
+            if mixes:
+                draws = uniform((len(drawn), MIX_DRAWS), self.seed, "mix", "labeled", step)
+                part, targets = mix_neighbors(part, targets, draws[own[1:]], config)
+            soft.append((part, targets))
+        return soft
 
     def _views(
-        self, rows: Rows, own: list[int], purposes: dict[str, bool], step: int
-    ) -> list[Tensor]:
-        """Return a normalized view per purpose of the images at places ``own`` of the batch.
+        self, rows: list[Rows], own: list[int], purposes: dict[str, bool], steps: range
+    ) -> list[list[Tensor]]:
+        """Return, per purpose and step, normalized views of the images at places ``own``.
 
         Args:
-            rows: Of the global batch.
+            rows: Of each step's global batch.
             own: Places in it.
             purposes: Names, and whether the view is the strong one.
-            step: Which batch it is.
+            steps: Which batches these are.
         """
-        count, rows = len(rows), rows[own]
+        count, chosen = len(rows[0]), np.concatenate([drawn[own] for drawn in rows])
 
         def draw(purpose: str, kind: str, columns: int) -> Tensor:
-            return uniform((count, columns), self.seed, kind, purpose, step)[own]
+            return self._draws((kind, purpose), own, (count, columns), steps)
 
         def noise(purpose: str, place: int, number: int) -> Tensor:
-            return normal((number,), self.seed, "noise", purpose, step, own[place])
+            nth, place = divmod(place, len(own))
+            return normal((number,), self.seed, "noise", purpose, steps[nth], own[place])
 
         if self.config.crop == "resized":
             crops = [draw(purpose, "crop", _CROP_DRAWS) for purpose in purposes]
-            images = self.reader.crops(rows, crops)
+            images = self.reader.crops(chosen, crops)
         else:
-            images = [self.reader.whole(rows)] * len(purposes)
+            images = [self.reader.whole(chosen)] * len(purposes)
         views = []
         for (purpose, strong), image in zip(purposes.items(), images, strict=True):
             draws = view_draws(partial(draw, purpose), self.config, strong)
@@ -255,26 +227,20 @@ class TrainViews:
                 draws = draw(purpose, "erasing", ERASING_DRAWS)
                 fill = partial(noise, purpose) if self.config.erasing_fill == "noise" else None
                 view = erase(view, draws, self.config.erasing, fill)
-            views.append(view)
+            views.append([view[n * len(own) :][: len(own)] for n in range(len(steps))])
         return views
+
+    def _draws(
+        self, key: tuple[str, ...], own: list[int], shape: int | tuple[int, ...], steps: range
+    ) -> Tensor:
+        """Return the draws of each step's global batch at places ``own``, one after the other."""
+        shape = (shape,) if isinstance(shape, int) else shape
+        return torch.cat([uniform(shape, self.seed, *key, step)[own] for step in steps])
 
 
 def places(own: slice) -> list[int]:
     """Return the places that a slice with a start and a stop stands for."""
     return list(range(own.start, own.stop))
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; the host does not wait until it is there."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def _use(device: torch.device) -> None:
-    """Make a device a new thread's current one."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 def normalization(
@@ -287,13 +253,20 @@ def normalization(
 def eval_batches(
     prepared: Prepared, config: CellData, rows: Rows, device: torch.device, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield normalized whole images ``[B, C, S, S]`` and their labels ``[B]``, in order of rows."""
-    reader = ImageReader(prepared, config, rows, device)
+    """Yield normalized whole images ``[B, C, S, S]``, on the device, and their labels ``[B]``.
+
+    They come in the order of rows. The next ones are read while these are worked on.
+    """
+    reader = ImageReader(prepared, config, rows, device, resident=False)
     mean, std = normalization(prepared, config)
-    for start in range(0, len(rows), batch_size):
-        chunk = rows[start : start + batch_size]
-        images = to_float(reader.whole(chunk), mean, std)
-        yield images, torch.from_numpy(prepared.labels[chunk]).to(device)
+    chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    with ThreadPoolExecutor(1, initializer=use, initargs=(device,)) as ahead:
+        reading = ahead.submit(reader.whole, chunks[0]) if chunks else None
+        for place, chunk in enumerate(chunks, start=1):
+            assert reading is not None
+            images = reading.result()
+            reading = ahead.submit(reader.whole, chunks[place]) if place < len(chunks) else None
+            yield to_float(images, mean, std), torch.from_numpy(prepared.labels[chunk])
 
 
 def sample_rows(rows: Rows, count: int, seed: int, purpose: str, step: int) -> Rows:
@@ -301,10 +274,13 @@ def sample_rows(rows: Rows, count: int, seed: int, purpose: str, step: int) -> R
 
     ``count`` may exceed the number of rows; then a batch holds some of them more than once.
     """
-    places = np.arange(step * count, (step + 1) * count)
-    epochs = places // len(rows)
-    order = [_epoch(len(rows), seed, purpose, epoch) for epoch in np.unique(epochs).tolist()]
-    chosen: Rows = rows[np.stack(order)[epochs - epochs[0], places % len(rows)]]
+    number, first, last = len(rows), step * count, (step + 1) * count
+    parts = []
+    for epoch in range(first // number, (last - 1) // number + 1):
+        begin = epoch * number
+        order = _epoch(number, seed, purpose, epoch)
+        parts.append(order[max(first - begin, 0) : last - begin])
+    chosen: Rows = rows[np.concatenate(parts)]
     return chosen
 
 

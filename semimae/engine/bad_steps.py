@@ -5,6 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from semimae.backbones.batch_norm import running_statistics
+from semimae.methods.base import Method
+from semimae.methods.memory import Memory
+from semimae.model import SemiModel
 from semimae.types import UserError
 
 
@@ -61,3 +65,28 @@ class BadSteps:
                 "weight, and the last checkpoint before them is kept."
             )
         return row, total
+
+
+class Undo:
+    """Takes back what a bad step has moved beside the weights: a method's buffers, BatchNorm's.
+
+    Small buffers are copied before each step; of a memory of all images only what was replaced.
+    """
+
+    def __init__(self, method: Method, model: SemiModel) -> None:
+        self.memories = [part for part in method.modules() if isinstance(part, Memory)]
+        large = {id(memory.values) for memory in self.memories}
+        small = [buffer for buffer in method.buffers() if id(buffer) not in large]
+        self.moving = [*small, *running_statistics(model)]
+        self.before: list[Tensor] = []
+
+    def begin_step(self) -> None:
+        """Keep what is there."""
+        self.before = [buffer.clone() for buffer in self.moving]
+
+    def unless(self, good: Tensor) -> None:
+        """Restore it, unless a scalar on the device says that the step was good."""
+        for buffer, kept in zip(self.moving, self.before, strict=True):
+            buffer.copy_(torch.where(good, buffer, kept))
+        for memory in self.memories:
+            memory.take_back(good)

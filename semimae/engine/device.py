@@ -1,5 +1,6 @@
 """Where and in which precision a run computes."""
 
+import os
 import platform
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,12 +9,13 @@ from typing import Any
 
 import torch
 
-from semimae.backbones.blocks import is_block, set_plain_attention
+from semimae.backbones.blocks import compile_block, is_block, set_plain_attention
 from semimae.distributed import world
 from semimae.model import SemiModel
 from semimae.options.train import CellTrain
 from semimae.types import UserError
 
+_COMPILED_FORMS = 64  # of the code of a block
 _BF16_WIDTH = 192  # ViT-Ti's
 _BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86's, then Arm's
 
@@ -48,8 +50,25 @@ def set_up_device(config: CellTrain) -> torch.device:
     # Of the process, so it is also set back.
     tf32 = name == "cuda" and config.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    _repeat_bits(name == "cuda" and config.deterministic)
     # With its number: threads that make views begin with another current device.
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def _repeat_bits(wanted: bool) -> None:
+    """Let CUDA use algorithms alone that give the same bits again; also of the process.
+
+    Fused attention of the flash kind adds its gradients up in any order; the memory-efficient one
+    does not, where deterministic algorithms are asked for (torch's documentation of both).
+    """
+    if wanted:  # which cuBLAS reads once, when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = wanted
+        torch.backends.cuda.enable_flash_sdp(not wanted)
+        torch.backends.cuda.enable_cudnn_sdp(not wanted)
 
 
 def device_name(device: torch.device) -> str:
@@ -89,12 +108,16 @@ def set_up_model(model: SemiModel, config: CellTrain, device: torch.device) -> N
     if model.mim is not None:
         model.mim.trim = "hidden_patches" in config.trim
         model.mim.recompute = config.recompute
-    if config.compile:  # block by block: equal blocks share their code, which takes seconds
-        # Of the process: measuring a term's gradient keeps the graph, which donations forbid.
+    if config.compile:
+        # Of the process. Measuring a term's gradient keeps the graph, which donations forbid. The
+        # code of a block is compiled anew for student and teacher, with and without gradient, and
+        # for each number of tokens; torch would stop at 8 and go on uncompiled without a word.
         torch._functorch.config.donated_buffer = False
+        torch._dynamo.config.recompile_limit = _COMPILED_FORMS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         for module in model.modules():
             if is_block(module):
-                module.compile()
+                compile_block(module)
 
 
 def is_bf16(config: CellTrain, device: torch.device, width: int) -> bool:

@@ -1,6 +1,7 @@
 """From a cell and its images to trained weights: builds what the loop needs and runs it."""
 
 import copy
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -16,9 +17,9 @@ from semimae.distributed import any_process, gather_rows, own_share
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.device import make_autocast, set_up_device, set_up_model
-from semimae.engine.infer import accuracy, infer
+from semimae.engine.infer import accuracy, infer_each
 from semimae.engine.loop import train
-from semimae.engine.memory import check_memory
+from semimae.engine.memory import check_memory, images_fit
 from semimae.engine.optim import build_optimizer
 from semimae.methods.registry import build_method
 from semimae.model import SemiModel, model_of
@@ -26,6 +27,8 @@ from semimae.options.backbone import check_joint_pass
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
 from semimae.types import Interrupted, PseudoLabels, UserError
+
+_log = logging.getLogger(__name__)
 
 
 def fit(
@@ -97,6 +100,7 @@ def fit(
         labeled=cell.labeled,
         accumulate=cell.train.accumulate,
         path_rates=_path_rates(cell, model),
+        resident=_resident(cell, prepared, split, device),
     )
     try:
         train(
@@ -116,7 +120,23 @@ def fit(
             f"step {state.step + 1} does not fit into memory ({error}); raise train.accumulate, "
             "set train.recompute: true, or lower train.batch_size or train.mu."
         ) from error
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(".")[0]
+        raise UserError(f"{reason}; set train.deterministic: false.") from error
     return state
+
+
+def _resident(cell: Cell, prepared: Prepared, split: Split, device: torch.device) -> bool:
+    """Return whether packed images are kept on the device; say so where they are not."""
+    count = len(split.labeled) + split.num_unlabeled * (cell.num_unlabeled > 0)
+    fit = prepared.images is None or images_fit(cell, count, device)
+    if not fit:
+        _log.info(
+            "%d images do not fit on %s beside the model: they stay on the host", count, device
+        )
+    return fit
 
 
 def _path_rates(cell: Cell, model: SemiModel) -> Tensor | None:
@@ -153,7 +173,7 @@ def evaluate(
     try:
         if own.stop > own.start:
             models = (state.model, state.ema)
-            outputs = (infer(m, cell, prepared, rows[own], should_stop) for m in models)
+            outputs = infer_each(models, cell, prepared, rows[own], should_stop)
             shares = [output.probabilities for output in outputs]
     except Interrupted:
         stopped = True

@@ -1,6 +1,6 @@
 """Running a model over a set of images."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,24 +39,58 @@ def until_stopped(
         yield batch
 
 
+class Arriving:
+    """Tensors on their way to the host, which waits for them no sooner than it asks."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        is_cuda = tensors[0].is_cuda
+        self.tensors = [t.to("cpu", non_blocking=is_cuda) for t in tensors]
+        self.done = torch.cuda.Event() if is_cuda else None
+        if self.done is not None:
+            self.done.record()
+
+    def here(self) -> list[Tensor]:
+        """Return them on the CPU."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.tensors
+
+
 @torch.no_grad()
-def run_model(
-    model: SemiModel,
+def run_models(
+    models: Sequence[SemiModel],
     batches: Iterable[ImagesAndLabels],
     autocast: Callable[[], torch.autocast],
-) -> Outputs:
-    """Run a model over batches of normalized images and labels.
+) -> list[Outputs]:
+    """Run each of several models over the same batches of normalized images and labels.
 
     Raises:
-        UserError: If its outputs are not finite.
+        UserError: If the outputs of one are not finite.
     """
-    parts = []
+    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in models]
+
+    def keep(arriving: list[Arriving], labels: Tensor) -> None:
+        for column, tensors in zip(parts, arriving, strict=True):
+            features, logits = tensors.here()
+            column.append((features, logits.double().softmax(dim=-1), labels))
+
+    before: tuple[list[Arriving], Tensor] | None = None
     for images, labels in batches:
-        with autocast():
-            features = model.backbone.features(images)
-            logits = model.backbone.classify(features)
-        probabilities = logits.cpu().double().softmax(dim=-1)
-        parts.append((features.float().cpu(), probabilities, labels.cpu()))
+        arriving = []
+        for model in models:
+            with autocast():
+                features = model.backbone.features(images)
+                logits = model.backbone.classify(features)
+            arriving.append(Arriving(features.float(), logits))
+        if before is not None:  # the device is busy with these images meanwhile
+            keep(*before)
+        before = arriving, labels.cpu()
+    assert before is not None, "there are no images"
+    keep(*before)
+    return [_outputs(column) for column in parts]
+
+
+def _outputs(parts: list[tuple[Tensor, Tensor, Tensor]]) -> Outputs:
     outputs = Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
     if not (outputs.features.isfinite().all() and outputs.probabilities.isfinite().all()):
         raise UserError(
@@ -66,6 +100,25 @@ def run_model(
     return outputs
 
 
+def infer_each(
+    models: Sequence[SemiModel],
+    cell: Cell,
+    prepared: Prepared,
+    rows: Rows,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Outputs]:
+    """Run models on the rows' whole images, which are read once, on the cell's device.
+
+    Raises:
+        Interrupted: After ``should_stop``, which is asked between batches.
+    """
+    device = set_up_device(cell.train)
+    models = [model.to(device).eval() for model in models]
+    batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
+    autocast = make_autocast(cell.train, device, models[0].backbone.embed_dim)
+    return run_models(models, until_stopped(batches, should_stop), autocast)
+
+
 def infer(
     model: SemiModel,
     cell: Cell,
@@ -73,16 +126,9 @@ def infer(
     rows: Rows,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outputs:
-    """Run a model on the rows' whole images, on the cell's device.
-
-    Raises:
-        Interrupted: After ``should_stop``, which is asked between batches.
-    """
-    device = set_up_device(cell.train)
-    model = model.to(device).eval()
-    batches = eval_batches(prepared, cell.data, rows, device, EVAL_BATCH)
-    autocast = make_autocast(cell.train, device, model.backbone.embed_dim)
-    return run_model(model, until_stopped(batches, should_stop), autocast)
+    """Run one model, as ``infer_each`` does."""
+    (outputs,) = infer_each([model], cell, prepared, rows, should_stop)
+    return outputs
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

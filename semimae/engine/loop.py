@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from semimae.backbones.batch_norm import running_statistics
 from semimae.distributed import any_process, wait_for_all, world
+from semimae.engine.bad_steps import Undo
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
 from semimae.engine.gradients import Gradients
@@ -27,6 +27,7 @@ from semimae.options.train import CellTrain, OptimConfig, Rhythm
 from semimae.types import Interrupted, Step
 
 _log = logging.getLogger(__name__)
+_STEPS_BETWEEN_AGREEMENTS = 4
 
 
 def train(
@@ -54,7 +55,8 @@ def train(
         evaluate: Scores the state on the validation split; None if it was asked to stop.
         on_row: Is told of each new row of ``state.history`` ("train") and ``validation`` ("val").
         checkpoints: Where the state is saved.
-        should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised.
+        should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised,
+            of several processes some steps later.
 
     Raises:
         Interrupted: When it was asked to stop.
@@ -65,7 +67,8 @@ def train(
     gradients = Gradients(model, method)
     most_bad = min(rhythm.max_bad_steps, config.steps - 1)  # a run of bad steps alone is no result
     clock = Clock(state)
-    statistics = running_statistics(model)
+    asked = False
+    undo = Undo(method, model)
 
     def add_row(kind: str, rows: list[Row], values: Row) -> None:
         rows.append({"step": state.step, **clock.now(), **values})
@@ -105,20 +108,19 @@ def train(
             for every in (rhythm.gradient_every, method.gradient_every)
         )
         measured: dict[str, Tensor] | None = {} if logging or observing else None
-        before = [buffer.clone() for buffer in (*method.buffers(), *statistics)]
+        undo.begin_step()
         losses, inputs = gradients.compute(state.ema, batch, autocast, measured)
         if measured is not None and logging:
             measure_gradients(meter, measured)
         grad_norm = clip_gradients(gradients.parameters, optim.grad_clip)
         finite = state.bad_steps.note(state.step + 1, losses, grad_norm, most_bad)
-        _meter_weights(meter, method, finite)
+        good = finite.float()
+        _meter_weights(meter, method, good)
         if measured is not None and observing:
             method.observe_gradients(measured)
-        skip_if(optimizer, (~finite).float())
+        skip_if(optimizer, 1 - good)
         optimizer.step()
-        moved = (*method.buffers(), *statistics)  # running means, memories
-        for buffer, kept in zip(moved, before, strict=True):
-            buffer.copy_(torch.where(finite, buffer, kept))
+        undo.unless(finite)
         decay = config.ema_decay
         if config.ema_warmup:  # TensorFlow's num_updates rule
             decay = min(decay, (1 + state.step) / (10 + state.step))
@@ -128,13 +130,14 @@ def train(
             _log.info("first step, with compiling: %.1f s", clock.now()["seconds"])
 
         for name, value in losses.items():
-            meter.add(f"loss/{name}", value, finite)
+            meter.add(f"loss/{name}", value, good)
         for name, value in (dict(inputs.metrics) | {"grad_norm": grad_norm}).items():
-            meter.add(name, value, finite)
+            meter.add(name, value, good)
         if optim.grad_clip is not None:
-            meter.add("clipped", grad_norm > optim.grad_clip, finite)
+            meter.add("clipped", grad_norm > optim.grad_clip, good)
         if inputs.pseudo is not None:
-            measure_pseudo_labels(meter, inputs.pseudo, hidden_labels, method.num_classes, finite)
+            measure_pseudo_labels(meter, inputs.pseudo, hidden_labels, method.num_classes, good)
+        meter.end_step()
 
         last = state.step == config.steps
         if last or state.step % rhythm.log_every == 0:  # the only place where the host waits
@@ -143,7 +146,10 @@ def train(
             values |= {"bad_steps": float(num_bad)} if num_bad else {}
             add_row("train", state.history, values | {"data_wait": clock.share_of_waiting()})
         clock.end_step()
-        stopping = any_process(should_stop())
+        asked = should_stop() or asked
+        # Several processes have to agree on it, which is an exchange between all of them.
+        agreeing = world().size == 1 or state.step % _STEPS_BETWEEN_AGREEMENTS == 0
+        stopping = agreeing and any_process(asked)
         saving = not last and state.step % rhythm.save_every == 0
         if saving or stopping:
             bad_in_a_row, _ = state.bad_steps.check(most_bad)
@@ -199,11 +205,11 @@ class Clock:
         return share
 
 
-def _meter_weights(meter: Meter, method: Method, finite: Tensor) -> None:
+def _meter_weights(meter: Meter, method: Method, good: Tensor) -> None:
     """Add the weights that move, as this step has used them."""
     for name, weight in method.weights.items():
         if isinstance(weight, Tensor):
-            meter.add(f"weight/{name}", weight, finite)
+            meter.add(f"weight/{name}", weight.clone(), good)  # it may move in this step
 
 
 def _evaluation_is_due(state: TrainState, last: int, eval_every: int) -> bool:

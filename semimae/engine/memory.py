@@ -34,6 +34,18 @@ def check_memory(cell: Cell, device: torch.device) -> None:
         )
 
 
+def images_fit(cell: Cell, count: int, device: torch.device) -> bool:
+    """Tell whether ``count`` packed images take at most half of what a step leaves free on a GPU.
+
+    What a step needs is counted as in ``check_memory``, which is too little: hence the half.
+    """
+    if device.type != "cuda":  # it shares the host's memory
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    images = count * cell.data.channels * cell.data.image_size**2
+    return images <= (free - _view_bytes(cell) - _model_bytes(cell)) / 2
+
+
 def _view_bytes(cell: Cell) -> int:
     images = cell.train.batch_size + 2 * cell.num_unlabeled  # weak and strong
     share = images // cell.train.processes

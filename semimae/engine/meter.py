@@ -1,40 +1,97 @@
 """Means over many steps, kept on the device until they are asked for."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 
 class Meter:
-    """Weighted sums of scalars and vectors; reading them is the only transfer to the host."""
+    """Weighted sums of scalars and vectors; reading them is the only transfer to the host.
+
+    What a step adds is laid into one vector at its end: a GPU starts few operations for it.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # name -> [2, n]: sums of value * weight, of weights
+        self.totals: Tensor | None = None  # [2, n]: sums of value * weight, of weights
+        self.places: dict[str, slice] = {}  # of each name in ``totals``
+        self.waiting: dict[str, tuple[Tensor, Tensor | None]] = {}  # added since the step began
 
     def add(self, name: str, value: Tensor, weight: Tensor | None = None) -> None:
         """Add ``weight * value`` to the sum of ``name``; a weight of 0 adds nothing.
 
         Args:
             name: A vector's elements are called ``name/0``, ``name/1``, ...
-            value: A scalar or ``[n]``.
+            value: A scalar or ``[n]``, which must not change before the step ends.
             weight: Of the value's shape or a scalar; 1 by default.
         """
-        value = value.detach().float().reshape(-1)
-        weight = (
-            torch.ones_like(value) if weight is None else weight.detach().float().expand_as(value)
-        )
-        term = torch.stack([torch.where(weight > 0, value * weight, 0.0), weight])
-        self.sums[name] = self.sums[name] + term if name in self.sums else term
+        if name in self.waiting:
+            self.end_step()
+        self.waiting[name] = value.detach(), None if weight is None else weight.detach()
+
+    def end_step(self) -> None:
+        """Bring the sums up to date."""
+        if not self.waiting:
+            return
+        values = [value.float().reshape(-1) for value, _ in self.waiting.values()]
+        weights = [
+            torch.ones_like(value) if weight is None else weight.float().expand_as(value)
+            for value, (_, weight) in zip(values, self.waiting.values(), strict=True)
+        ]
+        value, weight = torch.cat(values), torch.cat(weights)
+        terms = torch.stack([torch.where(weight > 0, value * weight, 0.0), weight])
+        self._add(dict(zip(self.waiting, map(len, values), strict=True)), terms)
+        self.waiting = {}
+
+    def _add(self, sizes: Mapping[str, int], terms: Tensor) -> None:
+        """Add ``terms`` ``[2, n]`` of names of some sizes, one after the other."""
+        missing = {name: size for name, size in sizes.items() if name not in self.places}
+        if missing:
+            start = 0 if self.totals is None else self.totals.shape[1]
+            more = terms.new_zeros(2, sum(missing.values()))
+            self.totals = more if self.totals is None else torch.cat([self.totals, more], dim=1)
+            for name, size in missing.items():
+                self.places[name] = slice(start, start + size)
+                start += size
+        assert self.totals is not None
+        runs: list[list[int]] = []  # start in ``totals``, start in ``terms``, length
+        begin = 0
+        for name, size in sizes.items():
+            place = self.places[name].start
+            if runs and runs[-1][0] + runs[-1][2] == place:
+                runs[-1][2] += size
+            else:
+                runs.append([place, begin, size])
+            begin += size
+        for place, begin, size in runs:  # most often one
+            self.totals[:, place : place + size] += terms[:, begin : begin + size]
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """By name ``[2, n]``: sums of value * weight, and of weights."""
+        self.end_step()
+        if self.totals is None:
+            return {}
+        return {name: self.totals[:, place] for name, place in self.places.items()}
+
+    @sums.setter
+    def sums(self, sums: Mapping[str, Tensor]) -> None:
+        self.totals, self.places, self.waiting = None, {}, {}
+        for name, terms in sums.items():
+            self._add({name: terms.shape[1]}, terms)
 
     def flush(self) -> dict[str, float]:
         """Return the mean of every name that has weight, and start again."""
-        if not self.sums:
+        self.end_step()
+        if self.totals is None:
             return {}
-        ordered = sorted(self.sums.items())  # a checkpoint does not keep the order of addition
-        names = [
-            name if sums.shape[1] == 1 else f"{name}/{i}"
-            for name, sums in ordered
-            for i in range(sums.shape[1])
-        ]
-        totals, weights = torch.cat([sums for _, sums in ordered], dim=1).tolist()
+        totals, weights = self.totals.tolist()
+        means = {}
+        for name, place in sorted(self.places.items()):  # a checkpoint does not keep the order
+            only = place.stop - place.start == 1
+            for index in range(place.start, place.stop):
+                if weights[index] > 0:
+                    label = name if only else f"{name}/{index - place.start}"
+                    means[label] = totals[index] / weights[index]
         self.sums = {}
-        return {n: t / w for n, t, w in zip(names, totals, weights, strict=True) if w > 0}
+        return means

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from semimae.data.loader import ImageReader
+from semimae.data.reader import ImageReader
 from semimae.data.store import Prepared, Rows
 from semimae.evaluation.metrics import MOST, Example
 from semimae.options.data import CellData

@@ -10,7 +10,7 @@ from semimae.calibration import tempered
 from semimae.data.augment import to_float
 from semimae.data.images import Progress, decoding_error, mapped, open_file, pillow_warnings
 from semimae.engine.device import make_autocast, set_up_device, set_up_model
-from semimae.engine.infer import Outputs, run_model
+from semimae.engine.infer import Outputs, run_models
 from semimae.model_file import Trained
 from semimae.options.train import CellTrain
 
@@ -60,7 +60,7 @@ def predict_files(
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(where)
         images = to_float(images, trained.info.mean, trained.info.std)
         unknown = torch.full((len(names),), -1)
-        outputs = run_model(model, [(images, unknown)], autocast)
+        (outputs,) = run_models([model], [(images, unknown)], autocast)
         probabilities = tempered(outputs.probabilities, trained.info.temperature)
         labels = probabilities.argmax(dim=1)
         on_batch(list(names), outputs._replace(probabilities=probabilities, labels=labels))

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from semimae.methods.memory import Memory
 from semimae.methods.pseudo import PseudoLabelMethod
-from semimae.methods.rules import Rule, base_threshold, write
+from semimae.methods.rules import Rule, base_threshold
 from semimae.options.method import FlexLabels
 from semimae.types import Batch
 
@@ -25,25 +26,27 @@ class FlexRule(Rule):
     """
 
     options: FlexLabels
-    latest: Tensor
+    counts: Tensor  # [N + 1], images by their latest confident prediction, last those without one
 
     def __init__(self, options: FlexLabels, num_classes: int, num_unlabeled: int) -> None:
         super().__init__(options, num_classes, num_unlabeled)
-        self.register_buffer("latest", torch.full((num_unlabeled,), num_classes))  # none yet
+        self.latest = Memory(num_unlabeled, num_classes)
+        counts = torch.zeros(num_classes + 1, dtype=torch.int64)  # float32 ends at 2**24 images
+        counts[-1] = num_unlabeled
+        self.register_buffer("counts", counts)
 
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         weighed = self.weigh(probs, batch.progress)
         confidence, labels = probs.max(dim=-1)
         base = base_threshold(self.options, batch.progress)
-        write(self.latest, batch.unlabeled_index, labels, confidence >= base)
+        before, after, once = self.latest.write(batch.unlabeled_index, labels, confidence >= base)
+        self.counts.scatter_add_(0, after, once.long()).scatter_add_(0, before, -once.long())
         return weighed
 
     def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         base = base_threshold(self.options, progress)
         confidence, labels = probs.max(dim=-1)
-        # scatter_add rather than bincount: no wait for the device
-        status = probs.new_zeros(self.num_classes + 1)
-        status = status.scatter_add(0, self.latest, torch.ones_like(self.latest, dtype=probs.dtype))
-        share = status[:-1] / status.max().clamp(min=1)  # the last entry counts images without one
+        status = self.counts.to(probs.dtype)
+        share = status[:-1] / status.max().clamp(min=1)
         thresholds = base * share / (2 - share)
         return (confidence >= thresholds[labels]).float(), thresholds.mean()

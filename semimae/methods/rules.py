@@ -103,19 +103,6 @@ def base_threshold(options: Threshold, progress: float) -> float:
     return end if progress >= ramp else start + (end - start) * progress / ramp
 
 
-def write(memory: Tensor, index: Tensor, values: Tensor, wanted: Tensor) -> None:
-    """Write ``values`` ``[U]`` at ``index`` ``[U]`` of ``memory`` ``[M]`` where ``wanted`` ``[U]``.
-
-    An image can be in a batch more than once. Of its values the first wanted one is written, on
-    every device; ``index_copy_`` would write any of them.
-    """
-    count = len(index)
-    places = torch.where(wanted, torch.arange(count, device=index.device), count)
-    first = index.new_full((len(memory),), count).scatter_reduce(0, index, places, "amin")
-    chosen = values[first.clamp(max=count - 1)]
-    memory.copy_(torch.where(first < count, chosen, memory))
-
-
 def class_shares(labels: Tensor, num_classes: int, weight: Tensor | None = None) -> Tensor:
     """Return the share of each class among labels ``[K]``, ``[num_classes]``; 0 of no labels."""
     weight = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from semimae.losses import consistency_loss, supervised_loss
 from semimae.methods.base import Method, predict, reconstruction_loss, student_logits
+from semimae.methods.memory import Memory
 from semimae.methods.pseudo import fade_in
-from semimae.methods.rules import base_threshold, write
+from semimae.methods.rules import base_threshold
 from semimae.methods.weighting import ReconstructionWeight
 from semimae.model import SemiModel
 from semimae.options.method import SSMAEOptions
@@ -30,12 +31,11 @@ class SSMAE(Method):
 
     options: SSMAEOptions
     gate: Tensor
-    memory: Tensor
 
     def __init__(self, options: SSMAEOptions, num_classes: int, num_unlabeled: int) -> None:
         super().__init__(options, num_classes, num_unlabeled)
         self.register_buffer("gate", torch.zeros(()))  # 1: open
-        self.register_buffer("memory", torch.full((num_unlabeled,), -1))
+        self.memory = Memory(num_unlabeled, -1)  # the accepted label; -1: none yet
         self.reconstruction = ReconstructionWeight(options.mim.branch)
         self.gradient_every = self.reconstruction.every
 
@@ -74,11 +74,11 @@ class SSMAE(Method):
         (confidence, labels), (sure, same) = weak.max(dim=-1), strong.max(dim=-1)
         agree = (labels == same) & (torch.minimum(confidence, sure) >= threshold)
         accepted = agree & (self.gate > 0) & (batch.progress >= options.gate_start)
-        remembered = self.memory[batch.unlabeled_index]
         if options.memory:
+            remembered = self.memory.values[batch.unlabeled_index]
             known = remembered >= 0
             labels = torch.where(known, remembered, labels)
-            write(self.memory, batch.unlabeled_index, labels, accepted & ~known)
+            self.memory.write(batch.unlabeled_index, labels, accepted & ~known)
             accepted = accepted | known
         return PseudoLabels(labels, confidence, accepted.float())
 

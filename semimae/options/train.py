@@ -97,6 +97,10 @@ class CellTrain(Frozen):
         description="Compile the blocks with torch.compile. The first steps are slow, so this only "
         "pays off in long runs."
     )
+    deterministic: bool = Field(
+        description="On cuda only algorithms that repeat their bits, so that a resumed run ends "
+        "with those of one that was not stopped; slower. On a CPU that holds anyway."
+    )
     accumulate: int = Field(
         ge=1,
         le=4096,

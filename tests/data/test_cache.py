@@ -12,7 +12,7 @@ from PIL import Image
 
 from semimae.data.cache import cached_sizes
 from semimae.data.images import convert
-from semimae.data.loader import ImageReader
+from semimae.data.reader import ImageReader
 from semimae.data.store import Prepared
 from semimae.ingest.prepare import prepare
 from semimae.types import UserError

@@ -10,15 +10,13 @@ from data_helpers import data_config
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support import changed_params
 
 from semimae.data import loader
 from semimae.data.crops import center_crop, resized_crop
-from semimae.data.loader import (
-    ImageReader,
-    TrainViews,
-    eval_batches,
-    sample_rows,
-)
+from semimae.data.loader import TrainViews, eval_batches, sample_rows
+from semimae.data.reader import ImageReader
+from semimae.data.sending import as_one, in_one
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.ingest.choose import make_split
@@ -28,6 +26,7 @@ from semimae.random import uniform
 from semimae.types import Batch, Step
 
 CPU = torch.device("cpu")
+_DTYPES = [torch.uint8, torch.bool, torch.float32, torch.int64, torch.float64]
 PER_CLASS = 12
 SIDES = [(40, 30), (20, 64), (33, 33)]  # width, height; all above the packing limit of `files`
 
@@ -267,7 +266,78 @@ def test_reading_ahead_changes_nothing(data: tuple[Prepared, DataConfig]) -> Non
     split = halve(data[0])
     ahead, direct = views(data, split), views(data, split)
     for step in (0, 1, 2, 7, 1):
-        assert same(ahead(step), direct._make(step))
+        assert same(ahead(step), direct.make(range(step, step + 1))[0])
+
+
+@pytest.mark.parametrize("num_unlabeled", [0, 8])
+@pytest.mark.parametrize("regularized", [False, True])
+def test_views_of_several_steps_at_once_have_the_same_bits(
+    regularized: bool, num_unlabeled: int, data: tuple[Prepared, DataConfig]
+) -> None:
+    """Also across the end of a pass over the images, and where views are mixed."""
+    prepared, config = data
+    changes: dict[str, object] = {"num_unlabeled": num_unlabeled}
+    if regularized:
+        noisy = {"hflip": True, "color_jitter": 0.4, "erasing": 0.5, "erasing_fill": "noise"}
+        noisy |= {"randaugment_magnitude_std": 1.5}
+        config = config.model_copy(update=noisy)
+        changes["labeled"] = changed_params(
+            **{f"labeled__{key}": value for key, value in _MIXED.items()}
+        ).labeled
+        changes["path_rates"] = torch.tensor([0.0, 0.2])
+    made = views((prepared, config), halve(prepared), **changes)
+    together = made.make(range(3, 8))
+    for step, at_once in zip(range(3, 8), together, strict=True):
+        (alone,) = made.make(range(step, step + 1))
+        assert same(at_once, alone)
+        assert at_once.batch.progress == alone.batch.progress
+
+
+_MIXED = {"view": "strong", "view_probability": 0.5, "mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1}
+
+
+def test_a_device_that_makes_steps_together_hands_them_out_one_by_one(
+    packed: tuple[Prepared, DataConfig],
+) -> None:
+    split = halve(packed[0])
+    made, direct = views(packed, split, num_steps=12), views(packed, split, num_steps=12)
+    made.ahead = None  # as where packed images live on a GPU
+    asked: list[range] = []
+    make = made.make
+    made.make = lambda steps: (asked.append(steps), make(steps))[1]  # type: ignore[method-assign]
+    for step in (2, 3, 4, 9, 10, 11, 0):
+        assert same(made(step), direct(step))
+    assert asked == [range(2, 10), range(10, 12), range(8)]
+
+
+def test_images_that_do_not_fit_stay_on_the_host(packed: tuple[Prepared, DataConfig]) -> None:
+    prepared, config = packed
+    rows = np.array([5, 2, 9])
+    device = torch.device("meta")
+    reader = ImageReader(prepared, config, rows, device, resident=False)
+    assert reader.packed is not None
+    assert reader.packed.device == CPU
+    assert reader.whole(rows[:2]).device == device
+    resident = ImageReader(prepared, config, rows, device)
+    assert resident.packed is not None
+    assert resident.packed.device == device
+    on_host = ImageReader(prepared, config, rows, CPU, resident=False).whole(rows[1:])
+    assert torch.equal(on_host, ImageReader(prepared, config, rows, CPU).whole(rows[1:]))
+
+
+@given(st.lists(st.sampled_from(_DTYPES), max_size=6), st.integers(0, 9), st.integers(0, 2**31))
+def test_tensors_that_are_sent_together_arrive_as_they_were(
+    dtypes: list[torch.dtype], size: int, seed: int
+) -> None:
+    source = torch.Generator().manual_seed(seed)
+    tensors = [
+        torch.randint(0, 2, (size + n, n), generator=source).to(dtype)
+        for n, dtype in enumerate(dtypes)
+    ]
+    if tensors:
+        found = in_one(tensors, as_one(tensors))
+        assert [(t.dtype, t.shape) for t in found] == [(t.dtype, t.shape) for t in tensors]
+        assert all(torch.equal(a, b) for a, b in zip(found, tensors, strict=True))
 
 
 def test_no_two_draws_of_a_step_are_the_same(
@@ -283,7 +353,7 @@ def test_no_two_draws_of_a_step_are_the_same(
 
     monkeypatch.setattr(loader, "uniform", record)
     made = views(data, halve(data[0]), seed=17)
-    made._make(5)
+    made.make(range(5, 6))
     assert len(keys) >= 5
     assert len(set(keys)) == len(keys)
     assert all(key[0] == 17 and key[-1] == 5 for key in keys)

@@ -112,11 +112,11 @@ def resume_at_once(data: Path, out: Path) -> dict[str, Result]:
     if rank == 1:
         folder = out / "older"
         shutil.copytree(out / "slow", folder)
-        (folder / "step-000000003.json").unlink()
+        (folder / "step-000000004.json").unlink()
     try:
         run(cell, data, folder, save_every=2)
     except UserError as error:
-        refused = "step-000000003.json cannot be loaded by all processes" in str(error)
+        refused = "step-000000004.json cannot be loaded by all processes" in str(error)
     wait_for_all()
     at_once = run(cell, data, out / "slow", save_every=2)
     return {"at once": at_once, "older disk": {"refused": refused}}

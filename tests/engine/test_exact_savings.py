@@ -1,7 +1,7 @@
 """What costs less gives the same loss and the same gradients."""
 
-from collections.abc import Callable
-from functools import partialmethod
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +9,10 @@ import torch
 from small_models import BACKBONES, FLAT, build, draw, draw_noise, mae, scramble, simmim, timm_model
 from support import Waits, section
 from torch import Tensor
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 
+from benchmarks.check import quick_compiler
 from semimae.backbones.blocks import can_run_rows, is_block, run_rows, set_plain_attention
 from semimae.backbones.swin import Swin
 from semimae.engine.device import set_up_model
@@ -153,7 +156,7 @@ def test_compiling_finds_the_blocks(name: str, monkeypatch: pytest.MonkeyPatch) 
     """The compiler itself is torch's and takes long; that blocks are handed to it is ours."""
     model = model_of(name)
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
     set_up_model(model, section("train", compile=True), CPU)
     vit = model.backbone.vit  # type: ignore[attr-defined]
     blocks = (
@@ -179,14 +182,73 @@ def test_a_compiled_model_gives_the_same_loss() -> None:
         torch.testing.assert_close(compiled[1][name], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def without_code() -> Iterator[None]:
+    """Compile without generating code; what was compiled before is forgotten."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    kept = {"recompile_limit": 8, "fail_on_recompile_limit_hit": False}
+    with quick_compiler(True), torch._dynamo.config.patch(kept):  # which it sets back
+        yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.filterwarnings("default")  # as above
-def test_a_compiled_model_can_be_asked_for_the_gradient_of_each_term(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It keeps the graph for the next term. The backend is torch's own, without code generation."""
+@pytest.mark.usefixtures("without_code")
+def test_all_of_the_blocks_is_compiled_and_in_few_forms() -> None:
+    """Student and teacher, with and without gradient, whole blocks and rows of the last."""
     model = model_of("vit")
-    compile_block = partialmethod(torch.nn.Module.compile, backend="aot_eager")
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_block)
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    plain = loss_and_gradients(model)
+    for part in (model, teacher):
+        set_up_model(part, section("train", compile=True), CPU)
+    for _ in range(2):
+        assert_same(loss_and_gradients(model), plain)
+        with torch.no_grad():
+            for part in (teacher, model.eval()):
+                part(draw(batch=4))
+        model.train()
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    last = model.backbone.vit.blocks[-1]  # type: ignore[attr-defined]
+    forms = [
+        len(_debug_get_cache_entry_list(code))
+        for code in (type(last).forward.__code__, run_rows.__code__)
+    ]
+    assert min(forms) > 0
+    assert sum(forms) == counters["stats"]["unique_graphs"] <= 16
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("without_code")
+def test_what_cannot_be_compiled_is_an_error_and_not_slow() -> None:
+    model = model_of("vit")
+    set_up_model(model, section("train", compile=True), CPU)
+    first, last = (model.backbone.vit.blocks[i] for i in (0, -1))  # type: ignore[attr-defined]
+    for block in (first, last):
+        hook = block.mlp.register_forward_pre_hook(lambda module, inputs: print())
+        with pytest.raises(Unsupported):
+            model(draw())
+        hook.remove()
+        torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("without_code")
+def test_more_forms_than_allowed_are_an_error_and_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semimae.engine.device._COMPILED_FORMS", 1)
+    model = model_of("vit")
+    set_up_model(model, section("train", compile=True), CPU)
+    model(draw())
+    with pytest.raises(FailOnRecompileLimitHit), torch.no_grad():
+        model(draw())
+
+
+@pytest.mark.filterwarnings("default")  # as above
+@pytest.mark.usefixtures("without_code")
+def test_a_compiled_model_can_be_asked_for_the_gradient_of_each_term() -> None:
+    """It keeps the graph for the next term."""
+    model = model_of("vit")
     images, labels = draw(), torch.tensor([0, 1, 3])
 
     def measured() -> dict[str, Tensor]:

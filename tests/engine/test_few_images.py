@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support import small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.fit import fit
+from semimae.engine.memory import images_fit
 from semimae.engine.phases import fit_phases
 from semimae.evaluation.probe import probe
 from semimae.options.cell import Cell
@@ -198,6 +200,16 @@ def test_what_no_memory_holds_is_refused_before_it_is_tried(
     cell = small_cell("fixmatch", **changes)
     with pytest.raises(UserError, match=r"a step needs \d+ GiB at least.*lower train\.batch_size"):
         run(cell, digits, digits_split, tmp_path)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(10**6, True), (10**5, False)])
+def test_packed_images_stay_on_the_host_where_a_gpu_has_no_room(
+    free: int, fits: bool, small_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 images of 64 bytes; the small model and its views take less than 100 kB."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert images_fit(small_cell("fixmatch"), 1000, torch.device("cuda")) is fits
+    assert images_fit(small_cell("fixmatch"), 10**9, torch.device("cpu"))
 
 
 def test_a_step_that_runs_out_of_memory_says_what_to_do(

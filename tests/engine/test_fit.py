@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,42 @@ def test_a_gpu_is_named_by_its_number_and_rounds_as_asked(
         assert flags == (precision == "tf32",) * 2
     finally:
         set_up_device(small_cell(train__device="cpu").train)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gpu_repeats_its_bits_where_that_is_asked_for(
+    device: str, asked: bool, small_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        set_up_device(small_cell(train__device=device, train__deterministic=asked).train)
+        on = asked and device == "cuda"
+        assert torch.are_deterministic_algorithms_enabled() is on
+        assert torch.backends.cuda.flash_sdp_enabled() is not on
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is on
+    finally:
+        set_up_device(small_cell(train__device="cpu").train)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_an_operation_that_cannot_repeat_its_bits_names_the_setting(
+    small_cell: MakeCell,
+    digits: Prepared,
+    digits_split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("adaptive_pool does not have a deterministic implementation, but. More")
+
+    monkeypatch.setattr("semimae.engine.fit.train", fail)
+    with pytest.raises(UserError, match=r"adaptive_pool .* set train\.deterministic: false"):
+        run(small_cell("fixmatch"), digits, digits_split, tmp_path)
 
 
 @pytest.mark.parametrize(

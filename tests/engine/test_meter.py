@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semimae.engine.meter import Meter
 
@@ -68,3 +71,54 @@ def test_the_order_of_addition_does_not_show() -> None:
     for name in "ba":
         other.add(name, torch.tensor(1.0))
     assert list(one.flush()) == list(other.flush())
+
+
+_STEPS = st.lists(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.floats(-9, 9), st.booleans()), max_size=6),
+    max_size=6,
+)
+
+
+@given(_STEPS, st.integers(0, 5))
+def test_names_may_come_and_go_from_step_to_step(
+    steps: list[list[tuple[str, float, bool]]], saved_after: int
+) -> None:
+    """As gradients do, which are measured at some steps; and a run may be resumed in between."""
+    meter = Meter()
+    expected: dict[str, list[float]] = {}
+    for number, step in enumerate(steps):
+        for name, value, counts in step:
+            meter.add(name, torch.tensor(value), torch.tensor(counts))
+            expected.setdefault(name, []).extend([value] * counts)
+        meter.end_step()
+        if number == saved_after:
+            kept, meter = meter.sums, Meter()
+            meter.sums = {name: sums.clone() for name, sums in sorted(kept.items())}
+    means = {name: sum(values) / len(values) for name, values in expected.items() if values}
+    assert meter.flush() == pytest.approx(means, rel=1e-5, abs=1e-5)
+
+
+def test_one_step_takes_few_operations() -> None:
+    """A GPU waits for each to be started."""
+    meter, good = Meter(), torch.tensor(1.0)
+    for _ in range(2):  # the first step makes room for the names
+        with Operations() as operations:
+            for index in range(15):
+                meter.add(f"x{index}", torch.tensor(float(index)), good)
+            meter.end_step()
+    assert operations.count <= 10
+    assert meter.flush()["x7"] == 7.0
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that compute."""
+
+    FREE = ("detach", "expand", "view", "_unsafe_view", "slice", "reshape", "lift_fresh", "alias")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.__name__.startswith(self.FREE)
+        return func(*args, **(kwargs or {}))

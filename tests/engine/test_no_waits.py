@@ -1,7 +1,8 @@
 """No step, and no view, asks what a device has computed: on a GPU the host would have to wait.
 
 Tensors without values stand for the device's: whatever reads one ends in an error, also ``tolist``
-and ``numpy``, which no dispatch mode sees on a CPU.
+and ``numpy``, which no dispatch mode sees on a CPU. They also stand for those of a CUDA device that
+is not there, where a copy from the host shows that waits for the device.
 """
 
 import copy
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from support import SMALL, WITH_OWN_PHASE, changed_params, section
-from torch import Tensor, nn
+from torch import Tensor, empty_like, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
 from semimae.data.erasing import ERASING_DRAWS, erase
@@ -27,7 +29,7 @@ from semimae.model import build_model
 from semimae.options.cell import Cell
 from semimae.types import Batch, Interrupted, Step
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 CLASSES, UNLABELED = 10, 50  # of the dataset
 VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in WITH_OWN_PHASE} | {
     "micro-batches": {"method": "freematch", "train__accumulate": 2},
@@ -57,14 +59,34 @@ class Unread(BadSteps):
         return 0, 0
 
 
-def without_values(module: nn.Module) -> None:
+class Copies(TorchDispatchMode):
+    """Counts copies from the host to the device that wait: also numbers that become a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.__name__.split(".")[0]
+        if name in ("_to_copy", "copy_"):
+            source, target = (args[1], args[0]) if name == "copy_" else (args[0], out)
+            waits = not ((kwargs or {}).get("non_blocking") or args[2:3] == (True,))
+            if source.device.type == "cpu" and target.device.type != "cpu" and waits:
+                self.seen.append(f"{name} of {list(source.shape)}")
+        return out
+
+
+def without_values(module: nn.Module, device: torch.device) -> None:
     """Replace all weights by tensors of the active mode."""
     for part in module.modules():
         for name, p in part._parameters.items():
             if p is not None:
-                part._parameters[name] = nn.Parameter(torch.empty_like(p), p.requires_grad)
+                part._parameters[name] = nn.Parameter(empty_like(p, device=device), p.requires_grad)
         for name, b in part._buffers.items():
-            part._buffers[name] = None if b is None else torch.empty_like(b)
+            part._buffers[name] = None if b is None else empty_like(b, device=device)
 
 
 def batch_of(cell: Cell) -> Step:
@@ -94,8 +116,14 @@ def batch_of(cell: Cell) -> Step:
     return Step(batch, classes(unlabeled))
 
 
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> None:
+def test_a_step_between_two_rows_waits_for_nothing(
+    variant: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == CUDA:  # the backward pass is torch's own, and its engine wants a real card
+        monkeypatch.setattr(Tensor, "backward", lambda loss: backward())
+        monkeypatch.setattr(torch.autograd, "grad", lambda loss, of, **_: list(map(empty_like, of)))
     rhythm = dict.fromkeys(("train__log_every", "train__eval_every", "train__save_every"), 99)
     changes = {"pseudo_label__skip_rejected": "never", "train__gradient_every": 1}
     params = changed_params(**changes, **rhythm, **VARIANTS[variant])
@@ -111,11 +139,20 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
     teacher = copy.deepcopy(model).requires_grad_(False)
     method = build_method(cell.options, CLASSES, UNLABELED)
     rows: list[str] = []
+
+    def backward() -> None:
+        for parameter in model.parameters():
+            parameter.grad = empty_like(parameter) if parameter.requires_grad else None
+
+    steps = 1 if device == CUDA else 2
+    copies = Copies()
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (model, teacher, method):
-            without_values(module)
+            without_values(module, device)
         optimizer = build_optimizer(model, model.backbone, cell.optim)
-        state = TrainState(model, teacher, method, optimizer, bad_steps=Unread(CPU))
+        state = TrainState(model, teacher, method, optimizer, bad_steps=Unread(device))
+        with device:
+            step = batch_of(cell)
 
         class Nowhere(Checkpoints):
             def __init__(self) -> None:
@@ -124,10 +161,10 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
             def save(self, state: TrainState) -> None:
                 pass
 
-        with pytest.raises(Interrupted):
+        with copies, pytest.raises(Interrupted):
             train(
                 state,
-                lambda step: batch_of(cell),
+                lambda number: step,
                 cell.train,
                 params.train,
                 cell.optim,
@@ -135,10 +172,11 @@ def test_a_step_between_two_rows_reads_nothing_from_the_device(variant: str) -> 
                 evaluate=lambda state: {},
                 on_row=lambda kind, row: rows.append(kind),
                 checkpoints=Nowhere(),
-                should_stop=lambda: state.step == 2,
+                should_stop=lambda: state.step == steps,
             )
-    assert state.step == 2
+    assert state.step == steps
     assert rows == []
+    assert copies.seen == []
     assert state.meter.sums  # what the rows will be made of has been computed
 
 
@@ -158,22 +196,44 @@ def test_a_tensor_without_values_cannot_be_read(call: Callable[[Tensor], object]
         call(torch.zeros(3))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.new_tensor(0.5),
+        lambda x: torch.tensor([1, 2], device=CUDA),
+        lambda x: x[[0, 1]],
+        lambda x: x.copy_(torch.zeros(3)),
+        lambda x: torch.zeros(3).to(CUDA),
+    ],
+)
+def test_a_copy_to_the_device_that_waits_is_seen(call: Callable[[Tensor], object]) -> None:
+    with FakeTensorMode(), Copies() as copies:
+        x = torch.zeros(3, device=CUDA)
+        x.copy_(torch.zeros(3), non_blocking=True)
+        torch.full((), 0.5, device=CUDA)
+        assert copies.seen == []
+        call(x)
+    assert len(copies.seen) == 1
+
+
 @pytest.mark.parametrize("size", [8, 32, 224])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_views_read_nothing_from_the_device(size: int, channels: int) -> None:
+def test_views_wait_for_nothing(size: int, channels: int) -> None:
     images = torch.empty(128, channels, size, size, dtype=torch.uint8, device="meta")
     options = {"crop": "pad", "crop_padding": 2, "hflip": True, "randaugment_ops": 3, "cutout": 0.5}
     options |= {"color_jitter": 0.4, "randaugment_magnitude_std": 1.5}
     config = section("data", image_size=size, channels=channels, **options)
     draws = torch.rand(128, num_draws(config, strong=True), generator=torch.Generator())
-    for view in (
-        weak_view(images, draws[:, : num_draws(config, strong=False)], config),
-        strong_view(images, draws, config),
-    ):
-        view = to_float(view, (0.5,) * channels, (0.5,) * channels)
-        for fill in (None, lambda place, number: torch.zeros(number)):
-            erased = erase(view, torch.rand(128, ERASING_DRAWS), 0.5, fill)
-            assert erased.device.type == "meta"
+    with Copies() as copies:
+        for view in (
+            weak_view(images, draws[:, : num_draws(config, strong=False)], config),
+            strong_view(images, draws, config),
+        ):
+            view = to_float(view, (0.5,) * channels, (0.5,) * channels)
+            for fill in (None, lambda place, number: torch.zeros(number)):
+                erased = erase(view, torch.rand(128, ERASING_DRAWS), 0.5, fill)
+                assert erased.device.type == "meta"
+    assert copies.seen == []
 
 
 def test_mixing_reads_nothing_from_the_device() -> None:

@@ -348,8 +348,8 @@ def test_a_stop_interrupts_the_evaluation_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("semimae.engine.infer.EVAL_BATCH", 20)
-    assert len(digits_split.val) > 10 * 20  # asked 3 times by then, and 20 times in it
+    monkeypatch.setattr("semimae.engine.infer.EVAL_BATCH", 10)
+    assert len(digits_split.val) > 20 * 10  # asked 3 times by then, and 20 times in it
     with pytest.raises(Interrupted, match="stopped after step 3;"):
         fit(
             small_cell("semi_mae"),

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from support import changed_params
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semimae.methods.flexmatch import FlexRule
 from semimae.methods.freematch import FreeRule
+from semimae.methods.memory import Memory
 from semimae.methods.pseudo import fade_in
-from semimae.methods.rules import Alignment, FixedRule, class_shares, write
+from semimae.methods.rules import Alignment, FixedRule, class_shares
 from semimae.methods.softmatch import SoftRule
 from semimae.types import Batch
 
@@ -192,15 +194,59 @@ def test_equal_confidences_have_equal_weights_without_a_running_mean() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_of_the_values_for_one_image_the_first_wanted_one_is_written(seed: int) -> None:
     rng = random.Random(seed)
-    memory = [rng.randrange(-1, 4) for _ in range(6)]
+    before = [rng.randrange(-1, 4) for _ in range(6)]
     index = [rng.randrange(6) for _ in range(9)]
     values = [rng.randrange(4) for _ in index]
     wanted = [rng.random() < 0.4 for _ in index]
-    ours = torch.tensor(memory)
-    write(ours, torch.tensor(index), torch.tensor(values), torch.tensor(wanted))
+    memory, after = Memory(6, 0), list(before)
+    memory.values.copy_(torch.tensor(before))
     for place, value, want in reversed(list(zip(index, values, wanted, strict=True))):
-        memory[place] = value if want else memory[place]
-    assert ours.tolist() == memory
+        after[place] = value if want else after[place]
+    said = memory.write(torch.tensor(index), torch.tensor(values), torch.tensor(wanted))
+    assert memory.values.tolist() == after
+    firsts = [index.index(place) == entry for entry, place in enumerate(index)]
+    assert [part.tolist() for part in said] == [
+        [before[place] for place in index],
+        [after[place] for place in index],
+        firsts,
+    ]
+    memory.take_back(unless=torch.tensor(True))
+    assert memory.values.tolist() == after
+    memory.write(torch.tensor(index), torch.tensor(values), torch.tensor(wanted))
+    memory.take_back(unless=torch.tensor(False))
+    memory.take_back(unless=torch.tensor(False))  # once
+    assert memory.values.tolist() == after
+
+
+def test_flexmatch_counts_more_images_than_a_float_can() -> None:
+    rule = FlexRule(options("flex", threshold=0.8), 2, 2**24 + 9)
+    rows = torch.tensor([[0.9, 0.1]] * 3)
+    for first in range(0, 9, 3):
+        rule(rows, as_batch([first, first + 1, first + 2]))
+        rule(rows, as_batch([first, first, first + 2]))  # again, which counts nobody twice
+    assert rule.counts.tolist() == [9, 0, 2**24]
+
+
+def test_flexmatch_looks_at_the_images_of_the_batch_alone() -> None:
+    rule = FlexRule(options("flex"), CLASSES, 1000)
+    with Sizes() as seen:
+        rule(torch.full((8, CLASSES), 0.25), as_batch(list(range(8))))
+        rule.latest.take_back(torch.tensor(False))
+    assert max(seen.made) <= 8 * CLASSES
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how large the tensors are that operations make anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and all(out is not given for given in args):
+            self.made.append(out.numel())
+        return out
 
 
 @pytest.mark.parametrize(
