@@ -24,7 +24,9 @@ def check_weights(params: Params, images: Path) -> None:
     """
     variants = [params, *(params.variant(name) for name in params.ablation.variant)]
     for weights in dict.fromkeys(variant.backbone.weights for variant in variants):
-        if weights is None or weights.startswith("timm:") or (images / weights).is_file():
+        if weights is None or weights.startswith(("timm:", "hf:")):
+            continue
+        if (images / weights).is_file():
             continue
         raise UserError(
             f"backbone.weights={weights}: there is no file {images / weights}; a relative path is "

@@ -66,7 +66,7 @@ def reference(defaults: Schema) -> str:
 
 def _members(field: Schema) -> list[str]:
     """Return the names of the section that a field is, or of the several that it may be."""
-    options = [field, *field.get("oneOf", [])]
+    options = [field, *field.get("oneOf", []), *field.get("anyOf", [])]
     return [option["$ref"].rpartition("/")[2] for option in options if "$ref" in option]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from semimae.backbones.blocks import path_rates
+from semimae.backbones.tuning import tune
 from semimae.calibration import fit_temperature
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
@@ -25,6 +26,7 @@ from semimae.model import SemiModel, model_of
 from semimae.options.backbone import check_joint_pass
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
+from semimae.random import generator
 from semimae.types import Interrupted, PseudoLabels, UserError
 
 
@@ -61,7 +63,9 @@ def fit(
     split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = set_up_device(cell.train)
     check_memory(cell, device)
-    model = (start or model_of(cell, prepared)).to(device).train()
+    model = start or model_of(cell, prepared)
+    tune(model.backbone, cell.backbone, generator(cell.seed, "lora"))
+    model = model.to(device).train()
     autocast = make_autocast(cell.train, device, model.backbone.embed_dim)
     if model.backbone.mixes_images:
         try:

@@ -170,4 +170,6 @@ def _adapted(model: SemiModel | None, phase: Cell) -> SemiModel | None:
     """Drop the MIM branch where the phase has none."""
     if model is None or phase.mim is not None:
         return model
-    return SemiModel(model.backbone, None)  # type: ignore[arg-type]
+    plain = SemiModel(model.backbone, None)  # type: ignore[arg-type]
+    plain.weight_report = model.weight_report
+    return plain

@@ -107,7 +107,7 @@ class Cell(Frozen):
             UserError: If the file cannot be read.
         """
         weights = self.backbone.weights
-        if weights is None or weights.startswith("timm:"):
+        if weights is None or weights.startswith(("timm:", "hf:")):
             return self
         try:
             return self.model_copy(update={"weights_sha256": file_hash(root / weights)})

@@ -148,7 +148,7 @@ class Params(Frozen):
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
                 data=values_of(data),
-                backbone=self.backbone,
+                backbone=self.backbone.without_unread(),
                 optim=self.optim,
                 train=values_of(train),
                 weights_sha256=None,
