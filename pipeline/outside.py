@@ -23,7 +23,15 @@ def check_weights(params: Params, images: Path) -> None:
         UserError: If one is missing.
     """
     variants = [params, *(params.variant(name) for name in params.ablation.variant)]
-    for weights in dict.fromkeys(variant.backbone.weights for variant in variants):
+    asked = [
+        weights
+        for variant in variants
+        for weights in (
+            variant.backbone.weights,
+            *(teacher.weights for teacher in variant.self_training.teachers),
+        )
+    ]
+    for weights in dict.fromkeys(asked):
         if weights is None or weights.startswith(("timm:", "hf:")):
             continue
         if (images / weights).is_file():

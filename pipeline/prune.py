@@ -38,6 +38,7 @@ def prune(
     }
     # Of what another cell continues from, finished phases alone are shared.
     phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
+    phases += [teacher.options for cell in cells.values() for teacher in cell.teachers()]
     stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
     for folder in stale:
         typer.echo(folder.relative_to(root))

@@ -26,6 +26,7 @@ _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 # In the cell's folder, of stage `linear_probe`:
 RECONSTRUCTIONS = "reconstructions.npz"
+PSEUDO_LABELS = "pseudo_labels.npz"  # of self-training: of each unlabeled image
 PREDICTIONS = "predictions.npz"  # of each validation and test image
 
 

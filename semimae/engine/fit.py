@@ -21,6 +21,7 @@ from semimae.engine.infer import accuracy, infer
 from semimae.engine.loop import train
 from semimae.engine.memory import check_memory
 from semimae.engine.optim import build_optimizer
+from semimae.engine.teachers import Labels
 from semimae.methods.registry import build_method
 from semimae.model import SemiModel, model_of
 from semimae.options.backbone import check_joint_pass
@@ -40,6 +41,7 @@ def fit(
     on_row: Callable[[str, Row], None],
     should_stop: Callable[[], bool],
     start: SemiModel | None = None,
+    labels: Labels | None = None,
 ) -> TrainState:
     """Train a cell, from its newest checkpoint if there is one.
 
@@ -52,6 +54,7 @@ def fit(
         on_row: Is told of every logged row, also of those that a resumed run had logged before.
         should_stop: Asked once per step, and between the batches of an evaluation.
         start: A model to start from instead of fresh weights.
+        labels: What self-training's teachers say of the unlabeled images.
 
     Returns:
         The final state; ``ema`` is the model to use.
@@ -74,6 +77,8 @@ def fit(
             raise UserError(f"{error}.") from None
     set_up_model(model, cell.train, device)
     method = build_method(cell.options, prepared.info.num_classes, split.num_unlabeled)
+    if labels is not None:
+        method.load_state_dict(labels._asdict())
     ema = copy.deepcopy(model).requires_grad_(False).eval()  # it labels by running statistics
     set_up_model(ema, cell.train, device)  # a copy is not compiled
     state = TrainState(

@@ -78,6 +78,7 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
 def training_flops(cell: Cell, num_classes: int) -> int:
     """Return the floating-point operations of a whole run, over all its phases.
 
-    Scoring on the validation split and measuring gradients come on top.
+    Scoring on the validation split, measuring gradients and labeling by teachers come on top.
     """
-    return sum(phase.train.steps * step_flops(phase, num_classes) for phase in phases(cell))
+    runs = [*cell.teachers(), *phases(cell)]
+    return sum(run.train.steps * step_flops(run, num_classes) for run in runs)

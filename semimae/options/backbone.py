@@ -1,5 +1,6 @@
 """Options of the backbones."""
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -61,9 +62,10 @@ class BackboneOptions(Frozen):
             raise ValueError("tuning=lora needs lora: {rank, alpha, targets}, which is null")
         return self
 
-    def without_unread(self) -> Self:
-        """Return the options without those that another tuning reads."""
-        return self if self.tuning == "lora" else self.model_copy(update={"lora": None})
+    def without_unread(self, tunings: Collection[str] = ()) -> Self:
+        """Return the options without those that other tunings than its own and these read."""
+        reads = "lora" in {self.tuning, *tunings}
+        return self if reads else self.model_copy(update={"lora": None})
 
 
 class ViTConfig(BackboneOptions):
@@ -172,7 +174,7 @@ class CNNConfig(Frozen):
         _refuse_tag(self.weights, self.name)
         return self
 
-    def without_unread(self) -> Self:
+    def without_unread(self, tunings: Collection[str] = ()) -> Self:
         """Return itself: it reads all that it has."""
         return self
 
