@@ -134,9 +134,10 @@ def _train(
             write_json(out / "timing.json", clock)
             write_json(out / "phases.json", before)
             if isinstance(cell.options, SelfTrainingOptions):
-                arrays = {k: v.cpu().numpy() for k, v in state.method.named_buffers()}
+                arrays: dict[str, Any] = {"rows": split.unlabeled(prepared)}
+                arrays |= {name: b.cpu().numpy() for name, b in state.method.named_buffers()}
                 with (out / PSEUDO_LABELS).open("wb") as file:
-                    np.savez(file, rows=split.unlabeled(prepared), **arrays)
+                    np.savez(file, **arrays)
             write_json(out / ORIGIN, provenance_of(root))
             write_json(out / MACHINE, made_by)
 

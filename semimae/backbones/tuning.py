@@ -81,7 +81,8 @@ def _add_low_rank(backbone: Any, config: LoRAConfig, source: torch.Generator) ->
         if name.rpartition(".")[2] in config.targets:
             change = LowRank(layer.weight, config, source)
             parametrize.register_parametrization(layer, "weight", change)
-            layer.parametrizations["weight"].original.requires_grad_(False)  # type: ignore[index]
+            frozen: Any = layer.parametrizations
+            frozen.weight.original.requires_grad_(False)
 
 
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
@@ -90,7 +91,8 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
     for name, tensor in module.state_dict().items():
         plain = plain_name(name)
         layer = plain.rpartition(".")[0]
-        state[plain] = tensor if plain == name else module.get_submodule(layer).weight.detach()  # type: ignore[union-attr,operator]
+        owner: Any = module.get_submodule(layer)
+        state[plain] = tensor if plain == name else owner.weight.detach()
     return state
 
 

@@ -176,9 +176,9 @@ def _joined(state: State) -> State:
         key, value = f"{block}.key.{kind}", f"{block}.value.{kind}"
         if value not in state or (kind == "weight" and key not in state):
             continue
-        three = [made.pop(name), made.pop(key, None), made.pop(value)]
-        three[1] = torch.zeros_like(three[0]) if three[1] is None else three[1]
-        made[f"{block}.qkv.{kind}"] = torch.cat([t for t in three if t is not None])
+        query = made.pop(name)
+        keys = made.pop(key) if key in made else torch.zeros_like(query)  # no bias is one of 0
+        made[f"{block}.qkv.{kind}"] = torch.cat([query, keys, made.pop(value)])
     return made
 
 
