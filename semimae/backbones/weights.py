@@ -48,9 +48,9 @@ class WeightReport(Frozen):
     resized: tuple[str, ...]  # with both shapes
 
     def __str__(self) -> str:
-        """Return a line per kind of key."""
+        """Return a line per kind of key, with the first few."""
         kinds = [(kind, getattr(self, kind)) for kind in _KINDS]
-        lines = [f"  {kind} ({len(keys)}): {', '.join(keys)}" for kind, keys in kinds if keys]
+        lines = [f"  {kind} ({len(keys)}): {_some(keys)}" for kind, keys in kinds if keys]
         if self.other_parts:
             lines.insert(0, f"  taken is {self.part}, not {', '.join(self.other_parts)}")
         return "\n".join([f"{self.source}: {self.num_loaded} tensors loaded", *lines])
@@ -237,7 +237,7 @@ def _incomplete(spec: str, extra: Iterable[str], missing: set[str], total: int) 
     )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     shown = ", ".join(name[:80] for name in names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 

@@ -84,8 +84,17 @@ def pseudo_labels(
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu_began,
         "val_images": len(val),
-        "teachers_top1": right.tolist(),
         "ensemble_top1": together.item(),
+        "teachers": [
+            {
+                "tuning": cell.backbone.tuning,
+                "seed": cell.seed,
+                "weights": cell.backbone.weights,
+                "model": getattr(cell.backbone, "model", None),
+                "top1": top1,
+            }
+            for (cell, _), top1 in zip(teachers, right.tolist(), strict=True)
+        ],
     }
 
 

@@ -171,7 +171,9 @@ def test_the_student_is_trained_on_what_the_teachers_say(
     known = torch.from_numpy(start.labels[val])
     of_val = torch.stack([infer(m, t, start, val).probabilities for t, m in teachers])
     right = [(p.argmax(dim=1) == known).double().mean().item() for p in of_val]
-    assert costs[-1]["teachers_top1"] == pytest.approx(right)
+    named = costs[-1]["teachers"]
+    assert [t["top1"] for t in named] == pytest.approx(right)
+    assert [(t["tuning"], t["seed"]) for t in named] == [("lora", 3), ("full", 0), ("full", 0)]
     together = (combine(of_val, "votes").labels == known).double().mean().item()
     assert costs[-1]["ensemble_top1"] == pytest.approx(together)
     assert costs[-1]["val_images"] == len(val)
