@@ -22,6 +22,7 @@ OF_SPLIT = (
     "pseudo_label",
     "ssmae",
     "start",
+    "self_training",
     "optim",
     "train",
     "ablation.time_factor",  # for budget time

@@ -1,11 +1,27 @@
 """Stage ``linear-probe``: score the trained weights without changing them."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.source_code import short_hash, stage_code
-from pipeline.stage import PARAMS_ABOVE, PREPARED_ABOVE, ParamsFile, PreparedFolder, read_inputs
+from pipeline.stage import (
+    PARAMS_ABOVE,
+    PREPARED_ABOVE,
+    Inputs,
+    ParamsFile,
+    PreparedFolder,
+    read_inputs,
+)
 from pipeline.tracking import LiveRun
-from pipeline.workspace import PREDICTIONS, RECONSTRUCTIONS, dvc_root, resume_folder, write_json
+from pipeline.workspace import (
+    PREDICTIONS,
+    RECONSTRUCTIONS,
+    dvc_root,
+    phases_folder,
+    read_json,
+    resume_folder,
+    write_json,
+)
 
 
 def linear_probe(
@@ -13,7 +29,8 @@ def linear_probe(
 ) -> None:
     """Score a trained cell on the test set, its weights as they are.
 
-    Three ways: by its classifier, by a linear probe, and by its nearest neighbors.
+    Three ways: by its classifier, by a linear probe, and by its nearest neighbors. Where
+    backbone.weights is set, these weights are scored too, as they were before the training.
 
     Example: cd runs/headline && python -m pipeline linear-probe
     """
@@ -34,11 +51,46 @@ def linear_probe(
     with held_lock(lock, lambda: False), LiveRun(folder, root):
         found = probe(model, cell, prepared, split, params.linear_probe, info.temperature)
         pictures = reconstruct(model, cell, prepared, np.asarray(split.val[:8]))
+        scores, predictions = found.scores, found.predictions
+        if cell.backbone.weights is not None:
+            frozen, of_frozen = _frozen(Inputs(cell, params, prepared, split), root, code)
+            scores, predictions = scores | {"frozen": frozen}, predictions | of_frozen
         arrays = {
             RECONSTRUCTIONS: {} if pictures is None else pictures._asdict(),
-            PREDICTIONS: found.predictions,
+            PREDICTIONS: predictions,
         }
         for name, values in arrays.items():
             with replaced_file(folder / name) as path, path.open("wb") as file:
                 np.savez(file, **values)
-        write_json(folder / "linear_probe.json", found.scores)
+        write_json(folder / "linear_probe.json", scores)
+
+
+def _frozen(inputs: Inputs, root: Path, code: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score the starting weights, once for all cells that have the same ones and the same labels.
+
+    Returns:
+        What ``probe_start`` does, and the linear probe's ``frozen_predicted`` and
+        ``frozen_confidence`` of the test images, as in predictions.npz.
+    """
+    import numpy as np
+
+    from semimae.evaluation.frozen import frozen_key, probe_start
+    from semimae.files import held_lock, replaced_file
+
+    cell, params, prepared, split = inputs
+    key = frozen_key(cell, prepared, split, params.linear_probe, code)
+    path = phases_folder(root, code) / f"frozen-{key}.npz"
+    record = path.with_suffix(".json")  # written last
+    with held_lock(path.with_suffix(".lock"), lambda: False):
+        if not record.is_file():
+            scores, found = probe_start(cell, prepared, split, params.linear_probe)
+            confidence, predicted = found.linear_probe.max(dim=1)
+            with replaced_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(
+                    file,
+                    frozen_predicted=predicted.numpy().astype(np.int32),
+                    frozen_confidence=confidence.numpy().astype(np.float32),
+                )
+            write_json(record, scores)
+        with np.load(path) as arrays:
+            return read_json(record), dict(arrays)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.workspace import git_commit, read_json
-from semimae.options.backbone import TimmConfig
 from semimae.options.cell import cell_id
 from semimae.types import UserError
 
@@ -19,6 +18,12 @@ _PROTOCOLS = {
     "calibrated": "The model, its probabilities calibrated",
     "linear_probe": "Linear classifier on its features",
     "knn": "Nearest neighbors on its features",
+}
+_TUNINGS = {
+    "full": "All of them were trained further.",
+    "lora": "They were frozen; low-rank changes to some matrices were trained and are merged.",
+    "bitfit": "Of them, the biases alone were trained further.",
+    "head": "They were frozen; the classifier alone was trained.",
 }
 _LOADING = {
     "timm": """\
@@ -78,8 +83,8 @@ def model_card(trained: "Trained", run: Path, formats: list[str]) -> str:
         *_scores(scores),
         "\n## Limits\n",
         *_limits(trained, scores),
-        "\n## License of the start weights\n",
-        f"{_license(trained)}\n",
+        "\n## Start weights\n",
+        f"{_start(trained)}\n",
         "## How to load it\n",
         f"FOLDER is this folder. {_pixels(trained)}\n",
         *(_loading(trained, name) for name in formats),
@@ -187,19 +192,33 @@ def _limits(trained: "Trained", scores: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _license(trained: "Trained") -> str:
-    from semimae.inference.timm_folder import license_of
-
-    cell = trained.info.cell
-    weights = cell.backbone.weights
-    if weights is None:
+def _start(trained: "Trained") -> str:
+    """Say which part of the backbone came from where, and under which license."""
+    backbone, report = trained.info.cell.backbone, trained.info.start
+    if backbone.weights is None:
         return "Trained from scratch: there were none."
-    if isinstance(cell.backbone, TimmConfig) and weights.startswith("timm:"):
-        license = license_of(cell.backbone.model, weights)
-        return f"`{weights}`: {license or 'not stated by timm; ask their authors'}."
-    return (
-        f"`{weights}` (SHA-256 {cell.weights_sha256}): a file, whose license this project does not "
-        "know. Those of MAE's repository, for one, are CC-BY-NC-4.0."
+    origin, part = f"`{backbone.weights}`", ""
+    digest = report.sha256 if report else trained.info.cell.weights_sha256
+    if digest is not None:
+        origin += f" (SHA-256 {digest})"
+    if report is not None:
+        place = f", of its part `{report.part}`" if report.part else ""
+        part = (
+            f"All {report.num_backbone:,} tensors of the backbone without its classifier "
+            f"({report.num_values:,} values, 100%) began as those of {origin}{place}, whose names "
+            f"are {report.layout}'s. "
+        )
+        part += "".join(f"Note: {note}. " for note in report.notes)
+    trains = _TUNINGS[backbone.tuning]
+    return f"{part or f'From {origin}. '}{trains} License: {_license(trained)}."
+
+
+def _license(trained: "Trained") -> str:
+    report = trained.info.start
+    known = report.license if report is not None else None
+    return known or (
+        "not known to this project; ask their authors. That of MAE's repository, for one, is "
+        "CC-BY-NC-4.0"
     )
 
 

@@ -23,8 +23,18 @@ def check_weights(params: Params, images: Path) -> None:
         UserError: If a file is missing.
     """
     variants = [params, *(params.variant(name) for name in params.ablation.variant)]
-    for weights in dict.fromkeys(variant.backbone.weights for variant in variants):
-        if weights is None or weights.startswith("timm:") or (images / weights).is_file():
+    asked = [
+        weights
+        for variant in variants
+        for weights in (
+            variant.backbone.weights,
+            *(teacher.weights for teacher in variant.self_training.teachers),
+        )
+    ]
+    for weights in dict.fromkeys(asked):
+        if weights is None or weights.startswith(("timm:", "hf:")):
+            continue
+        if (images / weights).is_file():
             continue
         raise UserError(
             f"backbone.weights={weights}: there is no file {images / weights}; relative paths "

@@ -39,6 +39,7 @@ def prune(
     }
     # Only finished phases are shared between cells.
     phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
+    phases += [teacher.options for cell in cells.values() for teacher in cell.teachers()]
     stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
     names = {folder.name for folder in kept}
     stale += [path for path in cell_notes(root) if path.name not in names]

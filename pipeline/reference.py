@@ -66,7 +66,7 @@ def reference(defaults: Schema) -> str:
 
 def _members(field: Schema) -> list[str]:
     """Return the names of the sections that a field can hold."""
-    options = [field, *field.get("oneOf", [])]
+    options = [field, *field.get("oneOf", []), *field.get("anyOf", [])]
     return [option["$ref"].rpartition("/")[2] for option in options if "$ref" in option]
 
 
@@ -109,8 +109,11 @@ def _text(described: Schema) -> str:
 def _type(field: Schema) -> str:
     if "anyOf" in field:
         return " or ".join(map(_type, field["anyOf"]))
+    if "$ref" in field:
+        return "map"
     if field["type"] == "array":
-        return f"list of {_type(_item(field))}".replace("number", "numbers")
+        items = _type(_item(field)).replace("number", "numbers")
+        return f"list of {'maps' if items == 'map' else items}"
     if field["type"] == "object":
         inner = field.get("additionalProperties")
         return f"map of {_type(inner)}s" if isinstance(inner, dict) else "map"
@@ -120,6 +123,8 @@ def _type(field: Schema) -> str:
 def _allowed(field: Schema) -> str:
     if "anyOf" in field:
         return "; ".join(filter(None, map(_allowed, field["anyOf"])))
+    if "$ref" in field:
+        return ""  # the text says what it holds
     if "const" in field or "enum" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "object":

@@ -24,6 +24,7 @@ from pipeline.tracking import LiveRun, provenance_of
 from pipeline.workspace import (
     MACHINE,
     ORIGIN,
+    PSEUDO_LABELS,
     dvc_root,
     phases_folder,
     resume_folder,
@@ -31,6 +32,7 @@ from pipeline.workspace import (
     write_json,
 )
 from semimae.options.cell import Cell
+from semimae.options.method import SelfTrainingOptions
 from semimae.types import UserError
 
 Row = dict[str, float]
@@ -91,6 +93,8 @@ def _train(
     made_by: dict[str, Any],
 ) -> None:
 
+    import numpy as np
+
     from semimae.distributed import world
     from semimae.engine.fit import temperature_of
     from semimae.engine.phases import fit_phases
@@ -131,6 +135,11 @@ def _train(
             clock = [{k: r[k] for k in ("step", *_CLOCK) if k in r} for r in rows]
             write_json(out / "timing.json", clock)
             write_json(out / "phases.json", before)
+            if isinstance(cell.options, SelfTrainingOptions):
+                arrays: dict[str, Any] = {"rows": split.unlabeled(prepared)}
+                arrays |= {name: b.cpu().numpy() for name, b in state.method.named_buffers()}
+                with (out / PSEUDO_LABELS).open("wb") as file:
+                    np.savez(file, **arrays)
             write_json(out / ORIGIN, provenance_of(root))
             write_json(out / MACHINE, made_by)
 

@@ -29,6 +29,7 @@ _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
 # Written by stage `linear_probe` to the cell's folder:
 RECONSTRUCTIONS = "reconstructions.npz"
+PSEUDO_LABELS = "pseudo_labels.npz"  # of self-training: of each unlabeled image
 PREDICTIONS = "predictions.npz"  # of each validation and test image
 
 

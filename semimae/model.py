@@ -128,7 +128,11 @@ def build_model(
         if backbone.weights is not None:
             timm_model = backbone.model if isinstance(backbone, TimmConfig) else None
             model.weight_report = load_weights(
-                model, backbone.weights, timm_model=timm_model, root=weights_root
+                model,
+                backbone.weights,
+                prefix=backbone.weights_prefix,
+                timm_model=timm_model,
+                root=weights_root,
             )
     return model
 

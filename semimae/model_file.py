@@ -10,6 +10,8 @@ from PIL import Image
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from semimae.backbones.tuning import merged_state
+from semimae.backbones.weights import WeightReport
 from semimae.data.cache import cached_sizes
 from semimae.data.crops import EVAL_CROP, center_crop
 from semimae.data.images import convert, fit
@@ -31,6 +33,11 @@ class ModelInfo(Frozen):
     dataset: DatasetInfo
     # What logits are divided by before their softmax; None: too few validation images to fit it.
     temperature: float | None = Field(default=None, gt=0)
+    start: WeightReport | None = None  # what its first weights came from, if not from a seed
+
+    def text(self) -> str:
+        """Return it as JSON."""
+        return self.model_dump_json(exclude={"start"} if self.start is None else None)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -79,10 +86,13 @@ def save_model(
     path: Path,
     temperature: float | None = None,
 ) -> None:
-    """Write weights; the file's metadata is a ``ModelInfo``, so that the file alone can be used."""
-    info = ModelInfo(cell=cell, dataset=dataset, temperature=temperature)
+    """Write weights; the file's metadata is a ``ModelInfo``, so that the file alone can be used.
+
+    Low-rank changes are merged: the file holds the plain architecture.
+    """
+    info = ModelInfo(cell=cell, dataset=dataset, temperature=temperature, start=model.weight_report)
     # One key only: safetensors writes several in an order that differs between processes.
-    save_tensors(model.state_dict(), path, metadata={METADATA: info.model_dump_json()})
+    save_tensors(merged_state(model), path, metadata={METADATA: info.text()})
     path.chmod(0o644)
 
 
@@ -130,6 +140,7 @@ def open_model(path: Path, *, branch: bool = False) -> Trained:
             seed=0,
         )
         model.load_state_dict(tensors)
+        model.weight_report = info.start
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
     return Trained(model.eval(), info)

@@ -22,6 +22,9 @@ _TIMM = {
     "window_size": None,
     "pool": "avg",
     "weights": None,
+    "weights_prefix": None,
+    "tuning": "full",
+    "lora": None,
 }
 _SWIN = {"patch_size": 1, "depth": [2, 2, 1], "num_heads": [1, 2, 2], "window_size": 4}
 _MAE = section("mim").model_dump()

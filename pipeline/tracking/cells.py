@@ -139,6 +139,10 @@ def parameters(cell: Cell) -> dict[str, Any]:
     tree["method"] = options.pop("name")
     if mim := options.pop("mim", None):
         tree |= {"mask_ratio": mim["mask_ratio"], "mim": mim["branch"]}
+    hashes = options.pop("teachers_sha256", ())
+    tree |= {"teachers_sha256": hashes} if hashes else {}
+    if tree["backbone"].get("lora", ...) is None:  # of another tuning
+        del tree["backbone"]["lora"]
     for section, values in options.items():
         tree[section] = tree.get(section, {}) | values
     return flat(tree)

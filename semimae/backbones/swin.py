@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semimae.backbones.blocks import run_blocks
 from semimae.backbones.timm_base import TimmBackbone
+from semimae.backbones.tuning import plain_name
 from semimae.types import UserError
 
 
@@ -82,4 +83,4 @@ class Swin(TimmBackbone):
 
     def layer_id(self, parameter: str) -> int:
         """Return the depth of a parameter, 0 for the embedding; for layer-wise decay."""
-        return self._layer_ids[parameter.removeprefix("vit.")]
+        return self._layer_ids[plain_name(parameter.removeprefix("vit."))]

@@ -1,207 +1,245 @@
-"""Filling a model from weights of others: official MAE checkpoints, timm's, our own."""
+"""Filling a model from weights of others: timm's, their authors', other libraries', our own."""
 
-import math
-import re
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from timm.layers import resample_patch_embed, resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
-from torch.nn import functional
 
-from semimae.backbones.weight_files import TIMM, read_file, read_timm
-from semimae.types import UserError
+from semimae.backbones.weight_files import check_sound, read_source
+from semimae.backbones.weight_names import (
+    LAYOUTS,
+    Layout,
+    Part,
+    averages_first,
+    branch_of,
+    encoder_of,
+    fit_names,
+    parts_of,
+    stays_behind,
+)
+from semimae.backbones.weight_sizes import fit_sizes, resize_positions
+from semimae.types import Frozen, UserError
 
 _ENCODER = "backbone.vit."
-LARGEST_PATCH = 64  # pixels per side, as for backbone.patch_size
-_KINDS = ("missing", "unexpected", "dropped", "resized")
+_KINDS = ("notes", "missing", "unexpected", "dropped", "resized")
+_SHOWN = 3  # names in a message
+
+State = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class WeightReport:
-    """What became of every key of the model and of the file."""
+class WeightReport(Frozen):
+    """What became of every key of the model and of the part of the file that was taken."""
 
     source: str
     num_loaded: int
-    missing: tuple[str, ...]  # of the model, not in the file: fresh
+    num_backbone: int  # of these, tensors of the backbone without its classifier: all that it has
+    num_values: int  # in them
+    layout: str  # who names weights like this
+    part: str  # of the file; empty: all of it
+    other_parts: tuple[str, ...]  # that could have been taken
+    sha256: str | None  # of the file
+    license: str | None
+    notes: tuple[str, ...]  # where the model computes something else than its owner's
+    missing: tuple[str, ...]  # of classifier and MIM branch, not in the file: fresh
     unexpected: tuple[str, ...]  # of the file, not in the model: left out
     dropped: tuple[str, ...]  # of both, but they do not fit: fresh
     resized: tuple[str, ...]  # with both shapes
 
     def __str__(self) -> str:
-        """Return a line per kind of key."""
+        """Return a line per kind of key, with the first few."""
         kinds = [(kind, getattr(self, kind)) for kind in _KINDS]
-        lines = [f"  {kind} ({len(keys)}): {', '.join(keys)}" for kind, keys in kinds if keys]
+        lines = [f"  {kind} ({len(keys)}): {_some(keys)}" for kind, keys in kinds if keys]
+        if self.other_parts:
+            lines.insert(0, f"  taken is {self.part}, not {', '.join(self.other_parts)}")
         return "\n".join([f"{self.source}: {self.num_loaded} tensors loaded", *lines])
 
 
 def load_weights(
-    model: nn.Module, spec: str, *, timm_model: str | None = None, root: Path = Path()
+    model: nn.Module,
+    spec: str,
+    *,
+    prefix: str | None = None,
+    timm_model: str | None = None,
+    root: Path = Path(),
 ) -> WeightReport:
-    """Fill a model from weights of the same architecture; names and sizes are brought into line.
+    """Fill a model from weights of the same architecture: its whole backbone, or nothing.
 
-    Position embeddings and patch embeddings are resampled where grid, patch or channels differ, a
-    first convolution where channels do. The classifier is left out where the number of classes
-    differs, the MIM branch where any of it does.
+    Names are brought into line, and sizes where grid, patch, window or channels differ. The
+    classifier is left out where the number of classes differs, the MIM branch where any of it does.
 
     Args:
         model: A ``SemiModel``; changed in place.
-        spec: ``timm:TAG`` or a file.
+        spec: ``timm:TAG``, ``hf:ORG/NAME`` or a file.
+        prefix: Which of several models in a file is meant, such as ``teacher``.
         timm_model: The name in timm that a tag belongs to.
         root: What a relative path is relative to.
 
     Raises:
-        UserError: If the weights cannot be read or belong to another architecture.
+        UserError: If the weights cannot be read, lack a tensor of the backbone, or have one that
+            the model lacks.
     """
-    found = read_timm(spec, timm_model) if spec.startswith(TIMM) else read_file(root / spec)
-    found = _stages_as_in_timm({our_name(name): tensor for name, tensor in found.items()})
-    wanted: dict[str, Tensor] = model.state_dict()
-    loaded: dict[str, Tensor] = {}
-    dropped, resized = [], []
-    head = _prefix_of(model.backbone.classifier, model)  # type: ignore[union-attr,arg-type]
-    for name in sorted(found.keys() & wanted.keys()):
-        theirs, shape = found[name], wanted[name].shape
-        fitted = theirs if theirs.shape == shape else _resize(name, theirs, wanted[name], model)
-        if theirs.is_floating_point() != wanted[name].is_floating_point():
-            raise UserError(
-                f"backbone.weights={spec}: {name} holds {theirs.dtype} there and "
-                f"{wanted[name].dtype} in the model; give weights of the same kind of numbers."
-            )
-        if fitted is not None and fitted.shape == shape:
-            loaded[name] = fitted
-            if theirs.shape != shape:
-                resized.append(f"{name} ({_text(theirs.shape)} to {_text(shape)})")
-        elif name.startswith((head, "mim.")):
-            dropped.append(name)
-        else:
-            raise UserError(
-                f"backbone.weights={spec}: {name} is {_text(theirs.shape)} there and "
-                f"{_text(shape)} in the model; set section backbone to the sizes of the weights."
-            )
-    branch = {name for name in loaded if name.startswith("mim.")}
-    if branch != {name for name in {*found, *wanted} if name.startswith("mim.")}:
-        dropped += branch  # parts of another decoder are worth nothing
-        loaded = {name: tensor for name, tensor in loaded.items() if name not in branch}
-    if not any(name.startswith(_ENCODER) for name in loaded):
-        some = ", ".join(name[:80] for name in sorted(found)[:3]) or "nothing"
-        raise UserError(
-            f"backbone.weights={spec} matches nothing in the backbone (it holds {some}); give "
-            "weights of the same architecture."
-        )
+    source = read_source(spec, timm_model, root)
+    backbone: Any = model.backbone
+    wanted: State = model.state_dict()
+    head = _prefix_of(backbone.classifier, model)
+    needed = {n for n in wanted if n.startswith("backbone.") and not n.startswith(head)}
+    needed = {n for n in needed if not n.endswith("num_batches_tracked")}  # older files lack it
+    parts = _parts(source.tables, backbone, prefix, spec)
+    found, branch = _contents(parts[0], source.tables[parts[0].table], backbone, spec)
+    notes = _final_norm(found, backbone.vit.state_dict())
+    given, fitted = _fit_sizes(found, backbone, spec)
+    given, fitted = given | branch, fitted | _branch_sizes(branch, wanted, backbone.num_patches)
+    extra = {name.removeprefix(_ENCODER) for name in fitted.keys() - wanted.keys()}
+    extra = {name for name in extra if not name.startswith("mim.") and not stays_behind(name)}
+    if extra or needed - fitted.keys():
+        raise _incomplete(spec, extra, needed - fitted.keys(), len(needed))
+    fresh = {name for name in wanted if name.startswith((head, "mim."))}
+    loaded = _fitting(given, fitted, wanted, fresh, spec)
+    originals = {id(tensor) for tensor in given.values()}
     model.load_state_dict(loaded, strict=False)
     return WeightReport(
         source=spec,
         num_loaded=len(loaded),
-        missing=tuple(sorted(wanted.keys() - found.keys())),
-        unexpected=tuple(sorted(found.keys() - wanted.keys())),
-        dropped=tuple(sorted(dropped)),
-        resized=tuple(entry for entry in resized if entry.split()[0] in loaded),
+        num_backbone=len(needed),
+        num_values=sum(loaded[name].numel() for name in needed),
+        layout=parts[0].layout.owner,
+        part=parts[0].label,
+        other_parts=tuple(part.label for part in parts[1:]),
+        sha256=source.sha256,
+        license=source.license,
+        notes=notes,
+        missing=tuple(sorted(wanted.keys() - fitted.keys())),
+        unexpected=tuple(sorted(fitted.keys() - wanted.keys())),
+        dropped=tuple(sorted((fitted.keys() & wanted.keys()) - loaded.keys())),
+        resized=tuple(
+            f"{name} ({_text(given[name])} to {_text(tensor)})"
+            for name, tensor in loaded.items()
+            if name in given and id(tensor) not in originals and given[name].shape != tensor.shape
+        ),
     )
 
 
-def our_name(name: str) -> str:
-    """Translate a key of a published checkpoint, of timm or of ours to ours.
-
-    >>> our_name("blocks.0.norm1.bias"), our_name("decoder_norm.bias"), our_name("mim.mask_token")
-    ('backbone.vit.blocks.0.norm1.bias', 'mim.decoder_norm.bias', 'mim.mask_token')
-    """
-    name = name.removeprefix("module.").removeprefix("model.")
-    if name.startswith(("decoder_", "mask_token")):
-        return f"mim.{name}"
-    if name.startswith("mim."):
-        return name
-    name = name.removeprefix("backbone.").removeprefix("vit.")
-    if name.startswith("fc_norm."):  # behind the pooling there, in front of it here
-        name = name.removeprefix("fc_")
-    return _ENCODER + name
-
-
-def _stages_as_in_timm(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what Swin's authors put at the end of a stage and timm at the start of the next."""
-    if f"{_ENCODER}layers.0.downsample.reduction.weight" not in found:
-        return found
-
-    def renamed(name: str) -> str:
-        name = re.sub(r"layers\.(\d+)\.down", lambda m: f"layers.{int(m[1]) + 1}.down", name)
-        return name.replace(f"{_ENCODER}head.", f"{_ENCODER}head.fc.")
-
-    return {renamed(name): tensor for name, tensor in found.items()}
+def _parts(
+    tables: Mapping[str, State], backbone: Any, prefix: str | None, spec: str
+) -> Sequence[Part]:
+    """Return the parts of a file that hold most of the backbone, the one to take in front."""
+    parts = parts_of(tables, _layouts(backbone))
+    if not parts:
+        names = [name for table in tables.values() for name in table]
+        wanted = {name for name in backbone.vit.state_dict() if not stays_behind(name)}
+        raise _incomplete(spec, names, wanted, len(wanted))
+    own = backbone.vit.state_dict().keys()
+    counts = {p: len(fit_names(encoder_of(p, tables[p.table]), own).keys() & own) for p in parts}
+    parts = sorted((p for p in parts if counts[p] == max(counts.values())), key=averages_first)
+    if prefix is None:
+        return parts
+    chosen = [part for part in parts if f"{part.label}.".startswith(f"{prefix.rstrip('.')}.")]
+    if not chosen:
+        labels = ", ".join(part.label for part in parts if part.label) or "none under a prefix"
+        raise UserError(
+            f"backbone.weights_prefix={prefix}: backbone.weights={spec} has no model there; it "
+            f"has: {labels[:500]}. Choose one of them, or null."
+        )
+    return chosen + [part for part in parts if part not in chosen]
 
 
-def resize_positions(positions: Tensor, num_patches: int, num_prefix: int) -> Tensor:
-    """Interpolate position embeddings of a square grid bicubically.
-
-    Args:
-        positions: ``[1, prefix' + L', D]``; how many belong to class and register tokens is the
-            first plausible number that leaves a square.
-        num_patches: Size of the new grid.
-        num_prefix: Positions in front of it; further ones are 0.
-
-    Returns:
-        ``[1, num_prefix + num_patches, D]``.
-
-    Raises:
-        ValueError: If there is no grid in ``positions``.
-    """
-    length = positions.shape[1]
-    plausible = [p for p in (num_prefix, 1, 0, 5, 2, 3, 4) if p < length]
-    theirs = next((p for p in plausible if math.isqrt(length - p) ** 2 == length - p), None)
-    if theirs is None:
-        raise ValueError(f"{length} positions are not a square grid")
-    prefix, grid = positions.float().tensor_split([theirs], dim=1)
-    old, new = math.isqrt(grid.shape[1]), math.isqrt(num_patches)
-    if old != new:
-        grid = grid.transpose(1, 2).unflatten(2, (old, old))
-        grid = functional.interpolate(grid, (new, new), mode="bicubic", antialias=True)
-        grid = grid.flatten(2).transpose(1, 2)
-    prefix = functional.pad(prefix[:, :num_prefix], (0, 0, 0, max(0, num_prefix - theirs)))
-    return torch.cat([prefix, grid], dim=1)
+def _contents(part: Part, table: State, backbone: Any, spec: str) -> tuple[State, State]:
+    """Return a part's encoder under timm's names and its MIM branch under ours, both checked."""
+    found = fit_names(encoder_of(part, table), backbone.vit.state_dict())
+    branch = branch_of(part, table)
+    check_sound(found | branch, spec)
+    return _at_least_single(found), _at_least_single(branch)
 
 
-def _resize(name: str, theirs: Tensor, ours: Tensor, model: nn.Module) -> Tensor | None:
-    """Bring a tensor to our shape, or return ``None`` if it is not one of those that can be."""
-    if theirs.ndim != ours.ndim:
-        return None
-    if name.endswith("pos_embed") and theirs.shape[-1] == ours.shape[-1]:
-        num_patches: int = model.backbone.num_patches  # type: ignore[union-attr,assignment]
+def _fit_sizes(found: State, backbone: Any, spec: str) -> tuple[State, State]:
+    """Return an encoder's weights as they are and as they fit, both under our names."""
+    mask = {name: found[name] for name in ("mask_token",) if name in found}  # misleads timm's
+    try:
+        with warnings.catch_warnings(action="ignore"):  # timm's own code gives some
+            fitted = fit_sizes({n: t for n, t in found.items() if n not in mask}, backbone) | mask
+    except Exception:  # of timm's filter, on weights of another architecture: they are refused
+        fitted = found
+    return tuple({f"{_ENCODER}{n}": t for n, t in state.items()} for state in (found, fitted))  # type: ignore[return-value]
+
+
+def _fitting(given: State, fitted: State, wanted: State, fresh: set[str], spec: str) -> State:
+    """Return the weights to load: all that the model has, but for those that may stay fresh."""
+    loaded: State = {}
+    for name in sorted(fitted.keys() & wanted.keys()):
+        theirs, ours = fitted[name], wanted[name]
+        if theirs.is_floating_point() != ours.is_floating_point():
+            raise UserError(
+                f"backbone.weights={spec}: {name} holds {theirs.dtype} there and {ours.dtype} in "
+                "the model; give weights of the same kind of numbers."
+            )
+        if theirs.shape == ours.shape:
+            loaded[name] = theirs
+        elif name not in fresh:
+            raise UserError(
+                f"backbone.weights={spec}: {name} is {_text(given.get(name, theirs))} there and "
+                f"{_text(ours)} in the model; set section backbone to the sizes of the weights."
+            )
+    branch = {name for name in {*fitted, *wanted} if name.startswith("mim.")}
+    if branch <= loaded.keys():
+        return loaded
+    return {n: t for n, t in loaded.items() if n not in branch}  # parts of one are worth nothing
+
+
+def _layouts(backbone: Any) -> Iterable[Layout]:
+    """Return how a backbone's weights may be named."""
+    if backbone.has_patches:
+        return LAYOUTS
+    first = next(n for n, part in backbone.vit.named_modules() if isinstance(part, nn.Conv2d))
+    return [Layout("timm", f"{first}.weight")]
+
+
+def _at_least_single(state: State) -> State:
+    """Return weights in single precision or more: sums in half precision would lose digits."""
+    narrow = {n: t for n, t in state.items() if t.is_floating_point() and t.itemsize < 4}
+    return state | {name: tensor.float() for name, tensor in narrow.items()}
+
+
+def _final_norm(found: State, own: Iterable[str]) -> tuple[str, ...]:
+    """Take a norm behind the pooling as the final norm, and say so."""
+    names = [name for name in found if name.startswith("fc_norm.") and name not in own]
+    if not names or "norm.weight" in found:
+        return ()
+    found |= {name.removeprefix("fc_"): found.pop(name) for name in names}
+    return ("its norm behind the pooling stands in front of it here, so that features differ",)
+
+
+def _branch_sizes(branch: State, wanted: State, num_patches: int) -> State:
+    """Resample the positions of a decoder."""
+    name = "mim.decoder_pos_embed"
+    if name in branch and name in wanted and branch[name].ndim == 3:
+        prefix = wanted[name].shape[1] - num_patches
         try:
-            return resize_positions(theirs, num_patches, ours.shape[1] - num_patches)
+            return branch | {name: resize_positions(branch[name], num_patches, prefix)}
         except ValueError:
-            return None
-    if name.endswith("patch_embed.proj.weight") and theirs.shape[0] == ours.shape[0]:
-        if not 0 < max(theirs.shape[2:]) == min(theirs.shape[2:]) <= LARGEST_PATCH:
-            return None
-        fitted = _of_channels(theirs, ours.shape[1])
-        if fitted is not None and fitted.shape[2:] != ours.shape[2:]:
-            fitted = resample_patch_embed(fitted.float(), list(ours.shape[2:]))
-        return fitted
-    is_convolutional = not model.backbone.has_patches  # type: ignore[union-attr]
-    if is_convolutional and name == f"{_first_convolution(model)}weight":
-        return _of_channels(theirs, ours.shape[1])
-    if name.endswith("relative_position_bias_table") and theirs.shape[1] == ours.shape[1]:
-        if math.isqrt(len(theirs)) ** 2 != len(theirs) or not len(theirs):
-            return None
-        window = model.get_submodule(name.rpartition(".")[0]).window_size
-        return resize_rel_pos_bias_table_simple(theirs, window, ours.shape)  # type: ignore[no-any-return]
-    return None
+            return branch
+    return branch
 
 
-def _of_channels(weight: Tensor, channels: int) -> Tensor | None:
-    """Make a convolution for gray images one for colors or the reverse, if it is one of these.
+def _incomplete(spec: str, extra: Iterable[str], missing: set[str], total: int) -> UserError:
+    """Say how much of a backbone was found, and what the rest looks like on both sides."""
+    lacking = sorted(name.removeprefix(_ENCODER) for name in missing)
+    found, extra, parts = total - len(lacking), sorted(extra), []
+    if lacking:
+        parts.append(f"lacking {_some(lacking)}")
+    if extra:
+        parts.append(f"without a place in the model: {_some(extra)}")
+    return UserError(
+        f"backbone.weights={spec}: {found} of {total} tensors of the backbone found; "
+        f"{'; '.join(parts)}. Give weights of the same architecture, or set section backbone to "
+        "theirs."
+    )
 
-    A gray image is one with equal colors: the response to it stays the same.
-    """
-    if weight.shape[1] == channels:
-        return weight
-    if 1 not in (weight.shape[1], channels):
-        return None
-    return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
 
-
-def _first_convolution(model: nn.Module) -> str:
-    found = (m for m in model.modules() if isinstance(m, nn.Conv2d))
-    return _prefix_of(next(found), model)
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
 def _prefix_of(part: nn.Module, model: nn.Module) -> str:
@@ -209,5 +247,5 @@ def _prefix_of(part: nn.Module, model: nn.Module) -> str:
     return next(f"{name}." for name, module in model.named_modules() if module is part)
 
 
-def _text(shape: torch.Size) -> str:
-    return "x".join(map(str, shape)) or "a number"
+def _text(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"

@@ -52,6 +52,8 @@ def term_gradients(losses: dict[str, Tensor], model: SemiModel) -> dict[str, Ten
     """
     classifier = set(model.backbone.classifier.parameters())
     parameters = [p for p in model.backbone.parameters() if p.requires_grad and p not in classifier]
+    if not parameters:  # the classifier alone is trained
+        return {name: loss.detach().new_zeros(1).float() for name, loss in losses.items()}
     gradients = {}
     for name, loss in losses.items():
         parts: Sequence[Tensor | None] = [None] * len(parameters)

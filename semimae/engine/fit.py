@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semimae.backbones.blocks import path_rates
+from semimae.backbones.tuning import tune
 from semimae.calibration import fit_temperature
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
@@ -21,11 +22,13 @@ from semimae.engine.infer import accuracy, infer_each
 from semimae.engine.loop import train
 from semimae.engine.memory import check_memory, images_fit
 from semimae.engine.optim import build_optimizer
+from semimae.engine.teachers import Labels
 from semimae.methods.registry import build_method
 from semimae.model import SemiModel, model_of
 from semimae.options.backbone import check_joint_pass
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
+from semimae.random import generator
 from semimae.types import Interrupted, PseudoLabels, UserError
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ def fit(
     on_row: Callable[[str, Row], None],
     should_stop: Callable[[], bool],
     start: SemiModel | None = None,
+    labels: Labels | None = None,
 ) -> TrainState:
     """Train a cell, from its newest checkpoint if there is one.
 
@@ -53,6 +57,7 @@ def fit(
         on_row: Is told of every logged row, also of those that a resumed run had logged before.
         should_stop: Asked once per step, and between the batches of an evaluation.
         start: A model to start from instead of fresh weights.
+        labels: What self-training's teachers say of the unlabeled images.
 
     Returns:
         The final state; ``ema`` is the model to use.
@@ -64,7 +69,9 @@ def fit(
     split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = set_up_device(cell.train)
     check_memory(cell, device)
-    model = (start or model_of(cell, prepared)).to(device).train()
+    model = start or model_of(cell, prepared)
+    tune(model.backbone, cell.backbone, generator(cell.seed, "lora"))
+    model = model.to(device).train()
     autocast = make_autocast(cell.train, device, model.backbone.embed_dim)
     if model.backbone.mixes_images:
         try:
@@ -73,6 +80,8 @@ def fit(
             raise UserError(f"{error}.") from None
     set_up_model(model, cell.train, device)
     method = build_method(cell.options, prepared.info.num_classes, split.num_unlabeled)
+    if labels is not None:
+        method.load_state_dict(labels._asdict())
     ema = copy.deepcopy(model).requires_grad_(False).eval()  # it labels by running statistics
     set_up_model(ema, cell.train, device)  # a copy is not compiled
     state = TrainState(

@@ -10,6 +10,7 @@ from semimae.types import UserError
 
 _FLOAT = 4  # bytes
 _COPIES = 5  # of each weight: itself, its average, its gradient, two moments of the optimizer
+_FROZEN_COPIES = 2  # of these, of a weight that is not trained
 _GIB = 2**30
 
 
@@ -63,9 +64,10 @@ def _model_bytes(cell: Cell) -> int:
         return 0  # as timm's name says
     weights = depth * 4 * width**2  # of attention alone
     side = cell.backbone.patches_per_side(cell.data.image_size) or 0  # of timm's it is not known
+    copies = _COPIES if cell.backbone.tuning == "full" else _FROZEN_COPIES
     micro = max(1, cell.train.batch_size // cell.train.processes // cell.train.accumulate)
     tokens = 0 if cell.method == "mae" else micro * side**2 * width * depth  # mae hides most
-    return (weights * _COPIES + tokens) * _FLOAT
+    return (weights * copies + tokens) * _FLOAT
 
 
 def _device_bytes(device: torch.device) -> int:

@@ -13,10 +13,12 @@ from semimae.data.store import Prepared
 from semimae.distributed import any_process, from_first, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.fit import fit
+from semimae.engine.teachers import Labels, pseudo_labels
 from semimae.files import file_hash, held_lock, replaced_file, write_text
 from semimae.model import SemiModel
 from semimae.model_file import open_model, save_model
 from semimae.options.cell import Cell
+from semimae.options.method import SelfTrainingOptions
 from semimae.options.train import Rhythm
 from semimae.types import Interrupted
 
@@ -65,14 +67,17 @@ def fit_phases(
         should_stop: Asked once per step.
 
     Returns:
-        The last phase's state, and what the phases before it cost.
+        The last phase's state, and what the phases before it cost; of self-training's teachers
+        also how right they are on the validation images.
     """
     *starts, last = phases(cell)
     model: SemiModel | None = None
     costs = []
     key = ""
-    for phase in starts:
-        key = phase_key(phase, prepared, split, before=key)
+
+    def finish(phase: Cell, start: SemiModel | None, before: str, name: str) -> tuple[str, Path]:
+        """Train a phase unless it is there; return its key and its file."""
+        key = phase_key(phase, prepared, split, before=before)
         path = finished(phase) / f"{key}.safetensors"
         with contextlib.ExitStack() as stack:
             # Another cell may be at the same phase.
@@ -83,10 +88,10 @@ def fit_phases(
                     prepared,
                     split,
                     rhythm,
-                    checkpoints=Checkpoints(resume / phase.method),
+                    checkpoints=Checkpoints(resume / name),
                     on_row=lambda kind, row: None,
                     should_stop=should_stop,
-                    start=_adapted(model, phase),
+                    start=start,
                 )
                 if world().rank == 0:
                     with replaced_file(path) as temporary:
@@ -96,10 +101,23 @@ def fit_phases(
                     record = json.dumps({"sha256": digest, "took": took})
                     write_text(path.with_suffix(".json"), record)
                 wait_for_all()  # until it is written
-        model = open_model(path, branch=True).model
         images = phase.train.steps * phase.images_per_step
         took = json.loads(path.with_suffix(".json").read_text())["took"]
         costs.append({"method": phase.method, "steps": phase.train.steps, "images": images, **took})
+        return key, path
+
+    for phase in starts:
+        key, path = finish(phase, _adapted(model, phase), key, phase.method)
+        model = open_model(path, branch=True).model
+    labels: Labels | None = None
+    if isinstance(last.options, SelfTrainingOptions):
+        teachers = []
+        for number, teacher in enumerate(last.teachers()):
+            _, path = finish(teacher, None, "", f"teacher-{number}")
+            teachers.append((teacher, open_model(path).model))
+        ensemble = last.options.self_training.ensemble
+        labels, cost = pseudo_labels(teachers, ensemble, prepared, split, should_stop)
+        costs.append(cost)
     state = fit(
         last,
         prepared,
@@ -109,6 +127,7 @@ def fit_phases(
         on_row=on_row,
         should_stop=should_stop,
         start=_adapted(model, last),
+        labels=labels,
     )
     return state, costs
 
@@ -170,4 +189,6 @@ def _adapted(model: SemiModel | None, phase: Cell) -> SemiModel | None:
     """Drop the MIM branch where the phase has none."""
     if model is None or phase.mim is not None:
         return model
-    return SemiModel(model.backbone, None)  # type: ignore[arg-type]
+    plain = SemiModel(model.backbone, None)  # type: ignore[arg-type]
+    plain.weight_report = model.weight_report
+    return plain

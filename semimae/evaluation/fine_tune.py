@@ -56,6 +56,9 @@ def fine_tune(
         }
     )
     supervised = SupervisedOptions(name="supervised", labeled=config.labeled)
+    if cell.backbone.tuning != "full":
+        whole = cell.backbone.model_copy(update={"tuning": "full", "lora": None})
+        cell = cell.model_copy(update={"backbone": whole})
     tuning = cell.model_copy(update={"options": supervised, "train": train, "optim": config.optim})
     state = fit(
         tuning,

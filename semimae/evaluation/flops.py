@@ -6,11 +6,13 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from semimae.backbones.tuning import tune
 from semimae.engine.device import set_up_model
 from semimae.engine.phases import phases
 from semimae.methods.registry import build_method
 from semimae.model import build_model
 from semimae.options.cell import Cell
+from semimae.random import generator
 from semimae.types import Batch
 
 
@@ -44,7 +46,9 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
         channels=cell.data.channels,
         num_classes=num_classes,
         seed=cell.seed,
-    ).to(meta)
+    )
+    tune(model.backbone, cell.backbone, generator(cell.seed, "lora"))
+    model = model.to(meta)
     plain = cell.train.model_copy(update={"compile": False, "recompute": False})
     set_up_model(model, plain, meta)
     teacher = copy.deepcopy(model).requires_grad_(False)
@@ -74,6 +78,7 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
 def training_flops(cell: Cell, num_classes: int) -> int:
     """Return the floating-point operations of a whole run, over all its phases.
 
-    Validation and gradient measurements are not included.
+    Validation, gradient measurements and labeling by teachers are not included.
     """
-    return sum(phase.train.steps * step_flops(phase, num_classes) for phase in phases(cell))
+    runs = [*cell.teachers(), *phases(cell)]
+    return sum(run.train.steps * step_flops(run, num_classes) for run in runs)

@@ -30,6 +30,7 @@ class Probed(NamedTuple):
     # of the classifier; plain JSON
     scores: dict[str, Any]
     predictions: dict[str, NDArray[Any]]  # see ``_predictions``
+    linear_probe: Tensor  # [N, classes], its probabilities of the test images
 
 
 def probe(
@@ -78,10 +79,11 @@ def probe(
         config.knn_temperature,
     )
     calibrated = tempered(test.probabilities, temperature)
+    linear = linear_probabilities(best[2], scaled(test))
     protocols = {
         "classifier": scores(test.probabilities),
         **({} if temperature is None else {"calibrated": scores(calibrated)}),
-        "linear_probe": scores(linear_probabilities(best[2], scaled(test))),
+        "linear_probe": scores(linear),
         "knn": scores(neighbors),
     }
     shown = examples(calibrated.numpy(), prepared, cell.data, rows[2])
@@ -96,7 +98,7 @@ def probe(
         "test": test._replace(probabilities=calibrated),
         "val": val._replace(probabilities=tempered(val.probabilities, temperature)),
     }
-    return Probed(result, _predictions(parts))
+    return Probed(result, _predictions(parts), linear.cpu())
 
 
 def _predictions(parts: Mapping[str, Outputs]) -> dict[str, NDArray[Any]]:

@@ -68,11 +68,3 @@ def _config(trained: Trained) -> dict[str, Any]:
             **layers,
         },
     }
-
-
-def license_of(architecture: str, weights: str) -> str | None:
-    """Return the license of the weights ``timm:TAG`` according to timm."""
-    tag = weights.removeprefix("timm:")
-    name = architecture if tag == "default" else f"{architecture}.{tag}"
-    known = get_pretrained_cfg(name, allow_unregistered=True)
-    return known.license if known else None

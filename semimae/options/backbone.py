@@ -1,5 +1,6 @@
 """Options of the backbones."""
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,10 +15,22 @@ Weights = Annotated[
     PathText | None,
     Field(
         description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
-        "choice); else a .safetensors or .pth file, relative to the data folder.",
+        "choice); hf:ORG/NAME: a ViT of the Hugging Face Hub, hf:ORG/NAME@REVISION a certain one; "
+        "else a .safetensors or .pth file, relative to the data folder.",
     ),
 ]
+Tuning = Literal["full", "lora", "bitfit", "head"]
 _WIDEST = 4096  # channels
+
+
+class LoRAConfig(Frozen):
+    """Low-rank factors beside frozen matrices (arXiv:2106.09685)."""
+
+    rank: int = Field(ge=1, le=1024, description="Rank of the change to each matrix.")
+    alpha: float = Field(gt=0, le=1e4, description="The change is multiplied by alpha / rank.")
+    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+        description="Linear layers inside the blocks by timm's names, such as qkv, proj, fc1, fc2."
+    )
 
 
 class BackboneOptions(Frozen):
@@ -25,6 +38,34 @@ class BackboneOptions(Frozen):
 
     pool: Pool = Field(description="token: class token; avg: mean of patches.")
     weights: Weights
+    weights_prefix: str | None = Field(
+        min_length=1,
+        max_length=200,
+        description="Which of several models in a file of weights, such as teacher; null: a "
+        "moving average or teacher if there is one. The log says what was taken.",
+    )
+    tuning: Tuning = Field(
+        description="What of the backbone is trained, beside its classifier: full: all of it; "
+        "lora: low-rank changes to some matrices; bitfit: the biases (arXiv:2106.10199); head: "
+        "nothing. All but full need weights. The MIM branch's decoder is always trained."
+    )
+    lora: LoRAConfig | None = Field(description="For tuning: lora; others may have null.")
+
+    @model_validator(mode="after")
+    def _has_something_to_tune(self) -> Self:
+        if self.tuning != "full" and self.weights is None:
+            raise ValueError(
+                f"tuning={self.tuning} keeps most weights as they begin, and weights=null begins "
+                "with fresh ones; set weights, or tuning: full"
+            )
+        if self.tuning == "lora" and self.lora is None:
+            raise ValueError("tuning=lora needs lora: {rank, alpha, targets}, which is null")
+        return self
+
+    def without_unread(self, tunings: Collection[str] = ()) -> Self:
+        """Return the options without those that other tunings than its own and these read."""
+        reads = "lora" in {self.tuning, *tunings}
+        return self if reads else self.model_copy(update={"lora": None})
 
 
 class ViTConfig(BackboneOptions):
@@ -114,6 +155,9 @@ class CNNConfig(Frozen):
     """
 
     pool: ClassVar[Pool] = "avg"
+    weights_prefix: ClassVar[None] = None
+    tuning: ClassVar[Tuning] = "full"
+    lora: ClassVar[None] = None
 
     name: Literal["cnn"] = Field(description="Plain convolutional network.")
     width: int = Field(ge=1, le=1024, description="Channels of the first block.")
@@ -128,6 +172,10 @@ class CNNConfig(Frozen):
                 f"at most {_WIDEST} are allowed, lower one of them"
             )
         _refuse_tag(self.weights, self.name)
+        return self
+
+    def without_unread(self, tunings: Collection[str] = ()) -> Self:
+        """Return itself: it reads all that it has."""
         return self
 
     @property

@@ -15,8 +15,9 @@ from semimae.options.backbone import (
 )
 from semimae.options.data import CellData, DataConfig
 from semimae.options.labeled import LabeledConfig
-from semimae.options.method import AnyMethod
+from semimae.options.method import AnyMethod, SelfTrainingOptions, SupervisedOptions
 from semimae.options.mim import Masked
+from semimae.options.self_training import TeacherConfig
 from semimae.options.train import CellTrain, OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
@@ -67,6 +68,8 @@ class Cell(Frozen):
         for options, steps in self.options.phases():
             if steps is not None:
                 self.optim.check_warmup(steps, f"start.{options.name}_steps")
+        for teacher in self.teachers():
+            self.optim.check_warmup(teacher.train.steps, "self_training.teacher_steps")
         if isinstance(self.backbone, CNNConfig):  # timm's models are checked when they are built
             if self.mim is not None:
                 raise no_patches("backbone.name=cnn")
@@ -108,20 +111,64 @@ class Cell(Frozen):
         Raises:
             UserError: If the file cannot be read.
         """
-        weights = self.backbone.weights
-        if weights is None or weights.startswith("timm:"):
-            return self
-        try:
-            return self.model_copy(update={"weights_sha256": file_hash(root / weights)})
-        except OSError as error:
-            raise UserError(
-                f"backbone.weights={weights}: {error.strerror}: {root / weights}"
-            ) from None
+        own = _weights_hash(self.backbone.weights, root)
+        made = self if own is None else self.model_copy(update={"weights_sha256": own})
+        if not isinstance(self.options, SelfTrainingOptions):
+            return made
+        teachers = self.options.self_training.teachers
+        hashes = tuple(_weights_hash(teacher.weights, root) for teacher in teachers)
+        options = self.options.model_copy(update={"teachers_sha256": hashes})
+        return made.model_copy(update={"options": options})
 
     @property
     def as_asked(self) -> Self:
         """The cell as params.yaml describes it, without the content of its initial weights."""
-        return self.model_copy(update={"weights_sha256": None})
+        made = self.model_copy(update={"weights_sha256": None})
+        if not isinstance(self.options, SelfTrainingOptions):
+            return made
+        return made.model_copy(
+            update={"options": self.options.model_copy(update={"teachers_sha256": ()})}
+        )
+
+    def teachers(self) -> list[Self]:
+        """Return the cells of self-training's teachers, which learn from labels only.
+
+        Raises:
+            ValueError: If the backbone of one of them is not valid.
+        """
+        if not isinstance(self.options, SelfTrainingOptions):
+            return []
+        config = self.options.self_training
+        train = self.train.model_copy(update={"steps": config.teacher_steps})
+        supervised = SupervisedOptions(name="supervised", labeled=self.options.labeled)
+        made = []
+        for number, teacher in enumerate(config.teachers):
+            hashes = self.options.teachers_sha256
+            own_hash = hashes[number] if hashes and teacher.weights else self.weights_sha256
+            changes = {
+                "options": supervised,
+                "train": train,
+                "backbone": self._backbone_of(number, teacher),
+                "seed": self.seed if teacher.seed is None else teacher.seed,
+                "weights_sha256": own_hash,
+            }
+            made.append(self.model_copy(update=changes))
+        return made
+
+    def _backbone_of(self, number: int, teacher: TeacherConfig) -> BackboneConfig:
+        changes = teacher.of_backbone
+        if not changes:
+            return self.backbone.without_unread()
+        values = self.backbone.model_dump() | changes
+        try:
+            return type(self.backbone).model_validate(values).without_unread()
+        except ValidationError as error:
+            first = error.errors()[0]
+            named = ".".join(map(str, first["loc"])) or "its backbone"
+            raise ValueError(
+                f"self_training.teachers.{number}: {named} is not for backbone.name: "
+                f"{self.backbone.name}, or does not fit it: {first['msg']}"
+            ) from None
 
     @property
     def method(self) -> str:
@@ -164,6 +211,16 @@ class Cell(Frozen):
         elif self.num_labels is not None:
             parts.append(f"n{self.num_labels}")
         return " ".join([*parts, f"s{self.seed}"])
+
+
+def _weights_hash(weights: str | None, root: Path) -> str | None:
+    """Return the SHA-256 of a file of weights; ``None`` where there is no file."""
+    if weights is None or weights.startswith(("timm:", "hf:")):
+        return None
+    try:
+        return file_hash(root / weights)
+    except OSError as error:
+        raise UserError(f"backbone.weights={weights}: {error.strerror}: {root / weights}") from None
 
 
 def cell_id(folder: Path) -> str:

@@ -24,7 +24,8 @@ _FOLDER = re.compile(
     rf"([a-z_]+)-({_NUMBER})-({_NUMBER}|None)-(\d+)-({'|'.join(BUDGETS)})-({_VARIANT_NAME.pattern})"
 )
 _VARIED = (
-    *("data", "backbone", "labeled", "mim", "pseudo_label", "ssmae", "start", "optim", "train"),
+    *("data", "backbone", "labeled", "mim", "pseudo_label", "ssmae", "start", "self_training"),
+    *("optim", "train"),
 )
 _SHARED = {  # fields that a variant must not change
     **dict.fromkeys(FREE, "it does not affect the weights"),

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from semimae.options.labeled import LabeledConfig
 from semimae.options.mim import Masked
+from semimae.options.self_training import SelfTrainingConfig
 from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
 from semimae.types import Frozen
 
@@ -215,6 +216,11 @@ class MethodOptions(Frozen):
         """Return the rhythm of a run of this method."""
         return rhythm
 
+    @property
+    def tunings(self) -> set[str]:
+        """Ways to tune a backbone that it uses, beside the run's own."""
+        return set()
+
     def phases(self) -> list[tuple["MethodOptions", int | None]]:
         """Return the phases, each with its steps. ``None`` means ``train.steps``."""
         return [(self, None)]
@@ -382,6 +388,29 @@ class SemiMAEOptions(LabeledOptions):
     mim: Masked
 
 
+class SelfTrainingLabels(Consistency):
+    """What self-training reads of the section ``pseudo_label``."""
+
+
+class SelfTrainingOptions(LabeledOptions):
+    """Teachers label all unlabeled images once; a student learns these labels."""
+
+    implementation = "semimae.methods.self_training:SelfTraining"
+    name: Literal["self_training"]
+    pseudo_label: SelfTrainingLabels
+    self_training: SelfTrainingConfig
+    teachers_sha256: tuple[str | None, ...] = ()  # of the files of their own starting weights
+
+    def code(self) -> list[str]:
+        """Return the "module:class" of the method and of its teachers'."""
+        return [*super().code(), SupervisedOptions.implementation]
+
+    @property
+    def tunings(self) -> set[str]:
+        """Those of the teachers."""
+        return {teacher.tuning for teacher in self.self_training.teachers if teacher.tuning}
+
+
 # The registry: a new method is a file in semimae/methods, a class here and a member of this union.
 AnyMethod = Annotated[
     SupervisedOptions
@@ -394,6 +423,7 @@ AnyMethod = Annotated[
     | MAEFinetuneOptions
     | SemiViTOptions
     | SSMAEOptions
+    | SelfTrainingOptions
     | SemiMAEOptions,
     Field(discriminator="name"),
 ]

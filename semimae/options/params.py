@@ -35,6 +35,7 @@ from semimae.options.method import (
     values_of,
 )
 from semimae.options.mim import Masked, MaskRatio, MIMConfig
+from semimae.options.self_training import SelfTrainingConfig
 from semimae.options.train import OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
@@ -86,6 +87,7 @@ class Params(Frozen):
     pseudo_label: PseudoLabelConfig
     ssmae: SSMAEConfig
     start: StartConfig
+    self_training: SelfTrainingConfig
     optim: OptimConfig
     train: TrainConfig
     linear_probe: LinearProbeConfig
@@ -151,7 +153,7 @@ class Params(Frozen):
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
                 data=values_of(data),
-                backbone=self.backbone,
+                backbone=self.backbone.without_unread(options.tunings),
                 optim=self.optim,
                 train=values_of(train),
                 weights_sha256=None,
@@ -171,6 +173,7 @@ class Params(Frozen):
             factor: Factor for the steps of all phases.
         """
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        teacher = _times(self.self_training.teacher_steps, factor)
         start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
         return METHODS[method].from_sections(
             {
@@ -179,6 +182,7 @@ class Params(Frozen):
                 "pseudo_label": self.pseudo_label,
                 "ssmae": self.ssmae,
                 "start": self.start.model_copy(update=start),
+                "self_training": self.self_training.model_copy(update={"teacher_steps": teacher}),
                 "train": self._train(factor),
             }
         )

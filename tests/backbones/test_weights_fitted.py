@@ -104,14 +104,14 @@ def test_a_decoder_is_loaded_whole_or_not_at_all(
 
 
 def test_every_key_is_reported(trained: SemiModel, tmp_path: Path) -> None:
-    state = trained.state_dict() | {"backbone.vit.extra": torch.zeros(2)}
-    del state["backbone.vit.norm.bias"]
+    state = trained.state_dict() | {"backbone.vit.dist_token": torch.zeros(1, 1, 16)}
+    del state["backbone.vit.head.bias"]
     model = build(vit_config(pos_embed="learned"), mae(), image_size=32, num_classes=9)
     report = load_weights(model, save(tmp_path / "w.pth", state))
-    assert report.missing == ("backbone.vit.norm.bias",)
-    assert report.unexpected == ("backbone.vit.extra",)
+    assert report.missing == ("backbone.vit.head.bias",)
+    assert report.unexpected == ("backbone.vit.dist_token",)
     assert report.num_loaded + len(report.dropped) + 1 == len(state)
     text = str(report)
     assert text.startswith(f"{tmp_path}/w.pth: {report.num_loaded} tensors loaded\n")
-    for part in ("missing (1): backbone.vit.norm.bias", "dropped (2)", "resized (2)"):
+    for part in ("missing (1): backbone.vit.head.bias", "dropped (1)", "resized (2)"):
         assert part in text

@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, object]] = {
     "mae": {"method": "mae"},
     "ssmae": {"method": "ssmae", "ssmae__gate_accuracy": 0.0, "ssmae__gate_start": 0.0} | LOW,
     "semi_mae": {"method": "semi_mae"} | LOW,
+    "lora": {"method": "semi_mae"} | LOW,
     "mixup": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW,
     "regularized": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW | REGULARIZED,
     "all at once": {
@@ -59,7 +60,13 @@ CASES: dict[str, dict[str, object]] = {
 
 
 def case(name: str, **changes: object) -> Cell:
-    return changed_params(**(COMMON | CASES[name] | changes)).cell()
+    params = changed_params(**(COMMON | CASES[name] | changes))
+    cell = params.cell()
+    if name != "lora":
+        return cell
+    # As if its first weights had come from a file.
+    backbone = params.backbone.model_copy(update={"tuning": "lora"})
+    return cell.model_copy(update={"backbone": backbone})
 
 
 def run(
@@ -134,6 +141,8 @@ def main(data: Path, out: Path) -> None:
             run(sharded, data, out / "zero1", stop=4, save_every=2)
             results["zero1"] = run(sharded, data, out / "zero1", save_every=2)
             run(sharded, data, out / "zero1-resumed", stop=4, save_every=2)
+            sharded = case("lora", train__sharding="zero1")
+            results["lora, zero1"] = run(sharded, data, out / "lora-zero1")
             for name in ("freematch", "mixup", "regularized", "all at once"):
                 cell = case(name, train__accumulate=2)
                 results[f"{name}, accumulated"] = run(cell, data, out / f"{name}-accumulated")

@@ -106,6 +106,7 @@ def test_sharded_optimizers_train_as_one_and_continue_in_any_number_of_processes
     one: Results, two: tuple[Results, Path], data: Path
 ) -> None:
     assert_close(two[0]["zero1"], one["semi_mae"])  # stopped after 4 steps and continued
+    assert_close(two[0]["lora, zero1"], one["lora"])
     resumed = run(
         case("semi_mae", train__sharding="zero1"), data, two[1] / "zero1-resumed", save_every=2
     )

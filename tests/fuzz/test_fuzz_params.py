@@ -124,7 +124,10 @@ def likely(annotation: Any) -> st.SearchStrategy[Any]:
 
 def put(tree: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     for key in path[:-1]:
-        tree = tree[key] if isinstance(tree.get(key), dict) else tree.setdefault(key, {})
+        inner = tree.get(key)
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            inner = inner[0]  # of teachers that are listed, the first
+        tree = inner if isinstance(inner, dict) else tree.setdefault(key, {})
     tree[path[-1]] = value
 
 

@@ -21,9 +21,9 @@ from small_models import (
 from support import changed_params
 from torch import Tensor
 
+from semimae.backbones.weight_files import license_of
 from semimae.data.store import DatasetInfo
 from semimae.inference.exports import FORMATS, export
-from semimae.inference.timm_folder import license_of
 from semimae.model import timm_model
 from semimae.model_file import ModelInfo, Trained
 from semimae.options.backbone import BackboneConfig

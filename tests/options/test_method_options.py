@@ -43,8 +43,8 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "pseudo_label__mixup": (True, WITH_RULE - {"semi_vit"}),
     "pseudo_label__teacher": ("student", WITH_RULE - {"semi_vit"}),
     "pseudo_label__skip_rejected": ("never", WITH_RULE),
-    "pseudo_label__lambda_u": (3.0, WITH_RULE | {"ssmae"}),
-    "pseudo_label__lambda_ramp": (0.5, WITH_RULE | {"ssmae", "mean_teacher"}),
+    "pseudo_label__lambda_u": (3.0, WITH_RULE | {"ssmae", "self_training"}),
+    "pseudo_label__lambda_ramp": (0.5, WITH_RULE | {"ssmae", "mean_teacher", "self_training"}),
     "pseudo_label__lambda_mse": (3.0, {"mean_teacher"}),
     "pseudo_label__lambda_fair": (3.0, {"freematch"}),
     "labeled__view": ("strong", LABELED),
@@ -59,6 +59,10 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "ssmae__memory": (False, {"ssmae"}),
     "start__mae_steps": (77, {"mae_finetune", "semi_vit"}),
     "start__supervised_steps": (77, {"semi_vit"}),
+    "self_training__teachers": ([{}, {"seed": 5}], {"self_training"}),
+    "self_training__teacher_steps": (77, {"self_training"}),
+    "self_training__ensemble": ("probabilities", {"self_training"}),
+    "self_training__threshold": (0.5, {"self_training"}),
 }
 # Another value of each key that decides no weight.
 DECIDE_NOTHING: dict[str, object] = {
@@ -85,7 +89,7 @@ def config(method: str, **changes: object) -> str:
 
 def test_every_key_of_the_methods_is_tested_here() -> None:
     tree = changed_params().model_dump()
-    sections = ("labeled", "mim", "pseudo_label", "ssmae", "start")
+    sections = ("labeled", "mim", "pseudo_label", "ssmae", "start", "self_training")
     keys = {f"{section}__{key}" for section in sections for key in tree[section]}
     assert READERS.keys() == keys - {"mim__name"} | {"mask_ratio"}
 
@@ -152,8 +156,10 @@ def test_no_other_key_of_these_sections_is_free() -> None:
 def test_the_code_that_options_name_is_there(name: str) -> None:
     for rule in ("fixed", "flex", "free", "soft"):
         options = changed_params(method=name, pseudo_label__rule=rule).cell().options
-        method, *rules = map(resolve_name, options.code())
+        method, *others = map(resolve_name, options.code())
         assert issubclass(method, Method)
+        rules = [other for other in others if not issubclass(other, Method)]  # than of teachers
+        assert (len(others) > len(rules)) == (name == "self_training")
         assert all(issubclass(rule, Rule) for rule in rules)
         assert len(rules) == issubclass(method, PseudoLabelMethod)
         assert all(made.__module__.startswith("semimae.methods.") for made in (method, *rules))

@@ -15,11 +15,15 @@ import pytest
 from PIL import Image
 from runs import Project
 from safetensors import safe_open
+from support import changed_params
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.tables import table
 from semimae.engine.infer import infer
+from semimae.files import file_hash
+from semimae.model import model_of
+from semimae.model_file import save_model
 from semimae.options.backbone import BackboneConfig
 from semimae.types import UserError
 
@@ -261,6 +265,22 @@ def test_an_export_has_a_card_that_says_what_is_known(project: Project, tmp_path
     with safe_open(out / "model.safetensors", "pt") as file:
         assert not [name for name in file.keys() if name.startswith(("mim", "backbone"))]  # noqa: SIM118
     run("export", project.run / "train" / "model.safetensors", out, "--format", "timm")  # replaces
+
+
+def test_the_card_says_where_the_backbone_began(project: Project, tmp_path: Path) -> None:
+    start = project.run / "train" / "model.safetensors"
+    settings = {"backbone__weights": str(start), "backbone__tuning": "bitfit"}
+    cell = changed_params(**settings).cell().with_weights_hash(Path())
+    copy = tmp_path / "copy.safetensors"
+    save_model(model_of(cell, project.prepared), cell, project.prepared.info, copy)
+    run("export", copy, tmp_path / "out", "--format", "timm")
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    expected = (
+        r"All 30 tensors of the backbone without its classifier \(6,960 values, 100%\) began as "
+        rf"those of `{start}` \(SHA-256 {file_hash(start)}\), of its part `backbone\.vit`, whose "
+        r"names are timm's\. Of them, the biases alone were trained further\. License: not known"
+    )
+    assert re.search(expected, card)
 
 
 def test_a_copied_file_is_exported_without_scores(project: Project, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""The teachers of self-training: what they say of the unlabeled images, one by one and together."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from semimae.data.split import Split
+from semimae.data.store import Prepared, Rows
+from semimae.distributed import gather_rows, own_share
+from semimae.engine.infer import infer
+from semimae.model import SemiModel
+from semimae.options.cell import Cell
+
+_AT_ONCE = 2**14  # images whose probabilities are held at the same time
+
+
+class Labels(NamedTuple):
+    """Pseudo labels of ``U`` images."""
+
+    votes: Tensor  # [U, K] int64, what the student is trained on, each with the same weight
+    labels: Tensor  # [U] int64, the ensemble's
+    confidence: Tensor  # [U], mean probability that the teachers give to that class
+
+
+def combine(probabilities: Tensor, ensemble: str) -> Labels:
+    """Make pseudo labels of what several teachers say.
+
+    Args:
+        probabilities: ``[teachers, U, classes]``.
+        ensemble: ``votes``: the class that most teachers name, of equal counts the one of the
+            higher mean probability; ``probabilities``: the class of the highest mean probability.
+    """
+    mean = probabilities.mean(dim=0)  # [U, classes]
+    votes = probabilities.argmax(dim=2).T.contiguous()  # [U, teachers]
+    if ensemble == "votes":
+        counts = functional.one_hot(votes, mean.shape[1]).sum(dim=1)
+        labels = (counts + mean / 2).argmax(dim=1)  # a probability is no more than half a vote
+    else:
+        labels = mean.argmax(dim=1)
+        votes = labels.unsqueeze(1)
+    confidence = mean.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return Labels(votes, labels, confidence.float())
+
+
+def pseudo_labels(
+    teachers: Sequence[tuple[Cell, SemiModel]],
+    ensemble: str,
+    prepared: Prepared,
+    split: Split,
+    should_stop: Callable[[], bool],
+) -> tuple[Labels, dict[str, Any]]:
+    """Label all unlabeled images, seen whole; each process labels its share.
+
+    Returns:
+        The labels in the order of ``split.unlabeled``, and what it took and how right teachers and
+        ensemble are on the validation images, plain JSON.
+
+    Raises:
+        Interrupted: After ``should_stop``.
+    """
+    began, cpu_began = time.perf_counter(), time.process_time()
+    val = np.asarray(split.val, dtype=np.int64)
+
+    def say(rows: Rows) -> Tensor:
+        return torch.stack([_probabilities(*t, prepared, rows, should_stop) for t in teachers])
+
+    known = torch.from_numpy(prepared.labels[val])
+    of_val = say(val)
+    right = (of_val.argmax(dim=2) == known).double().mean(dim=1)
+    together = (combine(of_val, ensemble).labels == known).double().mean()
+    rows = split.unlabeled(prepared)
+    parts = np.array_split(rows, max(1, -(-len(rows) // _AT_ONCE)))
+    labeled = [combine(say(part), ensemble) for part in parts]
+    labels = Labels(*(torch.cat(column) for column in zip(*labeled, strict=True)))
+    return labels, {
+        "method": "pseudo_labels",
+        "steps": 0,
+        "images": len(teachers) * (len(rows) + len(val)),
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
+        "val_images": len(val),
+        "ensemble_top1": together.item(),
+        "teachers": [
+            {
+                "tuning": cell.backbone.tuning,
+                "seed": cell.seed,
+                "weights": cell.backbone.weights,
+                "model": getattr(cell.backbone, "model", None),
+                "top1": top1,
+            }
+            for (cell, _), top1 in zip(teachers, right.tolist(), strict=True)
+        ],
+    }
+
+
+def _probabilities(
+    cell: Cell, model: SemiModel, prepared: Prepared, rows: Rows, should_stop: Callable[[], bool]
+) -> Tensor:
+    """Return a teacher's probabilities of images, ``[N, classes]``, in every process."""
+    own = own_share(len(rows))
+    share = torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)
+    if own.stop > own.start:
+        share = infer(model, cell, prepared, rows[own], should_stop).probabilities
+    return gather_rows(share, own.start, len(rows))
