@@ -23,7 +23,7 @@ def time_factors(
         bool, typer.Option("--write", help="Put them into params.yaml, and ask for both budgets.")
     ] = False,
 ) -> None:
-    """Measure ablation.time_factor from the finished runs of the grid.
+    """Measure ablation.time_factor on the grid's finished runs.
 
     A factor is the time of the headline's method over the method's own, for equal steps, each a
     mean over seeds and label fractions at the headline's mask ratio where the grid has it.
