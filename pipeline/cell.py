@@ -59,7 +59,7 @@ def cell(
         list[StageName] | None, typer.Option(help="Run these alone.", show_default="all")
     ] = None,
 ) -> None:
-    """Split, train and score cells, one after the other, in this one process.
+    """Run all stages of cells in one process.
 
     Writes the files that `dvc repro` writes. What it has noted as done is not
     repeated, and a stopped training is continued. Then `python -m pipeline grid` records

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.labeling import Suggestion
+from pipeline.labeling.suggestion import Suggestion
 from pipeline.stage import read_inputs
 from pipeline.tables import table
 from pipeline.workspace import HEADLINE, PREPARED, RUNS, dvc_root

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import quoteattr
 
-from pipeline.labeling import Suggestion
+from pipeline.labeling.suggestion import Suggestion
 from semimae.types import UserError
 
 _SERVED = "/data/local-files/?d="

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.labeling import Suggestion
+from pipeline.labeling.suggestion import Suggestion
 
 LARGEST = 2000  # images on a page; each takes some kilobytes
 _SIDE = 224  # pixels of a thumbnail's longer side

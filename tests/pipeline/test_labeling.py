@@ -15,9 +15,9 @@ from support import changed_params
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.labeling import Suggestion
 from pipeline.labeling.label_studio import labeling_config, read_export, tasks
 from pipeline.labeling.page import page
+from pipeline.labeling.suggestion import Suggestion
 from semimae.types import UserError
 
 NAMES = ["unlabeled/a b.png", "unlabeled/50% & more/ä?d=#1.jpg"]
