@@ -114,8 +114,11 @@ class Board:
         left = left_over(self.left(said))
         note = f"{self.failed} failed" if self.failed else ""
         self.bars.update(self.whole, completed=self.done + self.failed, left=left, note=note)
-        for name in [name for name in self.tasks if name not in self.running]:
-            self.bars.remove_task(self.tasks.pop(name))
+        bars = {task.id: task for task in self.bars.tasks}
+        for name, task in list(self.tasks.items()):
+            is_new_stage = bars[task].total is not None and "total" not in said.get(name, {})
+            if name not in self.running or is_new_stage:
+                self.bars.remove_task(self.tasks.pop(name))
         for name, status in said.items():
             if name not in self.tasks:
                 self.tasks[name] = self.bars.add_task(name, total=None, left="", note="")
