@@ -10,7 +10,7 @@ import typer
 from rich.progress import TaskID
 
 from pipeline.noted import log_file, read_note, read_status
-from pipeline.progress import EVERY, Every, bars, duration
+from pipeline.progress import EVERY, Every, bars, duration, left_over
 from pipeline.workspace import RUNS
 from semimae.options.cell import Cell
 from semimae.options.grid import GridPoint
@@ -43,7 +43,7 @@ class Board:
 
     def __enter__(self) -> Self:
         self.bars.start()
-        self.whole = self.bars.add_task("cells", total=self.total, note="")
+        self.whole = self.bars.add_task("cells", total=self.total, left="", note="")
         return self
 
     def __exit__(
@@ -111,20 +111,22 @@ class Board:
         return {kind: sum(values) / len(values) for kind, values in found.items()}
 
     def _move_bars(self, said: Mapping[str, dict[str, Any]]) -> None:
-        left = self.left(said)
-        note = "" if left is None else f"about {duration(left)} left"
-        if self.failed:
-            note = f"{self.failed} failed  {note}"
-        self.bars.update(self.whole, completed=self.done + self.failed, note=note)
-        for name in [name for name in self.tasks if name not in self.running]:
-            self.bars.remove_task(self.tasks.pop(name))
+        left = left_over(self.left(said))
+        note = f"{self.failed} failed" if self.failed else ""
+        self.bars.update(self.whole, completed=self.done + self.failed, left=left, note=note)
+        bars = {task.id: task for task in self.bars.tasks}
+        for name, task in list(self.tasks.items()):
+            is_new_stage = bars[task].total is not None and "total" not in said.get(name, {})
+            if name not in self.running or is_new_stage:
+                self.bars.remove_task(self.tasks.pop(name))
         for name, status in said.items():
             if name not in self.tasks:
-                self.tasks[name] = self.bars.add_task(name, total=None, note="")
+                self.tasks[name] = self.bars.add_task(name, total=None, left="", note="")
             self.bars.update(
                 self.tasks[name],
                 completed=status.get("done", 0),
                 total=status.get("total"),
+                left=left_over(status.get("left")),
                 note=status.get("note") or status.get("title", ""),
             )
 
@@ -148,5 +150,4 @@ def describe(status: Mapping[str, Any]) -> str:
         return str(status["title"])
     parts = [f"step {done}" if total is None else f"step {done} of {total:.0f}"]
     parts += [str(status["note"])] if status.get("note") else []
-    parts += [f"{duration(left)} left"] if isinstance(left, int | float) else []
-    return ", ".join(parts)
+    return ", ".join(filter(None, [*parts, left_over(left)]))

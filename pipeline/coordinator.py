@@ -78,7 +78,8 @@ class Coordinator:
                 self._record([outcome.task for outcome in ended if outcome.status == 0])
                 saved += [outcome for outcome in ended if outcome.status == _STOPPED]
                 for outcome in ended:
-                    board.ended(outcome.task.name, well=outcome.status == 0)
+                    if outcome.status != _STOPPED:
+                        board.ended(outcome.task.name, well=outcome.status == 0)
                     for line in warnings_in(self.root, outcome.task.name):
                         if line not in warned:  # such as: no store answers, in every cell
                             warned.add(line)

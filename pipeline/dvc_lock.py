@@ -21,6 +21,7 @@ class DvcLock:
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its import has set it up to tell more
+        logging.getLogger("dvc.progress").setLevel(logging.CRITICAL + 1)  # bars among ours
         self.errors = DvcException
         self.repo = Repo(str(root), _wait_for_lock=True)
 

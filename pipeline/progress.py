@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from pipeline.noted import STATUS, write_status
@@ -38,17 +38,18 @@ def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     lines, status = Every(EVERY), Every(_STATUS_EVERY)
     file = os.environ.get(STATUS)
     with bars(hidden=is_quiet or not is_terminal) as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(title, total=total, left="", note="")
 
         def update(done: int, note: str = "", total: int | None = None) -> None:
             bar.update(task, completed=done, note=note, total=total)
             whole = bar.tasks[0].total
             left = pace(done, whole)
+            bar.update(task, left=left_over(left))
             if file is not None and (status.is_due() or done == whole):
                 write_status(Path(file), title=title, done=done, total=whole, left=left, note=note)
             if not is_quiet and not is_terminal and lines.is_due():
                 of = "" if whole is None else f" of {whole:.0f}"
-                parts = [f"{title}: {done}{of}", f"{duration(left)} left" if left else "", note]
+                parts = [f"{title}: {done}{of}", left_over(left), note]
                 print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
         yield update
@@ -61,7 +62,7 @@ def bars(*, hidden: bool) -> Progress:
         TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[note]}", table_column=note),
     )
     return Progress(*columns, console=Console(stderr=True), disable=hidden, expand=True)
@@ -73,6 +74,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def left_over(seconds: float | None) -> str:
+    """Return the time left in words, or nothing while it is not known."""
+    return "" if seconds is None else f"{duration(seconds)} left"
 
 
 class Every:

@@ -163,8 +163,9 @@ class Workers:
             return Outcome(task, **json.loads(answer))
         status = process.wait()
         ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
-        stopped = status == -signal.SIGTERM
-        return Outcome(task, 130 if stopped else 1, f"its process {ended}")
+        if status == -signal.SIGTERM:
+            return Outcome(task, 130, "stopped in a stage without checkpoints, which begins again")
+        return Outcome(task, 1, f"its process {ended}")
 
 
 def last_line(root: Path, name: str) -> str:

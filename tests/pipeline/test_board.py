@@ -123,12 +123,14 @@ def test_at_80_columns_the_bar_and_the_time_left_stay_and_metrics_give_way(width
     bar.live.console = Console(file=output, width=width, force_terminal=True, color_system=None)
     bar.live.auto_refresh = False
     with bar:
-        bar.add_task("semi_mae m0.75 f0.04 s0", total=240, completed=120, note=NOTE)
+        bar.add_task(
+            "semi_mae m0.75 f0.04 s0", total=240, completed=120, left="50 s left", note=NOTE
+        )
     lines = [line for line in output.getvalue().split("\n") if "semi_mae" in line]
     assert len(lines) == 1  # not wrapped
     line = lines[0]
     assert "━━━━" in line
     assert "120/240" in line
-    assert "-:--:--" in line  # the time left; nothing is known of it yet
+    assert "50 s left" in line
     assert ("val 0.700" in line) == (width == 200)
     assert board_module.bars is bars  # the grid's are the same
