@@ -93,7 +93,7 @@ LAYOUTS = (
 _HEADS = ("head", "heads", "head_dist", "fc", "classifier", "lm_head", "pooler", "pre_logits")
 _TOKENS = ("dist_token", "mask_token")
 # Constants, and DINOv3's norm of local crops, which pretraining alone runs.
-_CONSTANTS = re.compile(r"^rope_embed\.|^local_cls_norm\.|\.qkv\.bias_mask$|num_batches_tracked$")
+_CONSTANTS = re.compile(r"^rope_embed\.|^local_cls_norm\.|\.qkv\.bias_mask$")
 _AVERAGES = ("ema", "teacher", "momentum", "target")
 _OUR_BACKBONE = "backbone.vit."
 
@@ -155,7 +155,9 @@ def branch_of(part: Part, table: State) -> State:
 
 
 def stays_behind(name: str) -> bool:
-    """Tell whether a tensor may be left out: a head, a distillation or a mask token."""
+    """Tell whether a tensor may be left out: a head, a distillation or a mask token, a counter."""
+    if name.endswith("num_batches_tracked"):
+        return True
     return name in _TOKENS or name.startswith(tuple(f"{head}." for head in _HEADS))
 
 

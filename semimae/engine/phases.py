@@ -71,6 +71,7 @@ def fit_phases(
         also how right they are on the validation images.
     """
     *starts, last = phases(cell)
+    split.check_unlabeled(last.method, last.num_unlabeled)  # before hours go into earlier phases
     model: SemiModel | None = None
     costs = []
     key = ""
