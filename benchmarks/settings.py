@@ -62,6 +62,7 @@ def make_params(setting: Setting, device: str, precision: str, **changes: object
     }
     tree["mim"] |= {"decoder_dim": width, "decoder_depth": depth, "decoder_heads": heads}
     tree["train"] |= {"batch_size": batch, "mu": mu, "device": device, "precision": precision}
+    tree["self_training"]["teacher_steps"] = tree["train"]["steps"]
     tree |= {"dataset": "imagefolder", "label_fraction": 0.5}
     for key, value in changes.items():
         section, _, field = key.rpartition("__")

@@ -20,6 +20,7 @@ from pipeline.reporting.compare import (
     val_top1,
 )
 from pipeline.reporting.runs import Evidence, Run
+from semimae.options.method import METHODS
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,23 @@ class Analysis:
     def verdicts(self) -> dict[Labels, Verdict]:
         """What to prefer for each label fraction."""
         return {fraction: self._verdict(fraction) for fraction in self.fractions()}
+
+    def help_of_unlabeled(self, fraction: Labels) -> Comparison | None:
+        """Compare the best setting that uses unlabeled images with the best one that does not.
+
+        Validation accuracy chooses both. Baselines count as well.
+        """
+        own = [s for s in self.with_baselines if s.label_fraction == fraction]
+        own.sort(key=lambda s: -over_seeds(self.with_baselines[s], val_top1).mean)
+        ranked = [*self.ranked(self.grid, fraction), *own]
+        uses = {s: METHODS[s.method].uses_unlabeled for s in ranked if s.method in METHODS}
+        of_both = next((s for s in ranked if uses.get(s)), None)
+        of_labels = next((s for s in own if not uses.get(s, True)), None)
+        if of_both is None or of_labels is None:
+            return None
+        known = {c.b: c for c in self.against(of_both, self.between_methods)}
+        found = compare(self.with_baselines, [(of_both, of_labels)])
+        return known.get(of_labels) or next(iter(found), None)
 
     def method_comparisons(self, grid: Grid) -> list[Comparison]:
         """Compare all pairs of methods of a grid."""

@@ -6,6 +6,7 @@ from pipeline.reporting import charts, tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Facts, Figure, Section, Text, count, duration, percent
 from pipeline.reporting.compare import (
+    Comparison,
     Labels,
     Setting,
     compare,
@@ -30,6 +31,7 @@ def answer_section(a: Analysis) -> Section:
     found = a.verdicts[a.main_fraction]
     runs = a.grid[found.best]
     seconds = sum(run.seconds for run in runs) / len(runs)
+    helped = a.help_of_unlabeled(a.main_fraction)
     against = dict.fromkeys(c for c in (found.over_next, found.over_baseline) if c is not None)
     facts = [
         (f"Test top-1 (%) of {found.best.name}", "percent", over_seeds(runs), ""),
@@ -41,16 +43,17 @@ def answer_section(a: Analysis) -> Section:
     ]
     total = sum(run.seconds for run in a.evidence.runs)
     whole = (
-        f"The whole report holds {count(len(a.evidence.runs))} different runs, which took "
-        f"{duration(total)} of training in all: {words.device_hours(a.evidence.runs)}."
+        f"The report covers {count(len(a.evidence.runs))} distinct runs with {duration(total)} of "
+        f"training in total: {words.device_hours(a.evidence.runs)}."
     )
     blocks: list[Block] = [
         *_texts((_missing(a), "note")),
         Text(words.lead(a, a.main_fraction), tone="lead"),
         Facts(facts),
         *_ranking(a),
+        *_texts(_unlabeled(a, helped), (words.frozen(a.evidence.runs), "")),
         *_texts(*_baselines(a, found.best), _model_in_use(a), (_choice(a, a.main_fraction), "")),
-        *_texts(*((words.against(c), "") for c in against if c.images)),
+        *_texts(*((words.against(c), "") for c in against if c.images and c != helped)),
         *_texts((words.settle(found.over_next), "")),
         *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
         Text(whole),
@@ -81,6 +84,17 @@ def headline_only_section(a: Analysis) -> Section:
 def _texts(*given: tuple[str, str]) -> list[Text]:
     """Return texts with their tones, without empty ones."""
     return [Text(text, tone=tone) for text, tone in given if text]
+
+
+def _unlabeled(a: Analysis, c: Comparison | None) -> tuple[str, str]:
+    """Say whether the unlabeled images helped, and in which tone."""
+    if c is None:
+        return "", ""
+    of_both, of_labels = (
+        duration(sum(run.seconds for run in runs) / len(runs))
+        for runs in (a.with_baselines[c.a], a.with_baselines[c.b])
+    )
+    return words.unlabeled(c, (of_both, of_labels)), ""
 
 
 def _ranking(a: Analysis) -> list[Block]:
@@ -132,7 +146,7 @@ def _choice(a: Analysis, fraction: Labels) -> str:
     )
     verb = "is never significant" if total >= FEWEST else "is significant"
     return (
-        f"{images} cannot tell {_list([found.best, *found.tied])} apart, so this report speaks of "
+        f"{images} cannot tell {_list([found.best, *found.tied])} apart, so this report focuses on "
         f"{found.best.name}, {reason}.{tie} On {count(total)} validation images {least} {verb} "
         f"(exact McNemar test)."
     )

@@ -21,6 +21,7 @@ Metric = Callable[[Run], float]
 Labels = float | None  # a label fraction; None: what the headline has instead
 BASELINE = "supervised"
 _NAMES = {
+    "self_training": "Self-training",
     "fixmatch": "FixMatch",
     "flexmatch": "FlexMatch",
     "freematch": "FreeMatch",

@@ -151,6 +151,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
     if (tuned := folder / "fine_tune.json").is_file():
         protocols |= read_json(tuned)["protocols"]
     scores = {name: Scores.model_validate(value) for name, value in protocols.items()}
+    frozen = probed.get("frozen", {}).get("protocols", {})
     timing, origin = read_json(train / "timing.json"), read_origin(train)
     history, validation = (read_json(train / f"{name}.json") for name in ("history", "validation"))
     run_id, address = _mlflow_run(train, identity)
@@ -196,6 +197,7 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
             folders=folders,
             num_unlabeled=split["num_unlabeled"],
             scores=scores,
+            frozen={n: Scores.model_validate(v) for n, v in frozen.items()},
             pool=probed["pool"],
             temperature=probed["temperature"],
             history=history,

@@ -51,6 +51,7 @@ class Details:
     folders: tuple[Path, ...]  # all that hold this very cell; files are read from the first
     num_unlabeled: int
     scores: dict[str, Scores]  # by protocol
+    frozen: dict[str, Scores]  # the same of the starting weights, if there are any
     pool: str  # of the features that the linear probe and k-NN see
     temperature: float | None  # that calibrates the probabilities
     history: list[Row]

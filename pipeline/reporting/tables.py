@@ -94,7 +94,7 @@ def leaderboard(a: Analysis) -> Table:
         note = f" Nothing is chosen among the baselines: {'; '.join(names)}."
     return Table(
         "Means over seeds in % with 95% t intervals, by the classifier's test accuracy. The "
-        f"stressed row is the setting that this report speaks of.{note}",
+        f"highlighted row is the setting that this report focuses on.{note}",
         [
             SETTING,
             METHOD,
@@ -148,16 +148,17 @@ def fractions(a: Analysis) -> Table:
         return "undecided" if found[line.setting.label_fraction].tied else "best"
 
     return Table(
-        "The setting that this report speaks of, for each number of labels.",
+        "The setting that this report focuses on, for each number of labels. P-values are "
+        "corrected by Holm's method.",
         [
             labels_column(a),
             SETTING,
             Column("Validation", is_chosen),
             ACCURACY,
             Column("Lead over the runner-up", lambda n: n.lead and n.lead.difference, "points"),
-            RESULT,
+            Column("Result", lambda n: n.lead and words.short_judgment(n.lead), "words"),
             Column("Lead over supervised", lambda n: n.other and n.other.difference, "points"),
-            Column("Result", lambda n: n.other and words.judgment(n.other), "words"),
+            Column("Result", lambda n: n.other and words.short_judgment(n.other), "words"),
         ],
         rows,
         strong=rows[list(found).index(a.main_fraction)],

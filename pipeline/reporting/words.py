@@ -74,6 +74,11 @@ def judgment(c: Comparison) -> str:
     return f"{word} (p {p_text(c.adjusted_p)}, Holm-corrected)"
 
 
+def short_judgment(c: Comparison) -> str:
+    """Say the same in a narrow column, whose caption says how p-values are corrected."""
+    return judgment(c).replace(", Holm-corrected", "")
+
+
 def settle(c: Comparison | None) -> str:
     """Say what would settle a question that is open."""
     if c is None or c.is_significant or (c.difference.n > 1 and c.difference.p is None):
@@ -105,6 +110,43 @@ def against(c: Comparison) -> str:
     if d.n == 1:
         return f"{words} with one seed.{_on_images(c)}"
     return f"{words} on the same seeds{limits}; {judgment(c)}.{_on_images(c)}"
+
+
+def unlabeled(c: Comparison, times: tuple[str, str]) -> str:
+    """Answer whether the unlabeled images helped.
+
+    Args:
+        c: The best setting that uses them, compared with the best one that does not.
+        times: How long a run of each takes.
+    """
+    one_seed = c.difference.n == 1
+    p = c.images_p if one_seed else c.adjusted_p
+    if p is None or p >= ALPHA:
+        answer = "Not significantly."
+    elif c.difference.mean > 0:
+        answer = "Yes, in this one run of each." if one_seed else "Yes."
+    else:
+        answer = "No, they made it worse."
+    return (
+        f"Did the unlabeled images help? {answer} {against(c)} A run of {c.a.name} takes "
+        f"{times[0]}, a run of {c.b.name}, which uses labels only, {times[1]}."
+    )
+
+
+def frozen(runs: Sequence[Run]) -> str:
+    """Say how good the starting weights are without any training, if runs start from some."""
+    found = {r.seed: r.details.frozen for r in runs if r.details is not None and r.details.frozen}
+    if not found:
+        return ""
+    probe, knn = (
+        percent(sum(s[name].top1.value for s in found.values()) / len(found))
+        for name in ("linear_probe", "knn")
+    )
+    seeds = f" (mean over {len(found)} seeds)" if len(found) > 1 else ""
+    return (
+        f"The starting weights, frozen, reach {probe}% with a linear probe on the same labels and "
+        f"{knn}% with k-NN{seeds}, without any training of the backbone."
+    )
 
 
 def _on_images(c: Comparison) -> str:

@@ -86,7 +86,7 @@ def test_twelve_validation_images_do_not_choose(theirs: int, workspace: Workspac
     )
     assert (
         "12 validation images cannot tell Semi-MAE, mask 0.75 and Supervised apart, so this report "
-        "speaks of Semi-MAE, mask 0.75, the setting of params.yaml." in text
+        "focuses on Semi-MAE, mask 0.75, the setting of params.yaml." in text
     )
     assert "On 12 validation images a difference of fewer than 6 images (50.0 points) is" in text
     tied = "Semi-MAE, mask 0.75 and Supervised are tied at 83.3%."

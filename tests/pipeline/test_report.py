@@ -458,7 +458,7 @@ def test_a_baseline_is_compared_and_never_chosen(width: int, workspace: Workspac
     assert summary["best"]["setting"] == "Semi-MAE, mask 0.75"
     assert summary["best"]["over_supervised"] == pytest.approx(0.11)
     assert [row["variant"] for row in rows].count("small_cnn") == 3
-    answer = text[: text.index("The whole report")]
+    answer = text[: text.index("The report covers")]
     name = "Small CNN, labels alone"
     if width == 24:
         assert f"The baseline wins. {name} reaches" in answer
