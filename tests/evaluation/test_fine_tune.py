@@ -225,7 +225,7 @@ def test_a_stop_while_the_test_set_is_scored_loses_no_step(
     options = config(steps=4)
     monkeypatch.setattr("semimae.engine.infer.EVAL_BATCH", 40)
     whole = tune(options, folder="whole")
-    # Once per step; in both evaluations, each of both models at once, before each batch but the first.
+    # Once per step; in both evaluations, which run both models, before each batch but the first.
     asked_while_tuning = 4 + 2 * 5
     with pytest.raises(Interrupted, match="while scoring"):
         tune(options, folder="parts", stop_at=asked_while_tuning + 3)
