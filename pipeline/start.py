@@ -76,7 +76,7 @@ def start(
         typer.echo(f"  {choice.key}: {choice.value}  ({choice.reason})")
     typer.echo(
         f"Wrote {target.name}; all other settings come from recipe {RECIPE}. Training will take "
-        f"about {expected / 60:.0f} minutes.\nNext: make repro JOBS={JOBS}"
+        f"about {expected / 60:.0f} minutes.\nNext: make repro"
     )
 
 
@@ -111,7 +111,9 @@ def _seen(found: "Survey") -> str:
     if found.num_unreadable:
         lines.append(f"{found.num_unreadable} of them cannot be read; `prepare` will list them.")
     if found.num_skipped:
-        lines.append(f"{found.num_skipped} files and folders are not images; `prepare` lists them.")
+        lines.append(
+            f"Files and folders that are not images: {found.num_skipped}. `prepare` lists them."
+        )
     if not found.counts.get("unlabeled") and found.num_labeled == found.counts.get("train"):
         lines.append("There are no unlabeled images. Add some to unlabeled/ to learn from them.")
     return "\n".join(lines)
