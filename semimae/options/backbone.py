@@ -14,9 +14,9 @@ Pool = Literal["token", "avg"]
 Weights = Annotated[
     PathText | None,
     Field(
-        description="null: fresh; timm:TAG: timm's pretrained weights (timm:default: its first "
-        "choice); hf:ORG/NAME: a ViT of the Hugging Face Hub, hf:ORG/NAME@REVISION a certain one; "
-        "else a .safetensors or .pth file, relative to the data folder.",
+        description="null: random initialization; timm:TAG: timm's pretrained weights "
+        "(timm:default is timm's default tag); hf:ORG/NAME or hf:ORG/NAME@REVISION: a ViT on the Hugging Face "
+        "Hub; otherwise a .safetensors or .pth file, relative to the data folder.",
     ),
 ]
 Tuning = Literal["full", "lora", "bitfit", "head"]
@@ -26,10 +26,10 @@ _WIDEST = 4096  # channels
 class LoRAConfig(Frozen):
     """Low-rank factors beside frozen matrices (arXiv:2106.09685)."""
 
-    rank: int = Field(ge=1, le=1024, description="Rank of the change to each matrix.")
-    alpha: float = Field(gt=0, le=1e4, description="The change is multiplied by alpha / rank.")
+    rank: int = Field(ge=1, le=1024, description="Rank of the update of each matrix.")
+    alpha: float = Field(gt=0, le=1e4, description="The update is scaled by alpha / rank.")
     targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        description="Linear layers inside the blocks by timm's names, such as qkv, proj, fc1, fc2."
+        description="Linear layers inside the blocks, by their names in timm: qkv, proj, fc1, fc2."
     )
 
 
@@ -41,15 +41,15 @@ class BackboneOptions(Frozen):
     weights_prefix: str | None = Field(
         min_length=1,
         max_length=200,
-        description="Which of several models in a file of weights, such as teacher; null: a "
-        "moving average or teacher if there is one. The log says what was taken.",
+        description="Which model to load if the file has several, such as teacher. null: a "
+        "moving average or teacher if there is one. The log says which one was loaded.",
     )
     tuning: Tuning = Field(
-        description="What of the backbone is trained, beside its classifier: full: all of it; "
-        "lora: low-rank changes to some matrices; bitfit: the biases (arXiv:2106.10199); head: "
-        "nothing. All but full need weights. The MIM branch's decoder is always trained."
+        description="Which weights of the backbone are trained, in addition to the classifier. "
+        "full: all; lora: low-rank updates of some matrices; bitfit: the biases "
+        "(arXiv:2106.10199); head: none. All but full need weights. The decoder of the MIM branch is always trained."
     )
-    lora: LoRAConfig | None = Field(description="For tuning: lora; others may have null.")
+    lora: LoRAConfig | None = Field(description="Used with tuning: lora; null otherwise is fine.")
 
     @model_validator(mode="after")
     def _has_something_to_tune(self) -> Self:
@@ -136,7 +136,7 @@ class TimmConfig(BackboneOptions):
     """
 
     name: Literal["timm"] = Field(description="A model of timm.")
-    model: str = Field(min_length=1, description="Its name there, e.g. deit3_small_patch16_224.")
+    model: str = Field(min_length=1, description="Name in timm, e.g. deit3_small_patch16_224.")
     patch_size: Count | None = Field(description="Side of a patch in pixels.")
     embed_dim: Count | None = Field(description="Width; of Swin, that of its first stage.")
     depth: Count | PerStage | None = Field(description="Blocks; for Swin a list, one per stage.")

@@ -30,14 +30,16 @@ class SelfTrainingConfig(Frozen):
     teachers: Annotated[
         tuple[TeacherConfig, ...], Field(strict=False, min_length=1, max_length=64)
     ] = Field(
-        description="One entry per teacher, with what differs from the run: tuning, seed, weights, "
-        "model (of timm). {}: as the run."
+        description="One entry per teacher, with the keys that differ from the run: tuning, seed, "
+        "weights, model (of timm). {}: the same as the run."
     )
-    teacher_steps: Steps = Field(description="Steps of each teacher, on the labels alone.")
+    teacher_steps: Steps = Field(
+        description="Training steps of each teacher, on labeled images only."
+    )
     ensemble: Literal["votes", "probabilities"] = Field(
-        description="votes: each teacher's label counts alike (arXiv:2503.09707); probabilities: "
-        "the class of the highest mean probability."
+        description="votes: the labels of all teachers have equal weight (arXiv:2503.09707); "
+        "probabilities: the class with the highest mean probability."
     )
     threshold: float = Field(
-        ge=0, le=1, description="Smallest mean probability of a pseudo label; 0: all count."
+        ge=0, le=1, description="Minimum mean probability of a pseudo label. 0: use all of them."
     )

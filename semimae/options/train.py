@@ -98,8 +98,8 @@ class CellTrain(Frozen):
         "pays off in long runs."
     )
     deterministic: bool = Field(
-        description="On cuda only algorithms that repeat their bits, so that a resumed run ends "
-        "with those of one that was not stopped; slower. On a CPU that holds anyway."
+        description="Use only deterministic algorithms on cuda, so that a resumed run ends with "
+        "the same bits as an uninterrupted one. Slower. Always the case on a CPU."
     )
     accumulate: int = Field(
         ge=1,
