@@ -15,8 +15,9 @@ Weights = Annotated[
     PathText | None,
     Field(
         description="null: random initialization; timm:TAG: timm's pretrained weights "
-        "(timm:default is timm's default tag); hf:ORG/NAME or hf:ORG/NAME@REVISION: a ViT on the Hugging Face "
-        "Hub; otherwise a .safetensors or .pth file, relative to the data folder.",
+        "(timm:default is timm's default tag); hf:ORG/NAME or hf:ORG/NAME@REVISION: a ViT "
+        "on the Hugging Face Hub; otherwise a .safetensors or .pth file, relative to "
+        "the data folder.",
     ),
 ]
 Tuning = Literal["full", "lora", "bitfit", "head"]
@@ -47,7 +48,8 @@ class BackboneOptions(Frozen):
     tuning: Tuning = Field(
         description="Which weights of the backbone are trained, in addition to the classifier. "
         "full: all; lora: low-rank updates of some matrices; bitfit: the biases "
-        "(arXiv:2106.10199); head: none. All but full need weights. The decoder of the MIM branch is always trained."
+        "(arXiv:2106.10199); head: none. All but full need weights. The decoder of the "
+        "MIM branch is always trained."
     )
     lora: LoRAConfig | None = Field(description="Used with tuning: lora; null otherwise is fine.")
 
