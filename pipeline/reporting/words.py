@@ -75,8 +75,10 @@ def judgment(c: Comparison) -> str:
 
 
 def short_judgment(c: Comparison) -> str:
-    """Say the same in a narrow column, whose caption says how p-values are corrected."""
-    return judgment(c).replace(", Holm-corrected", "")
+    """Answer "significant?" in a narrow column, whose caption says how p-values are corrected."""
+    if c.difference.n == 1 or c.difference.p is None:
+        return judgment(c)
+    return f"{'yes' if c.is_significant else 'no'} (p {p_text(c.adjusted_p)})"
 
 
 def settle(c: Comparison | None) -> str:
