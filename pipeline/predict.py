@@ -81,7 +81,7 @@ def predict(
     columns += [f"p({name})" for name in names] if all_classes else []
     columns += ["embedding"] if embedding else []
     bad: list[tuple[str, str]] = []
-    title = f"What {model} says of {len(files):,} images"
+    title = f"Predictions of {model} for {len(files):,} images"
     with (
         progress("images", len(files)) as update,
         table(out, columns) as write,
