@@ -92,12 +92,12 @@ class Worker:
         """Run stages of a cell, but for those that are noted as done.
 
         Raises:
-            UserError: If there is no such cell, or the source code is another than at the start.
+            UserError: If there is no such cell, or the source code has changed since the start.
             Interrupted: If it was asked to stop, and has saved.
         """
         if name != HEADLINE and GridPoint.parse(name) is None:
             raise UserError(
-                f"runs/{name} is no cell; allowed: {HEADLINE}, or METHOD-RATIO-FRACTION-SEED-"
+                f"runs/{name} is not a cell; allowed: {HEADLINE}, or METHOD-RATIO-FRACTION-SEED-"
                 "BUDGET-VARIANT as in semi_mae-0.75-0.1-0-images-plain."
             )
         status = status_file(self.root, name)

@@ -55,7 +55,8 @@ def runner_up(c: Comparison | None) -> str:
     if p is None and c.difference.mean == 0:
         return f"It is level with {other}."
     if p is None:
-        return f"Its lead over {other}, is {difference}, the same on every seed; that is no test."
+        same = "the same on every seed, so there is nothing to test"
+        return f"Its lead over {other}, is {difference}, {same}."
     test = f"p {p_text(p)}{', McNemar test' * one_seed}, Holm-corrected"
     if p >= ALPHA:
         return f"It is not significantly different from {other} ({difference}, {test})."

@@ -75,8 +75,8 @@ def family_of(model: str) -> Family:
         near = difflib.get_close_matches(model.split(".")[0], timm.list_models(), n=3)
         hint = f"near ones are {', '.join(near)}" if near else "see timm.list_models()"
         raise UserError(
-            f"backbone.model={model} is no model of timm {timm.__version__}: {hint}; a tag behind "
-            "a dot belongs into backbone.weights, as timm:TAG."
+            f"backbone.model={model} is not a model of timm {timm.__version__}: {hint}; a tag "
+            "after a dot belongs in backbone.weights, as timm:TAG."
         )
     module = model_entrypoint(model).__module__.rsplit(".", 1)[-1]
     if module not in FAMILIES:

@@ -61,8 +61,8 @@ def read_file(path: Path) -> dict[str, dict[str, Tensor]]:
     """
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise UserError(
-            f"backbone.weights={path} is no file; give one, timm:TAG, hf:ORG/NAME, or null for "
-            "fresh weights."
+            f"backbone.weights={path} is not a file; give a file, timm:TAG, hf:ORG/NAME, or null "
+            "for random initialization."
         )
     try:
         if path.suffix == ".safetensors":
@@ -109,8 +109,8 @@ def check_sound(tensors: Mapping[str, Tensor], spec: str) -> None:
             if tensor.numel() * tensor.itemsize <= held and values.isfinite().all():
                 continue
         raise UserError(
-            f"backbone.weights={spec}: {name[:200]} is no plain tensor of finite values; the file "
-            "is damaged or holds more than weights."
+            f"backbone.weights={spec}: {name[:200]} is not a plain tensor of finite values; the "
+            "file is damaged or holds more than weights."
         )
 
 

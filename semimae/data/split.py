@@ -49,7 +49,9 @@ class Split(Frozen):
         except ValidationError as error:
             what = error.errors()[0]
             where = ".".join(map(str, what["loc"])) or "file"
-            raise UserError(f"{path} is no split ({where}: {what['msg']}): {again}.") from error
+            raise UserError(
+                f"{path} is not a valid split ({where}: {what['msg']}): {again}."
+            ) from error
         if mistake := split.mistake(prepared):
             raise UserError(f"{path}: {mistake}: {again}.")
         return split

@@ -117,7 +117,7 @@ class Prepared:
                 raise UserError(_gone(self.root)) from error
             raise UserError(
                 f"{self.names[index]} in {self.root} cannot be read any more "
-                f"({type(error).__name__}); mend it, or run `dvc repro -f prepare`."
+                f"({type(error).__name__}); restore it, or run `dvc repro -f prepare`."
             ) from error
         return np.asarray(whole).reshape(whole.height, whole.width, -1)
 

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused_in_one_line(server: StageServer, fresh: Wo
     )
     worker = server.start("cell seed-1", fresh, cell=fresh.root, **LATER)
     assert worker.wait() == 2
-    assert worker.text.startswith("error: runs/seed-1 is no cell; allowed: headline, or METHOD-")
+    assert worker.text.startswith("error: runs/seed-1 is not a cell; allowed: headline, or METHOD-")
 
 
 def test_notes_tell_what_has_changed_since(server: StageServer, fresh: Workspace) -> None:
