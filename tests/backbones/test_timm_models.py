@@ -136,7 +136,7 @@ SWIN = HIERARCHICAL["swin"]
     ("config", "message"),
     [
         (timm_model(model="mixer_b16_224"), r"is of timm's family mlp_mixer; .* swin_transformer"),
-        (timm_model(model="vit_tiny_patch16_242"), r"no model of timm .* vit_tiny_patch16_224"),
+        (timm_model(model="vit_tiny_patch16_242"), r"not a model of timm .* vit_tiny_patch16_224"),
         (timm_model(model="vit_tiny_patch16_224.augreg"), r"a tag after a dot belongs in"),
         (
             timm_model(model="deit_tiny_distilled_patch16_224", pool="token"),
