@@ -51,6 +51,7 @@ LAYERS = [
     "pipeline.progress",
     "pipeline.model_card",
     "pipeline.tracking",
+    "pipeline.thumbnails",
     "pipeline.reporting",
     "pipeline",  # the commands
     "pipeline.__main__",

@@ -1,7 +1,5 @@
 """A page for labeling in a browser: thumbnails, a button per class, a csv file to download."""
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.labeling.suggestion import Suggestion
+from pipeline.thumbnails import picture_of, thumbnail
 
 LARGEST = 2000  # images on a page; each takes some kilobytes
 _SIDE = 224  # pixels of a thumbnail's longer side
@@ -41,12 +40,8 @@ def page(
 
 
 def _thumbnail(picture: NDArray[np.uint8]) -> str:
-    gray = picture.shape[-1] == 1
-    image = Image.fromarray(picture[..., 0] if gray else picture)
+    image = picture_of(picture)
     if max(image.size) < _SIDE:  # digits of 12 pixels
         scale = _SIDE // max(image.size)
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    image.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return "data:image/jpeg;base64," + thumbnail(image, _SIDE)

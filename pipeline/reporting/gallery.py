@@ -1,9 +1,7 @@
 """A page of predictions to look through: every image small, in one file that opens offline."""
 
-import base64
 import contextlib
 import html
-import io
 import json
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.thumbnails import picture_of, thumbnail
 from semimae.data.images import open_file
 from semimae.files import replaced_file
 
@@ -39,11 +38,10 @@ def gallery(
         yield lambda rows: None
         return
     template = files("pipeline.reporting") / "templates" / "gallery.html"
-    page = template.read_text(encoding="utf-8").replace("TITLE", html.escape(title))
-    before, after = page.split("IMAGES")
+    before, after = template.read_text(encoding="utf-8").split("IMAGES")
     total = 0
     with replaced_file(out) as path, path.open("w", encoding="utf-8") as file:
-        file.write(before)
+        file.write(before.replace("TITLE", html.escape(title)))
 
         def show(rows: list[tuple[str, str, float]]) -> None:
             nonlocal total
@@ -61,8 +59,4 @@ def _thumbnail(name: str, pixels: Callable[[Image.Image], NDArray[np.uint8]]) ->
     """Return an image, made small, as a JPEG in base64."""
     with open_file(name) as image:
         seen = pixels(image)
-    small = Image.fromarray(seen[..., 0] if seen.shape[-1] == 1 else seen)
-    small.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    small.save(file, "jpeg", quality=85)
-    return base64.b64encode(file.getvalue()).decode()
+    return thumbnail(picture_of(seen), SIDE)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from runs import Project
 from safetensors import safe_open
@@ -19,6 +20,7 @@ from support import changed_params
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
+from pipeline.reporting.gallery import gallery
 from pipeline.tables import table
 from semimae.engine.infer import infer
 from semimae.files import file_hash
@@ -352,3 +354,18 @@ def test_suggestions_as_tasks_and_as_a_page_are_those_of_the_table(
 def test_tasks_need_a_file_of_json(project: Project) -> None:
     with pytest.raises(UserError, match=r"--format label-studio needs --out FILE\.json"):
         run("suggest-labels", "--format", "label-studio")
+
+
+def test_a_page_of_predictions_is_headed_by_any_title(tmp_path: Path) -> None:
+    """Also by one that holds the words that the page is filled in at."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    title = "Predictions of IMAGES/TOTAL/TITLE for 1 images"
+
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+        return np.asarray(image)[..., None]
+
+    with gallery(tmp_path / "page.html", title, pixels) as show:
+        show([(str(tmp_path / "a.png"), "cat", 0.5)])
+    text = (tmp_path / "page.html").read_text()
+    assert text.count(title) == 2
+    assert "const total = 1," in text
