@@ -54,12 +54,12 @@ def doctor() -> None:
 
 def _checked(check: Callable[[Path], Iterator[Line]], root: Path) -> Iterator[Line]:
     """Run a check; one that fails is a finding, and the others still run."""
+    name = check.__name__.strip("_")
     try:
         yield from check(root)
     except UserError as error:
-        yield Line(check.__name__.strip("_"), "does not work", str(error))
+        yield Line(name, "does not work", str(error))
     except Exception as error:
-        name = check.__name__.strip("_")
         yield Line(name, f"cannot be checked: {type(error).__name__}: {error}", "see above")
 
 

@@ -16,8 +16,7 @@ from semimae.files import write_text
 from semimae.types import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from semimae.data.store import Prepared, Rows
 
 COLUMNS = ["path", "rank", "class", "confidence", "label"]
 
@@ -81,7 +80,7 @@ def suggest_labels(
         for rank, place in enumerate(chosen.tolist(), start=1)
     ]
     if html is not None:
-        _write_page(html, suggestions, [prepared.pixels(rows[place]) for place in chosen], names)
+        _write_page(html, suggestions, prepared, rows[chosen])
     if form is Format.LABEL_STUDIO:
         assert out is not None
         _write_tasks(out, suggestions, names, f"{cell.name}, {folder.name}")
@@ -100,8 +99,8 @@ def suggest_labels(
 def _write_page(
     file: Path,
     suggestions: Sequence[Suggestion],
-    pictures: Sequence["NDArray[np.uint8]"],
-    names: Sequence[str],
+    prepared: "Prepared",
+    rows: "Rows",
 ) -> None:
     from pipeline.labeling.page import LARGEST, page
 
@@ -109,7 +108,8 @@ def _write_page(
         raise UserError(
             f"--html: {len(suggestions):,} images; a page holds up to {LARGEST:,}; lower --count."
         )
-    write_text(file, page(suggestions, pictures, names))
+    pictures = [prepared.pixels(row) for row in rows]
+    write_text(file, page(suggestions, pictures, prepared.info.class_names))
 
 
 def _write_tasks(

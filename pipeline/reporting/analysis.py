@@ -114,8 +114,9 @@ class Analysis:
         if of_both is None or of_labels is None:
             return None
         known = {c.b: c for c in self.against(of_both, self.between_methods)}
-        found = compare(self.with_baselines, [(of_both, of_labels)])
-        return known.get(of_labels) or next(iter(found), None)
+        if of_labels in known:
+            return known[of_labels]
+        return next(iter(compare(self.with_baselines, [(of_both, of_labels)])), None)
 
     def method_comparisons(self, grid: Grid) -> list[Comparison]:
         """Compare all pairs of methods of a grid."""
