@@ -6,7 +6,8 @@ from pathlib import Path
 from pipeline.outside import check_weights, hash_labeled_list
 from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
-from semimae.options.method import METHODS, MethodOptions
+from semimae.options.method import METHODS
+from semimae.options.method_base import MethodOptions
 from semimae.options.params import Params
 
 # Keys of params.yaml that affect config.json and split.json. The headline's split also depends on

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import semimae
 from semimae.files import file_hash
-from semimae.options.method import MethodOptions, SupervisedOptions
+from semimae.options.method import SupervisedOptions
+from semimae.options.method_base import MethodOptions
 
 _ROOT = Path(semimae.__file__).parent.parent
 # Options only hold values, and every value that affects the weights is in config.json.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from semimae.distributed import gather_rows
 from semimae.losses import part_of_mean
 from semimae.model import SemiModel
-from semimae.options.method import MethodOptions
+from semimae.options.method_base import MethodOptions
 from semimae.types import Batch, LossInputs, PseudoLabels
 
 

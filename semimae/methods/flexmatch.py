@@ -6,7 +6,7 @@ from torch import Tensor
 from semimae.methods.memory import Memory
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.methods.rules import Rule, base_threshold
-from semimae.options.method import FlexLabels
+from semimae.options.pseudo_label import FlexLabels
 from semimae.types import Batch
 
 

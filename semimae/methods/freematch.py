@@ -7,7 +7,7 @@ from torch import Tensor
 
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.methods.rules import Rule, class_shares
-from semimae.options.method import FreeLabels
+from semimae.options.pseudo_label import FreeLabels
 from semimae.types import Batch
 
 

@@ -14,7 +14,7 @@ from semimae.methods.base import Method, predict, student_logits
 from semimae.methods.mixup import pseudo_mixup
 from semimae.methods.rules import Alignment, Rule
 from semimae.model import SemiModel
-from semimae.options.method import PseudoLabelOptions
+from semimae.options.pseudo_label import PseudoLabelOptions
 from semimae.types import Batch, LossInputs, PseudoLabels
 
 

@@ -3,7 +3,7 @@
 from pkgutil import resolve_name
 
 from semimae.methods.base import Method
-from semimae.options.method import MethodOptions
+from semimae.options.method_base import MethodOptions
 
 
 def build_method(options: MethodOptions, num_classes: int, num_unlabeled: int) -> Method:

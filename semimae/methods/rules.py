@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from semimae.options.method import FixedLabels, PseudoLabelOptions, Threshold
+from semimae.options.pseudo_label import FixedLabels, PseudoLabelOptions, Threshold
 from semimae.types import Batch
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.methods.rules import Rule
-from semimae.options.method import SoftLabels
+from semimae.options.pseudo_label import SoftLabels
 from semimae.types import Batch
 
 

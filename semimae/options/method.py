@@ -6,230 +6,28 @@ That file is imported only when the method is built.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType, SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from types import MappingProxyType
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field
 
-from semimae.options.labeled import LabeledConfig
+from semimae.options.method_base import LabeledOptions, MethodOptions, Sections
 from semimae.options.mim import Masked
+from semimae.options.pseudo_label import (
+    AnyLabels,
+    Consistency,
+    FixedLabels,
+    FlexLabels,
+    FreeLabels,
+    Ramp,
+    SoftLabels,
+    SquaredError,
+    Threshold,
+)
 from semimae.options.self_training import SelfTrainingConfig
-from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
+from semimae.options.start import PretrainingSteps, StartConfig
+from semimae.options.train import Rhythm, ValidationRhythm
 from semimae.types import Frozen
-
-Sections = Mapping[str, Frozen]  # sections of params.yaml, by name
-
-
-def values_of(section: Frozen) -> SimpleNamespace:
-    """Return a section's values for another class, which picks the keys that it knows.
-
-    Pydantic would accept an instance of a subclass unchanged, with all of its keys.
-    """
-    return SimpleNamespace(**dict(section))
-
-
-# --- pseudo-label rules
-
-
-class Threshold(Frozen):
-    """A confidence threshold, which may move at the start of a run."""
-
-    threshold: float = Field(ge=0, le=1, description="Lowest probability of a pseudo label.")
-    threshold_start: float = Field(ge=0, le=1, description="Threshold at the first step.")
-    threshold_ramp: float = Field(
-        ge=0,
-        le=1,
-        description="Fraction of the run over which the threshold moves from threshold_start. "
-        "0: no ramp.",
-    )
-
-
-class Ramp(Frozen):
-    """How the consistency loss is ramped up."""
-
-    lambda_ramp: float = Field(
-        ge=0, le=1, description="Fraction of the run over which the consistency loss is ramped up."
-    )
-
-
-class Consistency(Ramp):
-    """The weight of the consistency loss."""
-
-    lambda_u: float = Field(ge=0, le=1000, description="Weight of the consistency loss.")
-
-
-class Fairness(Frozen):
-    """FreeMatch's own term."""
-
-    lambda_fair: float = Field(ge=0, le=1000, description="Weight of freematch's fairness loss.")
-
-
-class SquaredError(Frozen):
-    """Mean Teacher's consistency loss."""
-
-    lambda_mse: float = Field(
-        ge=0, le=1000, description="Weight of mean_teacher's squared error, its consistency loss."
-    )
-
-
-class PseudoLabelOptions(Consistency):
-    """How a teacher's predictions on weak views supervise the strong views, for any rule."""
-
-    implementation: ClassVar[str]  # "module:class" of the rule
-
-    alignment: Literal["none", "uniform", "labeled"] = Field(
-        description="Distribution that predictions are aligned to on average "
-        "(arXiv:1911.09785). mean_teacher and ssmae do not align."
-    )
-    momentum: float = Field(
-        ge=0, lt=1, description="Momentum of running means: alignment and adaptive thresholds."
-    )
-    mixup: bool = Field(
-        description="Probabilistic pseudo mixup of strong views (arXiv:2208.05688). semi_vit "
-        "always uses it; mean_teacher and ssmae never do."
-    )
-    teacher: Literal["ema", "student"] = Field(
-        description="Source of the pseudo labels: the moving average of the weights, or the model "
-        "itself. mean_teacher, semi_vit and ssmae always use the average."
-    )
-    skip_rejected: Literal["never", "cpu", "always"] = Field(
-        description="Devices on which strong views of weight 0 skip the forward pass, which does "
-        "not change the result. always: GPUs as well, padded to eighths of the batch, with one "
-        "host synchronization per step. Has no effect with BatchNorm, whose statistics need all "
-        "views."
-    )
-
-
-class FixedLabels(PseudoLabelOptions, Threshold):
-    """One threshold for all classes."""
-
-    implementation = "semimae.methods.rules:FixedRule"
-    rule: Literal["fixed"]
-
-
-class FlexLabels(PseudoLabelOptions, Threshold):
-    """FlexMatch's thresholds, which follow the learning status of each class."""
-
-    implementation = "semimae.methods.flexmatch:FlexRule"
-    rule: Literal["flex"]
-
-
-class FreeLabels(PseudoLabelOptions, Fairness):
-    """FreeMatch's thresholds, which follow the running confidence."""
-
-    implementation = "semimae.methods.freematch:FreeRule"
-    rule: Literal["free"]
-
-
-class SoftLabels(PseudoLabelOptions):
-    """SoftMatch's weights instead of a threshold."""
-
-    implementation = "semimae.methods.softmatch:SoftRule"
-    rule: Literal["soft"]
-
-
-AnyLabels = Annotated[
-    FixedLabels | FlexLabels | FreeLabels | SoftLabels, Field(discriminator="rule")
-]
-
-
-# --- sections of params.yaml
-
-
-class PseudoLabelConfig(PseudoLabelOptions, Threshold, Fairness, SquaredError):
-    """How pseudo labels are made and used. Each method reads some of these keys."""
-
-    rule: Literal["fixed", "flex", "free", "soft"] = Field(
-        description="Rule that selects pseudo labels, for semi_mae and semi_vit. Other methods "
-        "have their own."
-    )
-
-
-class SSMAEConfig(Frozen):
-    """The gate of method ssmae (arXiv:2601.20072)."""
-
-    gate_accuracy: float = Field(
-        ge=0,
-        le=1,
-        description="The gate opens when confident predictions reach this accuracy on the "
-        "validation split.",
-    )
-    gate_start: float = Field(
-        ge=0, lt=1, description="Fraction of the run before which the gate stays closed."
-    )
-    memory: bool = Field(description="Keep an accepted pseudo label for the rest of the run.")
-
-
-class PretrainingSteps(Frozen):
-    """The length of a first phase of masked pretraining."""
-
-    mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining. 0: none.")
-
-
-class StartConfig(PretrainingSteps):
-    """Phases before the last one, for methods with several. The last one has train.steps."""
-
-    supervised_steps: StepsOrNone = Field(description="Steps of supervised training. 0: none.")
-
-
-# --- methods
-
-
-class MethodOptions(Frozen):
-    """The keys of params.yaml that a method reads, and the code that reads them."""
-
-    implementation: ClassVar[str]  # "module:class"
-    uses_unlabeled: ClassVar[bool] = True
-    learns_classes: ClassVar[bool] = True  # whether its last phase trains the classifier
-    # Whether it reconstructs in a separate phase, where the weight of the loss has no effect.
-    reconstructs_alone: ClassVar[bool] = False
-    # Values that the method sets itself.
-    settled: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
-
-    name: str
-
-    @classmethod
-    def from_sections(cls, sections: Sections) -> Self:
-        """Take the keys that this method reads from sections of params.yaml.
-
-        Args:
-            sections: The sections by name. ``mim`` is a ``Masked``.
-        """
-        own = dict(sections)
-        mim = own["mim"]
-        assert isinstance(mim, Masked)
-        branch = mim.branch.without_unread(alone=cls.reconstructs_alone)
-        own["mim"] = mim.model_copy(update={"branch": branch})
-        for section, values in cls.settled.items():
-            own[section] = own[section].model_copy(update=dict(values))
-        (name,) = get_args(cls.model_fields["name"].annotation)
-        values = {section: values_of(found) for section, found in own.items()}
-        return cls.model_validate(SimpleNamespace(name=name, **values), from_attributes=True)
-
-    def code(self) -> list[str]:
-        """Return the "module:class" of the method and of its pseudo-label rule."""
-        labels = getattr(self, "pseudo_label", None)
-        rule = [labels.implementation] if isinstance(labels, PseudoLabelOptions) else []
-        return [self.implementation, *rule]
-
-    def rhythm(self, rhythm: Rhythm) -> Rhythm:
-        """Return the rhythm of a run of this method."""
-        return rhythm
-
-    @property
-    def tunings(self) -> set[str]:
-        """Ways to tune a backbone that it uses, beside the run's own."""
-        return set()
-
-    def phases(self) -> list[tuple["MethodOptions", int | None]]:
-        """Return the phases, each with its steps. ``None`` means ``train.steps``."""
-        return [(self, None)]
-
-
-class LabeledOptions(MethodOptions):
-    """Methods that learn from labeled images."""
-
-    labeled: LabeledConfig
 
 
 class SupervisedOptions(LabeledOptions):
@@ -358,6 +156,21 @@ class SemiViTOptions(StartOptions):
                 )
             )
         return [*made, (self.model_copy(update={"mim": None, "start": None}), None)]
+
+
+class SSMAEConfig(Frozen):
+    """The gate of method ssmae (arXiv:2601.20072)."""
+
+    gate_accuracy: float = Field(
+        ge=0,
+        le=1,
+        description="The gate opens when confident predictions reach this accuracy on the "
+        "validation split.",
+    )
+    gate_start: float = Field(
+        ge=0, lt=1, description="Fraction of the run before which the gate stays closed."
+    )
+    memory: bool = Field(description="Keep an accepted pseudo label for the rest of the run.")
 
 
 class SSMAELabels(Consistency, Threshold):

@@ -7,8 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
+from pydantic import Field, ValidationError
 
 from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
@@ -26,45 +25,18 @@ from semimae.options.grid import (
     Seed,
 )
 from semimae.options.labeled import LabeledConfig
-from semimae.options.method import (
-    METHODS,
-    MethodOptions,
-    PseudoLabelConfig,
-    SSMAEConfig,
-    StartConfig,
-    values_of,
-)
+from semimae.options.method import METHODS, SSMAEConfig
+from semimae.options.method_base import MethodOptions, values_of
 from semimae.options.mim import Masked, MaskRatio, MIMConfig
+from semimae.options.params_file import parse_yaml, read_bytes
+from semimae.options.pseudo_label import PseudoLabelConfig
 from semimae.options.self_training import SelfTrainingConfig
+from semimae.options.start import StartConfig
+from semimae.options.tracking import TrackingConfig
 from semimae.options.train import OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
 LARGEST_GRID = 10_000  # cells; each is a DVC stage
-_LARGEST_FILE = 2**18  # bytes; a params.yaml has some thousand
-_MOST_VALUES = 100_000  # with aliases written out
-
-
-class TrackingConfig(Frozen):
-    """What is logged to MLflow, and where."""
-
-    experiment: str = Field(
-        min_length=1,
-        max_length=250,
-        description="Name of the experiment and of the registered model.",
-    )
-    log_model: bool = Field(description="Whether to log and register the headline's model.")
-
-    @model_validator(mode="after")
-    def _has_a_usable_name(self) -> Self:
-        name = self.experiment
-        if name == "Default":  # it exists in every store, with a file folder of its own
-            raise ValueError("experiment=Default is reserved by MLflow; choose another name")
-        if not name.isprintable() or name != name.strip() or not any(map(str.isalnum, name)):
-            raise ValueError(
-                f"experiment={name!r} is not a valid name; it needs a letter or a digit, and must "
-                "not contain control characters or begin or end with spaces"
-            )
-        return self
 
 
 class Params(Frozen):
@@ -102,7 +74,7 @@ class Params(Frozen):
         Raises:
             UserError: With one line that says which key is wrong, what arrived, what is allowed.
         """
-        return cls.parse(_read(path), path)
+        return cls.parse(read_bytes(path), path)
 
     @classmethod
     def parse(cls, content: bytes | str, path: Path) -> Self:
@@ -111,7 +83,7 @@ class Params(Frozen):
         Raises:
             UserError: With one line that says which key is wrong, what arrived, what is allowed.
         """
-        tree = _parse_yaml(content, path)
+        tree = parse_yaml(content, path)
         try:
             params = cls.model_validate(tree)
             params.cell()
@@ -249,51 +221,6 @@ class Params(Frozen):
                 raise UserError(f"{where}{error}") from None
             cells.setdefault(cell.model_dump_json(), (cell, []))[1].append(point)
         return dict(cells.values())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_LARGEST_FILE + 1)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; create one with `python -m pipeline recipe use digits`."
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-
-
-def _parse_yaml(content: bytes | str, path: Path) -> dict[str, Any]:
-    if len(content) > _LARGEST_FILE:
-        raise UserError(f"{path} is too large; allowed: up to {_LARGEST_FILE} bytes.")
-    try:
-        tree = YAML(typ="safe", pure=True).load(content)  # pure: the same messages everywhere
-    except Exception as error:  # odd tags and dates make ruamel.yaml raise errors of any kind
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
-    if _count(tree, {}) > _MOST_VALUES:
-        raise UserError(
-            f"{path} has aliases (*name) that stand for more than {_MOST_VALUES:,} values, or for "
-            "themselves; write the values out."
-        )
-    return tree
-
-
-def _count(node: object, known: dict[int, float]) -> float:
-    """Return how many values a node holds with its aliases written out; infinite in a circle.
-
-    Whatever shows or compares such a node writes them out, which may take more memory than there
-    is.
-    """
-    if not isinstance(node, dict | list):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf  # until it is known: met again below itself, it is a circle
-        children = (*node.keys(), *node.values()) if isinstance(node, dict) else node
-        known[id(node)] = 1 + sum(_count(child, known) for child in children)
-    return known[id(node)]
 
 
 def _times(steps: int, factor: float) -> int:
