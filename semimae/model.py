@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from semimae.backbones import cnn, from_timm, vit
 from semimae.backbones.base import Backbone
-from semimae.backbones.weights import WeightReport, load_weights
+from semimae.backbones.weight_report import WeightReport
+from semimae.backbones.weights import load_weights
 from semimae.data.store import Prepared
 from semimae.mim.branch import MIMBranch
 from semimae.mim.mae import MAE

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from semimae.backbones.tuning import merged_state
-from semimae.backbones.weights import WeightReport
+from semimae.backbones.weight_report import WeightReport
 from semimae.data.cache import cached_sizes
 from semimae.data.crops import EVAL_CROP, center_crop
 from semimae.data.images import convert, fit

@@ -1,4 +1,4 @@
-"""Filling a model from weights of others: timm's, their authors', other libraries', our own."""
+"""Fill a model with pretrained weights: from timm, their authors, other libraries, or our own."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,41 +19,11 @@ from semimae.backbones.weight_names import (
     parts_of,
     stays_behind,
 )
+from semimae.backbones.weight_report import ENCODER, WeightReport, incomplete, sizes
 from semimae.backbones.weight_sizes import fit_sizes, resize_positions
-from semimae.types import Frozen, UserError
-
-_ENCODER = "backbone.vit."
-_KINDS = ("notes", "missing", "unexpected", "dropped", "resized")
-_SHOWN = 3  # names in a message
+from semimae.types import UserError
 
 State = dict[str, Tensor]
-
-
-class WeightReport(Frozen):
-    """What became of every key of the model and of the part of the file that was taken."""
-
-    source: str
-    num_loaded: int
-    num_backbone: int  # of these, tensors of the backbone without its classifier: all that it has
-    num_values: int  # in them
-    layout: str  # who names weights like this
-    part: str  # of the file; empty: all of it
-    other_parts: tuple[str, ...]  # that could have been taken
-    sha256: str | None  # of the file
-    license: str | None
-    notes: tuple[str, ...]  # where the model computes something else than its owner's
-    missing: tuple[str, ...]  # of classifier and MIM branch, not in the file: fresh
-    unexpected: tuple[str, ...]  # of the file, not in the model: left out
-    dropped: tuple[str, ...]  # of both, but they do not fit: fresh
-    resized: tuple[str, ...]  # with both shapes
-
-    def __str__(self) -> str:
-        """Return a line per kind of key, with the first few."""
-        kinds = [(kind, getattr(self, kind)) for kind in _KINDS]
-        lines = [f"  {kind} ({len(keys)}): {_some(keys)}" for kind, keys in kinds if keys]
-        if self.other_parts:
-            lines.insert(0, f"  taken is {self.part}, not {', '.join(self.other_parts)}")
-        return "\n".join([f"{self.source}: {self.num_loaded} tensors loaded", *lines])
 
 
 def load_weights(
@@ -66,15 +36,15 @@ def load_weights(
 ) -> WeightReport:
     """Fill a model from weights of the same architecture: its whole backbone, or nothing.
 
-    Names are brought into line, and sizes where grid, patch, window or channels differ. The
-    classifier is left out where the number of classes differs, the MIM branch where any of it does.
+    Tensors are renamed, and resized where grid, patch, window or channels differ. The classifier is
+    left out if the number of classes differs, the MIM branch if any of its tensors does not fit.
 
     Args:
         model: A ``SemiModel``; changed in place.
         spec: ``timm:TAG``, ``hf:ORG/NAME`` or a file.
         prefix: Which of several models in a file is meant, such as ``teacher``.
-        timm_model: The name in timm that a tag belongs to.
-        root: What a relative path is relative to.
+        timm_model: The timm model that a tag belongs to.
+        root: The folder that a relative path starts from.
 
     Raises:
         UserError: If the weights cannot be read, lack a tensor of the backbone, or have one that
@@ -85,16 +55,16 @@ def load_weights(
     wanted: State = model.state_dict()
     head = _prefix_of(backbone.classifier, model)
     needed = {n for n in wanted if n.startswith("backbone.") and not n.startswith(head)}
-    needed = {n for n in needed if not n.endswith("num_batches_tracked")}  # older files lack it
+    needed = {n for n in needed if not n.endswith("num_batches_tracked")}  # old files lack it
     parts = _parts(source.tables, backbone, prefix, spec)
     found, branch = _contents(parts[0], source.tables[parts[0].table], backbone, spec)
     notes = _final_norm(found, backbone.vit.state_dict())
     given, fitted = _fit_sizes(found, backbone, spec)
     given, fitted = given | branch, fitted | _branch_sizes(branch, wanted, backbone.num_patches)
-    extra = {name.removeprefix(_ENCODER) for name in fitted.keys() - wanted.keys()}
+    extra = {name.removeprefix(ENCODER) for name in fitted.keys() - wanted.keys()}
     extra = {name for name in extra if not name.startswith("mim.") and not stays_behind(name)}
     if extra or needed - fitted.keys():
-        raise _incomplete(spec, extra, needed - fitted.keys(), len(needed))
+        raise incomplete(spec, extra, needed - fitted.keys(), len(needed))
     fresh = {name for name in wanted if name.startswith((head, "mim."))}
     loaded = _fitting(given, fitted, wanted, fresh, spec)
     originals = {id(tensor) for tensor in given.values()}
@@ -114,7 +84,7 @@ def load_weights(
         unexpected=tuple(sorted(fitted.keys() - wanted.keys())),
         dropped=tuple(sorted((fitted.keys() & wanted.keys()) - loaded.keys())),
         resized=tuple(
-            f"{name} ({_text(given[name])} to {_text(tensor)})"
+            f"{name} ({sizes(given[name])} to {sizes(tensor)})"
             for name, tensor in loaded.items()
             if name in given and id(tensor) not in originals and given[name].shape != tensor.shape
         ),
@@ -124,12 +94,12 @@ def load_weights(
 def _parts(
     tables: Mapping[str, State], backbone: Any, prefix: str | None, spec: str
 ) -> Sequence[Part]:
-    """Return the parts of a file that hold most of the backbone, the one to take in front."""
+    """Return the parts of a file that hold most of the backbone; the first one is to be used."""
     parts = parts_of(tables, _layouts(backbone))
     if not parts:
         names = [name for table in tables.values() for name in table]
         wanted = {name for name in backbone.vit.state_dict() if not stays_behind(name)}
-        raise _incomplete(spec, names, wanted, len(wanted))
+        raise incomplete(spec, names, wanted, len(wanted))
     own = backbone.vit.state_dict().keys()
     counts = {p: len(fit_names(encoder_of(p, tables[p.table]), own).keys() & own) for p in parts}
     parts = sorted((p for p in parts if counts[p] == max(counts.values())), key=averages_first)
@@ -146,7 +116,7 @@ def _parts(
 
 
 def _contents(part: Part, table: State, backbone: Any, spec: str) -> tuple[State, State]:
-    """Return a part's encoder under timm's names and its MIM branch under ours, both checked."""
+    """Return a part's encoder under timm's names and its MIM branch under ours, after checks."""
     found = fit_names(encoder_of(part, table), backbone.vit.state_dict())
     branch = branch_of(part, table)
     check_sound(found | branch, spec)
@@ -155,17 +125,18 @@ def _contents(part: Part, table: State, backbone: Any, spec: str) -> tuple[State
 
 def _fit_sizes(found: State, backbone: Any, spec: str) -> tuple[State, State]:
     """Return an encoder's weights as they are and as they fit, both under our names."""
-    mask = {name: found[name] for name in ("mask_token",) if name in found}  # misleads timm's
+    # timm's filter would misread the mask token.
+    mask = {name: found[name] for name in ("mask_token",) if name in found}
     try:
-        with warnings.catch_warnings(action="ignore"):  # timm's own code gives some
+        with warnings.catch_warnings(action="ignore"):  # timm's own code emits some
             fitted = fit_sizes({n: t for n, t in found.items() if n not in mask}, backbone) | mask
-    except Exception:  # of timm's filter, on weights of another architecture: they are refused
+    except Exception:  # timm's filter fails on other architectures, which `load_weights` refuses
         fitted = found
-    return tuple({f"{_ENCODER}{n}": t for n, t in state.items()} for state in (found, fitted))  # type: ignore[return-value]
+    return tuple({f"{ENCODER}{n}": t for n, t in state.items()} for state in (found, fitted))  # type: ignore[return-value]
 
 
 def _fitting(given: State, fitted: State, wanted: State, fresh: set[str], spec: str) -> State:
-    """Return the weights to load: all that the model has, but for those that may stay fresh."""
+    """Return the weights to load: all of the model's, except those that may stay as initialized."""
     loaded: State = {}
     for name in sorted(fitted.keys() & wanted.keys()):
         theirs, ours = fitted[name], wanted[name]
@@ -178,13 +149,13 @@ def _fitting(given: State, fitted: State, wanted: State, fresh: set[str], spec: 
             loaded[name] = theirs
         elif name not in fresh:
             raise UserError(
-                f"backbone.weights={spec}: {name} is {_text(given.get(name, theirs))} there and "
-                f"{_text(ours)} in the model; set section backbone to the sizes of the weights."
+                f"backbone.weights={spec}: {name} is {sizes(given.get(name, theirs))} there and "
+                f"{sizes(ours)} in the model; set section backbone to the sizes of the weights."
             )
     branch = {name for name in {*fitted, *wanted} if name.startswith("mim.")}
     if branch <= loaded.keys():
         return loaded
-    return {n: t for n, t in loaded.items() if n not in branch}  # parts of one are worth nothing
+    return {n: t for n, t in loaded.items() if n not in branch}  # a part of a branch is useless
 
 
 def _layouts(backbone: Any) -> Iterable[Layout]:
@@ -196,13 +167,13 @@ def _layouts(backbone: Any) -> Iterable[Layout]:
 
 
 def _at_least_single(state: State) -> State:
-    """Return weights in single precision or more: sums in half precision would lose digits."""
+    """Return weights in at least single precision, because half precision loses digits in sums."""
     narrow = {n: t for n, t in state.items() if t.is_floating_point() and t.itemsize < 4}
     return state | {name: tensor.float() for name, tensor in narrow.items()}
 
 
 def _final_norm(found: State, own: Iterable[str]) -> tuple[str, ...]:
-    """Take a norm behind the pooling as the final norm, and say so."""
+    """Use a norm that follows the pooling as the final norm, and return a note that says so."""
     names = [name for name in found if name.startswith("fc_norm.") and name not in own]
     if not names or "norm.weight" in found:
         return ()
@@ -222,30 +193,6 @@ def _branch_sizes(branch: State, wanted: State, num_patches: int) -> State:
     return branch
 
 
-def _incomplete(spec: str, extra: Iterable[str], missing: set[str], total: int) -> UserError:
-    """Say how much of a backbone was found, and what the rest looks like on both sides."""
-    lacking = sorted(name.removeprefix(_ENCODER) for name in missing)
-    found, extra, parts = total - len(lacking), sorted(extra), []
-    if lacking:
-        parts.append(f"lacking {_some(lacking)}")
-    if extra:
-        parts.append(f"without a place in the model: {_some(extra)}")
-    return UserError(
-        f"backbone.weights={spec}: {found} of {total} tensors of the backbone found; "
-        f"{'; '.join(parts)}. Give weights of the same architecture, or set section backbone to "
-        "theirs."
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
-
-
 def _prefix_of(part: nn.Module, model: nn.Module) -> str:
     """Return what the names of a part's weights begin with."""
     return next(f"{name}." for name, module in model.named_modules() if module is part)
-
-
-def _text(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from semimae.data.randaugment import OPS, apply_ops, rand_augment
+from semimae.data.image_ops import OPS, apply_ops
+from semimae.data.randaugment import rand_augment
 from semimae.options.data import CellData
 
 _GEOMETRY_DRAWS = 3  # shift down, shift right, mirror

@@ -1,4 +1,4 @@
-"""The teachers of self-training: what they say of the unlabeled images, one by one and together."""
+"""Pseudo labels that the teachers of self-training give to the unlabeled images."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,30 +16,31 @@ from semimae.engine.infer import infer
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
 
-_AT_ONCE = 2**14  # images whose probabilities are held at the same time
+_AT_ONCE = 2**14  # images whose probabilities are in memory at the same time
 
 
 class Labels(NamedTuple):
     """Pseudo labels of ``U`` images."""
 
-    votes: Tensor  # [U, K] int64, what the student is trained on, each with the same weight
-    labels: Tensor  # [U] int64, the ensemble's
-    confidence: Tensor  # [U], mean probability that the teachers give to that class
+    votes: Tensor  # [U, K] int64; the student learns the K labels of an image with equal weight
+    labels: Tensor  # [U] int64, the label that the ensemble gives
+    confidence: Tensor  # [U], the teachers' mean probability of that label
 
 
 def combine(probabilities: Tensor, ensemble: str) -> Labels:
-    """Make pseudo labels of what several teachers say.
+    """Combine the predictions of several teachers into pseudo labels.
 
     Args:
         probabilities: ``[teachers, U, classes]``.
-        ensemble: ``votes``: the class that most teachers name, of equal counts the one of the
-            higher mean probability; ``probabilities``: the class of the highest mean probability.
+        ensemble: ``votes``: the class that most teachers predict, and of classes with equally many
+            votes the one with the higher mean probability. ``probabilities``: the class with the
+            highest mean probability.
     """
     mean = probabilities.mean(dim=0)  # [U, classes]
     votes = probabilities.argmax(dim=2).T.contiguous()  # [U, teachers]
     if ensemble == "votes":
         counts = functional.one_hot(votes, mean.shape[1]).sum(dim=1)
-        labels = (counts + mean / 2).argmax(dim=1)  # a probability is no more than half a vote
+        labels = (counts + mean / 2).argmax(dim=1)  # half a probability never outweighs a vote
     else:
         labels = mean.argmax(dim=1)
         votes = labels.unsqueeze(1)
@@ -54,11 +55,11 @@ def pseudo_labels(
     split: Split,
     should_stop: Callable[[], bool],
 ) -> tuple[Labels, dict[str, Any]]:
-    """Label all unlabeled images, seen whole; each process labels its share.
+    """Label all unlabeled images in their evaluation view. Each process labels its share.
 
     Returns:
-        The labels in the order of ``split.unlabeled``, and what it took and how right teachers and
-        ensemble are on the validation images, plain JSON.
+        The labels in the order of ``split.unlabeled``. Then, as plain JSON, what it cost and the
+        accuracy of each teacher and of the ensemble on the validation images.
 
     Raises:
         Interrupted: After ``should_stop``.
@@ -66,16 +67,16 @@ def pseudo_labels(
     began, cpu_began = time.perf_counter(), time.process_time()
     val = np.asarray(split.val, dtype=np.int64)
 
-    def say(rows: Rows) -> Tensor:
+    def predict(rows: Rows) -> Tensor:
         return torch.stack([_probabilities(*t, prepared, rows, should_stop) for t in teachers])
 
     known = torch.from_numpy(prepared.labels[val])
-    of_val = say(val)
+    of_val = predict(val)
     right = (of_val.argmax(dim=2) == known).double().mean(dim=1)
     together = (combine(of_val, ensemble).labels == known).double().mean()
     rows = split.unlabeled(prepared)
     parts = np.array_split(rows, max(1, -(-len(rows) // _AT_ONCE)))
-    labeled = [combine(say(part), ensemble) for part in parts]
+    labeled = [combine(predict(part), ensemble) for part in parts]
     labels = Labels(*(torch.cat(column) for column in zip(*labeled, strict=True)))
     return labels, {
         "method": "pseudo_labels",
@@ -101,7 +102,7 @@ def pseudo_labels(
 def _probabilities(
     cell: Cell, model: SemiModel, prepared: Prepared, rows: Rows, should_stop: Callable[[], bool]
 ) -> Tensor:
-    """Return a teacher's probabilities of images, ``[N, classes]``, in every process."""
+    """Return a teacher's probabilities for images, ``[N, classes]``, to every process."""
     own = own_share(len(rows))
     share = torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)
     if own.stop > own.start:

@@ -12,7 +12,8 @@ from small_models import build, draw, save, scramble, timm_model, vit
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from semimae.backbones.weights import WeightReport, load_weights
+from semimae.backbones.weight_report import WeightReport
+from semimae.backbones.weights import load_weights
 from semimae.model import SemiModel
 from semimae.options.backbone import BackboneConfig
 

@@ -12,9 +12,10 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode, RandAugment, functional
 
-from semimae.data import augment, randaugment
+from semimae.data import augment, image_ops
 from semimae.data.augment import num_draws, strong_view, weak_view
-from semimae.data.randaugment import OPS, apply_op, op_strength, rand_augment
+from semimae.data.image_ops import OPS, apply_op
+from semimae.data.randaugment import op_strength, rand_augment
 from semimae.options.data import DataConfig
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.gz"
@@ -162,7 +163,7 @@ def test_every_operation_has_the_same_share_of_the_draws(monkeypatch: pytest.Mon
         drawn[op] = len(images)
         return images
 
-    monkeypatch.setattr(randaugment, "apply_op", count)
+    monkeypatch.setattr(image_ops, "apply_op", count)
     which = (torch.arange(14 * 50) + 0.5) / (14 * 50)
     draws = nn.functional.pad(which[:, None, None], (0, 3))
     rand_augment(torch.zeros(14 * 50, 1, 4, 4, dtype=torch.uint8), draws, 10)

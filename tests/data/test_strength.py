@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from semimae.data.augment import color_jitter
-from semimae.data.randaugment import OPS, drawn_level, op_strength, rand_augment
+from semimae.data.image_ops import OPS
+from semimae.data.randaugment import drawn_level, op_strength, rand_augment
 from semimae.random import uniform
 
 SIDE = 331
