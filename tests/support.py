@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from ruamel.yaml import YAML
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -76,14 +77,26 @@ def _params_yaml() -> Params:
 def changed_params(**changes: object) -> Params:
     """Return params.yaml with ``SMALL`` and the changes applied; keys are ``section__field``."""
     tree: dict[str, Any] = _params_yaml().model_dump()
-    for key, value in (SMALL | changes).items():
+    _change(tree, SMALL | changes)
+    return Params.model_validate(tree)
+
+
+def set_params(project: Path, **changes: object) -> None:
+    """Change the params.yaml of a project; keys are ``section__field``."""
+    yaml, path = YAML(), project / "params.yaml"
+    tree = yaml.load(path)
+    _change(tree, changes)
+    yaml.dump(tree, path)
+
+
+def _change(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
+    for key, value in changes.items():
         *sections, name = key.split("__")
         node = tree
         for section in sections:
             node = node[section]
         assert name in node, key
         node[name] = value
-    return Params.model_validate(tree)
 
 
 def small_rhythm(**changes: object) -> Rhythm:

@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 from stages import StageServer, Workspace
+from support import set_params
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +30,15 @@ def test_a_stopped_run_continues_at_its_next_step(server: StageServer, tmp_path:
     assert stage.wait() == 130, stage.text
     stopped = int(workspace.checkpoints()[-1].stem.removeprefix("step-"))
 
-    params = YAML().load(workspace.root / "params.yaml")
-    params["data"]["workers"] = 1
-    rhythm = {"save_every": 50, "log_every": 1, "eval_every": 60, "gradient_every": 0}
-    params["train"].update(rhythm, max_bad_steps=3)
-    YAML().dump(params, workspace.root / "params.yaml")
+    set_params(
+        workspace.root,
+        data__workers=1,
+        train__save_every=50,
+        train__log_every=1,
+        train__eval_every=60,
+        train__gradient_every=0,
+        train__max_bad_steps=3,
+    )
     server.finish("train", workspace, **LATER)
 
     weights = "model.safetensors"

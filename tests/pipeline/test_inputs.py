@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
-from support import REPO
+from support import REPO, set_params
 
 from semimae.options.method import METHODS
 
@@ -66,12 +65,6 @@ def edit(path: Path) -> None:
         code.write("# an edit\n")
 
 
-def set_params(project: Path, section: str, **values: object) -> None:
-    tree = YAML().load(project / "params.yaml")
-    tree[section].update(values)
-    YAML().dump(tree, project / "params.yaml")
-
-
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
@@ -121,7 +114,7 @@ def test_a_new_method_changes_no_training_input_of_another(
 
 
 def test_a_rule_counts_for_the_methods_that_take_it(project: Path) -> None:
-    set_params(project, "pseudo_label", rule="free")
+    set_params(project, pseudo_label__rule="free")
     before = written(project)
     edit(project / "semimae/methods/freematch.py")
     takers = {"train/freematch", "train/semi_mae", "train/semi_vit"}
@@ -130,7 +123,7 @@ def test_a_rule_counts_for_the_methods_that_take_it(project: Path) -> None:
 
 def test_a_rule_of_a_variant_counts_too(project: Path) -> None:
     variant = {"soft": {"pseudo_label": {"rule": "soft"}}}
-    set_params(project, "ablation", variant=["plain", "soft"], changes=variant)
+    set_params(project, ablation__variant=["plain", "soft"], ablation__changes=variant)
     code = json.loads(written(project)["train/semi_mae"])["code"]
     assert {"semimae/methods/softmatch.py", "semimae/methods/rules.py"} <= code.keys()
     assert "semimae/methods/freematch.py" not in code
@@ -162,7 +155,7 @@ def test_a_new_module_counts_where_it_is_imported(project: Path) -> None:
 def test_an_edit_of_params_reaches_the_stages_that_read_it(
     project: Path, before: dict[str, str], section: str, values: dict[str, object], stages: set[str]
 ) -> None:
-    set_params(project, section, **values)
+    set_params(project, **{f"{section}__{name}": value for name, value in values.items()})
     assert changed(before, written(project)) == stages
 
 
@@ -184,14 +177,14 @@ def test_the_files_say_which_value_and_which_module(before: dict[str, str]) -> N
 
 
 def test_a_method_that_nobody_asks_for_need_not_fit(project: Path) -> None:
-    set_params(project, "optim", warmup_steps=60)
-    set_params(project, "start", supervised_steps=50)  # of semi_vit, which has a warm-up too
+    # Of semi_vit, which has a warm-up too.
+    set_params(project, optim__warmup_steps=60, start__supervised_steps=50)
     assert "train/semi_vit" in written(project)
 
 
 def test_params_with_an_error_leave_the_files_alone(project: Path) -> None:
     before = written(project)
-    set_params(project, "optim", lr="fast")
+    set_params(project, optim__lr="fast")
     done = run(project)
     assert done.returncode == 2
     assert done.stderr.startswith("error: params.yaml: optim.lr")
@@ -200,11 +193,7 @@ def test_params_with_an_error_leave_the_files_alone(project: Path) -> None:
 
 
 def test_a_changed_list_of_labeled_images_reaches_the_split(project: Path) -> None:
-    values = {"labeled_list": "lists/mine.txt"}
-    tree = YAML().load(project / "params.yaml")
-    tree["data"].update(values)
-    tree["label_fraction"] = None
-    YAML().dump(tree, project / "params.yaml")
+    set_params(project, data__labeled_list="lists/mine.txt", label_fraction=None)
     missing = run(project)
     assert missing.returncode == 2
     assert "data.labeled_list=lists/mine.txt cannot be read (No such file" in missing.stderr
@@ -217,22 +206,19 @@ def test_a_changed_list_of_labeled_images_reaches_the_split(project: Path) -> No
 
 
 def test_a_list_that_is_not_watched_is_warned_of(project: Path) -> None:
-    tree = YAML().load(project / "params.yaml")
-    tree["data"]["labeled_list"], tree["label_fraction"] = "mine.txt", None
-    YAML().dump(tree, project / "params.yaml")
+    set_params(project, data__labeled_list="mine.txt", label_fraction=None)
     (project / "mine.txt").write_text("train/000001\n")
     assert "warning: DVC tracks the lists in lists/, not mine.txt" in run(project).stderr
 
 
 @pytest.mark.parametrize("where", ["headline", "variant"])
 def test_missing_weights_are_found_before_anything_runs(project: Path, where: str) -> None:
-    tree = YAML().load(project / "params.yaml")
+    weights = "vit.safetensors"
     if where == "headline":
-        tree["backbone"]["weights"] = "vit.safetensors"
+        set_params(project, backbone__weights=weights)
     else:
-        tree["ablation"]["variant"] = ["plain", "warm"]
-        tree["ablation"]["changes"] = {"warm": {"backbone": {"weights": "vit.safetensors"}}}
-    YAML().dump(tree, project / "params.yaml")
+        warm = {"warm": {"backbone": {"weights": weights}}}
+        set_params(project, ablation__variant=["plain", "warm"], ablation__changes=warm)
     done = run(project)
     assert done.returncode == 2
     assert "backbone.weights=vit.safetensors: there is no file" in done.stderr

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ruamel.yaml import YAML
-from support import REPO, copy_project
+from support import REPO, copy_project, set_params
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
@@ -126,10 +125,7 @@ def test_what_is_no_folder_of_images_is_refused(
 
 
 def test_own_work_is_not_overwritten(project: Path, tmp_path: Path) -> None:
-    own = YAML().load(project / "params.yaml")
-    own["seed"] = 77
-    with (project / "params.yaml").open("w") as file:
-        YAML().dump(own, file)
+    set_params(project, seed=77)
     with pytest.raises(UserError, match=r"uncommitted changes; commit them or add --force"):
         run(images(tmp_path / "photos"))
 

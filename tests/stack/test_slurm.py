@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import slurm
-from ruamel.yaml import YAML
-from support import copy_project
+from support import copy_project, set_params
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,31 +22,24 @@ pytestmark = [
 ]
 WHEN = {"timing.json", "origin.json", "machine.json", "phases.json"}
 PATIENCE = 900.0
-SMALL = {
-    ("label_fraction",): 0.1,
-    ("train", "steps"): 60,
-    ("train", "save_every"): 5,
-    ("train", "device"): "cpu",
-    ("fine_tune", "steps"): 4,
-    ("fine_tune", "optim", "warmup_steps"): 1,
-    ("ablation", "method"): ["fixmatch", "semi_mae"],
-    ("ablation", "mask_ratio"): [0.5, 0.75],
-    ("ablation", "label_fraction"): [0.1],
-    ("ablation", "seed"): [0, 1],
-    ("tracking", "log_model"): False,
+SMALL: dict[str, object] = {
+    "label_fraction": 0.1,
+    "train__steps": 60,
+    "train__save_every": 5,
+    "train__device": "cpu",
+    "fine_tune__steps": 4,
+    "fine_tune__optim__warmup_steps": 1,
+    "ablation__method": ["fixmatch", "semi_mae"],
+    "ablation__mask_ratio": [0.5, 0.75],
+    "ablation__label_fraction": [0.1],
+    "ablation__seed": [0, 1],
+    "tracking__log_model": False,
 }  # six cells that differ: a mask ratio makes no other fixmatch
 
 
 def make(folder: Path) -> Path:
     copy_project(folder)
-    yaml, path = YAML(), folder / "params.yaml"
-    tree = yaml.load(path)
-    for (*sections, name), value in SMALL.items():
-        node = tree
-        for section in sections:
-            node = node[section]
-        node[name] = value
-    yaml.dump(tree, path)
+    set_params(folder, **SMALL)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder
 

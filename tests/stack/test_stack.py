@@ -15,23 +15,22 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from ruamel.yaml import YAML
 from services import Stack, answers, postgres_programs
-from support import copy_project
+from support import copy_project, set_params
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("SEMIMAE_STACK" not in os.environ, reason="`make stack-test` runs it"),
     pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning"),  # boto's
 ]
-SMALL = {
-    ("label_fraction",): 0.1,
-    ("train", "steps"): 1200,
-    ("fine_tune", "steps"): 12,
-    ("ablation", "method"): ["semi_mae"],
-    ("ablation", "mask_ratio"): [0.75],
-    ("ablation", "label_fraction"): [0.1],
-    ("ablation", "seed"): [0],
+SMALL: dict[str, object] = {
+    "label_fraction": 0.1,
+    "train__steps": 1200,
+    "fine_tune__steps": 12,
+    "ablation__method": ["semi_mae"],
+    "ablation__mask_ratio": [0.75],
+    "ablation__label_fraction": [0.1],
+    "ablation__seed": [0],
 }
 PATIENCE = 1200.0  # training takes half a minute on two cores that do nothing else
 WARNING = "nothing is lost"  # of pipeline.tracking
@@ -54,14 +53,7 @@ def stack() -> Iterator[Stack]:
 def project(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     copy_project(folder)
-    yaml, path = YAML(), folder / "params.yaml"
-    tree = yaml.load(path)
-    for (*sections, name), value in SMALL.items():
-        node = tree
-        for section in sections:
-            node = node[section]
-        node[name] = value
-    yaml.dump(tree, path)
+    set_params(folder, **SMALL)
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(["git", *arguments], cwd=folder, env=environment(stack), check=True)
     return folder
