@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import typer
 from rich.progress import TaskID
 
-from pipeline.noted import log_file, read_note, read_status
+from pipeline.noted import FINISHED, log_file, read_note, read_status
 from pipeline.progress import EVERY, Every, bars, duration, left_over
 from pipeline.workspace import RUNS
 from semimae.options.cell import Cell
@@ -46,12 +45,7 @@ class Board:
         self.whole = self.bars.add_task("cells", total=self.total, left="", note="")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
     def say(self, text: str) -> None:
@@ -101,12 +95,11 @@ class Board:
         for name, cell in self.cells.items():
             trained, probed = (read_note(self.root, name, s) for s in ("train", "linear_probe"))
             status = said.get(name, {})
-            left, done, total = (status.get(key) for key in ("left", "done", "total"))
             if trained:
                 seconds = trained["seconds"] + (probed["seconds"] if probed else 0.0)
                 found.setdefault(self._kind(name), []).append(seconds / cell.train.steps)
-            elif isinstance(left, float) and isinstance(done, int) and isinstance(total, int):
-                per_step = left / max(1, total - done)
+            elif status.get("left") and status.get("total"):
+                per_step = status["left"] / max(1, status["total"] - status["done"])
                 found.setdefault(self._kind(name), []).append(per_step)
         return {kind: sum(values) / len(values) for kind, values in found.items()}
 
@@ -146,7 +139,7 @@ def describe(status: Mapping[str, Any]) -> str:
     if not status:
         return "is starting"
     done, total, left = status.get("done"), status.get("total"), status.get("left")
-    if done is None:
+    if done is None or status["title"] == FINISHED:
         return str(status["title"])
     parts = [f"step {done}" if total is None else f"step {done} of {total:.0f}"]
     parts += [str(status["note"])] if status.get("note") else []

@@ -16,6 +16,7 @@ from typing import IO, Annotated
 import typer
 
 from pipeline.noted import (
+    FINISHED,
     STAGES,
     STATUS,
     dvc_name,
@@ -33,7 +34,8 @@ from pipeline.progress import QUIET
 from pipeline.source_code import library_hashes
 from pipeline.stage import PARAMS_ABOVE, PREPARED_ABOVE
 from pipeline.tracking import ALL, LATER
-from pipeline.workspace import HEADLINE, RUNS, disk_trouble, dvc_root, read_json
+from pipeline.workspace import HEADLINE, RUNS, disk_trouble, dvc_root, python_path, read_json
+from semimae.files import held_lock
 from semimae.options.grid import GridPoint
 from semimae.options.params import Params
 from semimae.types import Interrupted, UserError
@@ -42,8 +44,8 @@ from semimae.types import Interrupted, UserError
 JOBS = "SEMIMAE_JOBS"
 
 
-class StageName(StrEnum):
-    """Those of ``STAGES``."""
+class StageName(StrEnum):  # typer takes no lists of literals
+    """The keys of ``STAGES``."""
 
     SPLIT = "split"
     TRAIN = "train"
@@ -85,8 +87,7 @@ class Worker:
         self.source = library_hashes()
         self.threads: int | None = None
         # For `train.processes`, and to be what DVC tells the stages that it runs.
-        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-        os.environ.update(PYTHONPATH=path, DVC_ROOT=str(root))
+        os.environ.update(PYTHONPATH=python_path(root), DVC_ROOT=str(root))
 
     def run(self, name: str, stages: Sequence[str]) -> None:
         """Run stages of a cell, but for those that are noted as done.
@@ -103,10 +104,13 @@ class Worker:
         status = status_file(self.root, name)
         status.parent.mkdir(parents=True, exist_ok=True)
         os.environ[STATUS] = str(status)
-        for stage in stages:
-            if stage == "split" or mismatch(self.root, name, stage):
-                write_status(status, title=stage)
-                self._run_stage(name, stage)
+        # A worker whose grid was killed may still be at this cell.
+        with held_lock(status.parent.with_name(f"{name}.lock"), should_stop=lambda: False):
+            for stage in stages:
+                if stage == "split" or mismatch(self.root, name, stage):
+                    write_status(status, title=stage)
+                    self._run_stage(name, stage)
+        write_status(status, title=FINISHED, done=1, total=1, left=0.0)
 
     def _run_stage(self, name: str, stage: str) -> None:
         self._check_source(name, stage)
@@ -204,7 +208,7 @@ def _obey(worker: Worker, orders: IO[str]) -> None:
             status, said = (2 if isinstance(reason, UserError) else 130), str(reason)
             print(f"error: {reason}" if status == 2 else reason, file=sys.stderr)
         except typer.Exit as end:  # processes of `train.processes`, which have said why
-            status, said = end.exit_code, "see its log"
+            status, said = end.exit_code, "one of its processes has failed; see its log"
         except Exception as error:
             status, said = 1, f"{type(error).__name__}: {error}"
             if isinstance(error, OSError) and (trouble := disk_trouble(error)):

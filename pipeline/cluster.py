@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pipeline.noted import log_file, mismatch, notes, read_status
 from pipeline.workers import Outcome, Task, last_line
-from pipeline.workspace import write_json
+from pipeline.workspace import python_path, write_json
 from semimae.types import UserError
 
 _MINUTES = 24 * 60  # a job's limit of time, where --slurm does not say
@@ -113,12 +113,12 @@ class Cluster:
         new = [task for task in tasks if task.name not in self.jobs]
         if not new:
             return
-        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
-        with _environment({"PYTHONPATH": path}), contextlib.chdir(self.root):
-            try:
+        os.environ["PYTHONPATH"] = python_path(self.root)  # which sbatch hands on to the jobs
+        try:
+            with contextlib.chdir(self.root):
                 jobs = self.executor.map_array(CellJob(self.root), new)
-            except Exception as error:  # submitit's own, with what sbatch said
-                raise UserError(f"Slurm took no jobs: {error}") from None
+        except Exception as error:  # submitit's own, with what sbatch said
+            raise UserError(f"Slurm took no jobs: {error}") from None
         for task, job in zip(new, jobs, strict=True):
             self.jobs[task.name] = (task, job.job_id)
             write_json(self._job_file(task.name), job.job_id)
@@ -188,14 +188,3 @@ def _queued() -> dict[str, str]:
     raise UserError(
         f"Slurm does not answer: {done.stderr.strip()}; jobs go on without this command."
     )
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

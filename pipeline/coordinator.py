@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.board import Board
 from pipeline.dvc_lock import DvcLock
 from pipeline.noted import STAGES, dvc_name, log_file, mismatch
 from pipeline.progress import duration
-from pipeline.workers import Outcome, Pool, Task, last_line, warnings_in
+from pipeline.workers import STOPPED, Outcome, Pool, Task, last_line, warnings_in
 from pipeline.workspace import HEADLINE, RUNS, run_folders
 from semimae.options.cell import cell_id
 from semimae.options.params import Params
@@ -24,11 +25,11 @@ from semimae.types import Interrupted, UserError
 _DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
 _AFTER_SPLIT = tuple(STAGES)[1:]
 _POLL = 0.2  # seconds
-_STOPPED = 130  # exit status
+_TRIES = 3  # attempts at a cell whose process is killed
 
 
 class Coordinator:
-    """Runs the cells of a repository, and is the one that records them in dvc.lock."""
+    """Runs the cells of a repository. Nothing else records them in dvc.lock meanwhile."""
 
     def __init__(self, root: Path, params: Params, lock: DvcLock, stopped: threading.Event) -> None:
         self.root, self.params, self.lock, self.stopped = root, params, lock, stopped
@@ -39,7 +40,7 @@ class Coordinator:
             self.dvc("repro", "-q", *needed)
 
     def split(self, pool: Pool) -> None:
-        """Write config.json and split.json of all cells, by which equal ones are known."""
+        """Write config.json and split.json of all cells, which tell which cells are equal."""
         points = [point for equal in self.params.grid().values() for point in equal]
         names = dict.fromkeys([HEADLINE, *(point.folder for point in points)])
         changed = self.lock.changed()
@@ -73,21 +74,29 @@ class Coordinator:
             soon = "" if left is None else f"; about {duration(left)}, as such cells took before"
             board.say(f"Cells to train or score: {len(tasks)}, {jobs} at a time{soon}.")
             pool.submit(tasks)
-            is_told, warned = False, set[str]()
+            is_told, warned, tries = False, set[str](), Counter[str]()
             for ended in pool.results(_POLL):
                 self._record([outcome.task for outcome in ended if outcome.status == 0])
-                saved += [outcome for outcome in ended if outcome.status == _STOPPED]
                 for outcome in ended:
-                    if outcome.status != _STOPPED:
-                        board.ended(outcome.task.name, well=outcome.status == 0)
-                    for line in warnings_in(self.root, outcome.task.name):
-                        if line not in warned:  # such as: no store answers, in every cell
+                    name = outcome.task.name
+                    for line in warnings_in(self.root, name):
+                        if line not in warned:  # each cell may warn that no store answers
                             warned.add(line)
                             board.say(line)
-                    if outcome.status not in (0, _STOPPED):
-                        failed.append(outcome)
-                        board.say(f"{outcome.task.name} failed: {outcome.line}")
-                if failed:  # what has not begun is not begun
+                    tries[name] += 1
+                    may_go_on = not failed and not self.stopped.is_set()
+                    if outcome.is_cut_off and may_go_on and tries[name] < _TRIES:
+                        attempt = f"attempt {tries[name] + 1} of {_TRIES}"
+                        board.say(f"{name}: {outcome.line}; it is continued, {attempt}.")
+                        pool.submit([outcome.task])
+                    elif outcome.status == STOPPED:
+                        saved.append(outcome)
+                    else:
+                        board.ended(name, well=outcome.status == 0)
+                        if outcome.status:
+                            failed.append(outcome)
+                            board.say(f"{name} failed: {outcome.line}")
+                if failed:  # then no other cell is started
                     pool.drop()
                 if self.stopped.is_set() and not is_told:
                     is_told = True
@@ -100,7 +109,7 @@ class Coordinator:
                 f"Stopped: {board.done} of {board.total} cells are done and recorded. {_again()}"
             )
         self._end_if(failed)
-        self._without_known(todo)  # the equal ones
+        self._without_known(todo)  # cells that equal others take their results
 
     def pending(self, changed: set[str]) -> list[Task]:
         """Return the cells with stages to run, headline first, then as in the grid."""
@@ -115,11 +124,12 @@ class Coordinator:
         """Run a command of DVC, which saves and ends when this process is asked to stop.
 
         Raises:
-            Interrupted: If it was.
+            Interrupted: If this process was asked to stop.
             typer.Exit: If the command failed; it has said why.
         """
-        # In a group of its own, which a signal reaches as a whole: DVC, the stage, its processes.
-        # The stages call `python`: this one, also where its environment is not activated.
+        # It has a process group of its own, so that a signal reaches DVC, the stage and its
+        # processes. The stages call `python`, which is this one even if its environment is not
+        # activated.
         bin_ = str(Path(sys.executable).parent)
         path = os.pathsep.join([bin_, os.environ.get("PATH", os.defpath)])
         process = subprocess.Popen(
@@ -150,11 +160,11 @@ class Coordinator:
 
     def _noted(self, task: Task) -> tuple[str, ...]:
         known = [stage for stage in task.stages if mismatch(self.root, task.name, stage) is None]
-        # Without its training, what follows is of other weights.
+        # If the training has to run again, later stages have scored other weights.
         return () if "train" in task.stages and "train" not in known else tuple(known)
 
     def _record(self, tasks: Sequence[Task], *, run_cache: bool = True) -> None:
-        """Tell DVC what workers have done, if it fits what is there now."""
+        """Tell DVC what workers have done, provided that it fits the files that are there now."""
         names = []
         for task in tasks:
             for stage in task.stages:

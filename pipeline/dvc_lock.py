@@ -5,12 +5,19 @@ it once and records many stages at a time: a command per stage costs seconds and
 dvc.lock.
 """
 
+import contextlib
+import functools
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from semimae.files import replaced_file
+
+_KEPT = Path(".semimae/dvc.lock")  # what dvc.lock held before it was written, until it is written
 
 
 class DvcLock:
@@ -18,12 +25,16 @@ class DvcLock:
 
     def __init__(self, root: Path) -> None:
         from dvc.exceptions import DvcException
-        from dvc.repo import Repo
+        from dvc.repo import Repo, lock_repo
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its import has set it up to tell more
         logging.getLogger("dvc.progress").setLevel(logging.CRITICAL + 1)  # bars among ours
-        self.errors = DvcException
+        self.errors, self.root = DvcException, root
         self.repo = Repo(str(root), _wait_for_lock=True)
+        self.locked = functools.partial(lock_repo, self.repo)
+        if (root / _KEPT).exists():  # who wrote dvc.lock was killed; or is still writing it
+            with self.locked(), contextlib.suppress(FileNotFoundError):
+                os.replace(root / _KEPT, root / "dvc.lock")
 
     def changed(self) -> set[str]:
         """Return the names of the stages that `dvc repro` would run."""
@@ -40,11 +51,12 @@ class DvcLock:
             names: Of the stages.
             run_cache: Whether their outputs go to DVC's run cache, so that equal ones find them.
         """
-        with self._locked() as (repo, stages):
+        with self.locked():
+            stages = self._stages()
             for stage in (done := [stages[name] for name in names]):
                 stage.save(run_cache=run_cache)
                 stage.commit()
-            self._dump(repo, done)
+            self._dump(done)
 
     def restore(self, groups: Iterable[Sequence[str]]) -> set[str]:
         """Fetch what stages would lead to from DVC's run cache; return the names of those found.
@@ -54,39 +66,29 @@ class DvcLock:
                 next stage may read what it writes. Earlier outputs stay where nothing is found.
         """
         found = []
-        with self._locked() as (repo, stages):
+        with self.locked():
+            stages = self._stages()
             for group in groups:
                 for name in group:
-                    if not _restore(repo, stages[name]):
+                    if not _restore(self.repo, stages[name]):
                         break
                     found.append(stages[name])
-            self._dump(repo, found)
+            self._dump(found)
         return {stage.addressing for stage in found}
 
-    def _locked(self) -> Any:
-        return _Locked(self.repo)
+    def _stages(self) -> dict[str, Any]:
+        return {stage.addressing: stage for stage in self.repo.index.stages}
 
-    @staticmethod
-    def _dump(repo: Any, stages: list[Any]) -> None:
-        if stages:
-            with repo.scm_context():
-                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
-
-
-class _Locked:
-    """Holds DVC's lock; gives the repository and its stages by name."""
-
-    def __init__(self, repo: Any) -> None:
-        from dvc.repo import lock_repo
-
-        self.repo, self.lock = repo, lock_repo(repo)
-
-    def __enter__(self) -> tuple[Any, dict[str, Any]]:
-        self.lock.__enter__()
-        return self.repo, {stage.addressing: stage for stage in self.repo.index.stages}
-
-    def __exit__(self, *error: Any) -> None:
-        self.lock.__exit__(*error)
+    def _dump(self, stages: list[Any]) -> None:
+        """Write stages to dvc.lock, of which DVC leaves a part if it is killed meanwhile."""
+        if not stages:
+            return
+        if (lock := self.root / "dvc.lock").exists():
+            with replaced_file(self.root / _KEPT) as kept:
+                kept.write_bytes(lock.read_bytes())
+        with self.repo.scm_context():
+            stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+        (self.root / _KEPT).unlink(missing_ok=True)
 
 
 def changed_stages(root: Path) -> set[str]:

@@ -48,7 +48,7 @@ def grid(
     """
     root = dvc_root()
     params = Params.read(root / "params.yaml")
-    width = params.train.processes
+    width = widest(params)
     if on == "slurm":
         needed = 0 if params.train.device == "cpu" or gpus == "none" else width
         cluster = Cluster(root, jobs, slurm or [], gpus=needed, cancel=cancel)
@@ -75,3 +75,8 @@ def grid(
             sync(root)
         run.dvc("repro", "-q")
     typer.echo("The report is reports/index.html; `make ui` opens MLflow.")
+
+
+def widest(params: Params) -> int:
+    """Return the largest `train.processes` of all cells; a variant may have more of them."""
+    return max(cell.train.processes for cell in (params.cell(), *params.grid()))

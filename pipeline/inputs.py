@@ -62,8 +62,7 @@ def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
 
     A variant may use another pseudo-label rule, which lives in another file.
     """
-    a = params.ablation
-    variants = [params.variant(name) for name in (*a.variant, *a.baseline.variant)]
+    variants = params.variants().values()
     return {name: [each.options(name) for each in variants] for name in METHODS}
 
 

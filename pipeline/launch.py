@@ -65,4 +65,4 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
     if code < 0:
         name = signal.Signals(-code).name
         print(f"error: process {rank} of {len(running)} was ended by {name}", file=sys.stderr)
-    return code if code > 0 else 1
+    return code if code > 0 else 128 - code  # as shells have it

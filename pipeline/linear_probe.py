@@ -20,6 +20,7 @@ from pipeline.workspace import (
     phases_folder,
     read_json,
     resume_folder,
+    write_arrays,
     write_json,
 )
 
@@ -38,7 +39,7 @@ def linear_probe(
 
     from semimae.evaluation.probe import probe
     from semimae.evaluation.reconstruct import reconstruct
-    from semimae.files import held_lock, replaced_file
+    from semimae.files import held_lock
     from semimae.model_file import open_model
 
     folder, root = Path(), dvc_root()
@@ -55,13 +56,9 @@ def linear_probe(
         if cell.backbone.weights is not None:
             frozen, of_frozen = _frozen(Inputs(cell, params, prepared, split), root, code)
             scores, predictions = scores | {"frozen": frozen}, predictions | of_frozen
-        arrays = {
-            RECONSTRUCTIONS: {} if pictures is None else pictures._asdict(),
-            PREDICTIONS: predictions,
-        }
-        for name, values in arrays.items():
-            with replaced_file(folder / name) as path, path.open("wb") as file:
-                np.savez(file, **values)
+        shown = {} if pictures is None else pictures._asdict()
+        write_arrays(folder / RECONSTRUCTIONS, shown)
+        write_arrays(folder / PREDICTIONS, predictions)
         write_json(folder / "linear_probe.json", scores)
 
 
@@ -75,7 +72,7 @@ def _frozen(inputs: Inputs, root: Path, code: str) -> tuple[dict[str, Any], dict
     import numpy as np
 
     from semimae.evaluation.frozen import frozen_key, probe_start
-    from semimae.files import held_lock, replaced_file
+    from semimae.files import held_lock
 
     cell, params, prepared, split = inputs
     key = frozen_key(cell, prepared, split, params.linear_probe, code)
@@ -85,12 +82,11 @@ def _frozen(inputs: Inputs, root: Path, code: str) -> tuple[dict[str, Any], dict
         if not record.is_file():
             scores, found = probe_start(cell, prepared, split, params.linear_probe)
             confidence, predicted = found.linear_probe.max(dim=1)
-            with replaced_file(path) as temporary, temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    frozen_predicted=predicted.numpy().astype(np.int32),
-                    frozen_confidence=confidence.numpy().astype(np.float32),
-                )
+            arrays = {
+                "frozen_predicted": predicted.numpy().astype(np.int32),
+                "frozen_confidence": confidence.numpy().astype(np.float32),
+            }
+            write_arrays(path, arrays)
             write_json(record, scores)
-        with np.load(path) as arrays:
-            return read_json(record), dict(arrays)
+        with np.load(path) as kept:
+            return read_json(record), dict(kept)

@@ -1,7 +1,8 @@
 """What a worker notes of each stage of a cell that it has run, so that DVC can be told later.
 
 A worker knows nothing of DVC. It notes the hashes of what a stage has read and written in
-`.semimae/cells/NAME/STAGE.json`; whoever keeps dvc.lock compares them with what is there now.
+`.semimae/cells/NAME/STAGE.json`. The grid compares them with the files that are there before it
+records the stage in dvc.lock.
 """
 
 import json
@@ -15,22 +16,23 @@ from semimae.files import file_hash
 from semimae.options.cell import Cell
 from semimae.options.grid import GridPoint
 
-# In the environment of a stage: the file that says how far it is.
+# An environment variable: the file in which a stage says how far it is.
 STATUS = "SEMIMAE_STATUS"
+FINISHED = "finished"  # the title in that file after the last stage, before the grid records it
 _NOTES = Path(".semimae/cells")
 
 
 class StageFiles(NamedTuple):
     """What a stage of a cell reads and writes, by paths that begin at the cell's folder."""
 
-    code: str  # the file of `inputs` that states its code and settings; {method} is the cell's
+    code: str  # the file of `inputs` with its code and settings; {method} is the cell's method
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
 
 _CELL = ("config.json", "split.json")
 _TRAINED = (*_CELL, "train/model.safetensors")
-STAGES = {  # as in dvc.yaml, in their order; a test compares them
+STAGES = {  # in the order of dvc.yaml; a test compares both
     "split": StageFiles("split.json", (), _CELL),
     "train": StageFiles("train/{method}.json", _CELL, ("train",)),
     "linear_probe": StageFiles(
@@ -41,22 +43,22 @@ STAGES = {  # as in dvc.yaml, in their order; a test compares them
 
 
 def stages_of(name: str) -> tuple[str, ...]:
-    """Return the stages of a cell; the headline alone is fine-tuned."""
+    """Return the stages of a cell; only the headline is fine-tuned."""
     return tuple(STAGES) if name == HEADLINE else ("split", "train", "linear_probe")
 
 
 def notes(root: Path, name: str) -> Path:
-    """Return the folder with what is noted of a cell."""
+    """Return the folder with the notes on a cell."""
     return root / _NOTES / name
 
 
 def cell_notes(root: Path) -> list[Path]:
-    """Return these folders of all cells."""
+    """Return the folders with the notes on all cells."""
     return sorted((root / _NOTES).glob("*/"))
 
 
 def status_file(root: Path, name: str) -> Path:
-    """Return the file that says how far a cell is, while it is at work."""
+    """Return the file that says how far a running cell is."""
     return notes(root, name) / "status.json"
 
 
@@ -79,7 +81,7 @@ def read_now(root: Path, name: str, stage: str) -> dict[str, str]:
     folder = root / RUNS / name
     paths = [folder / file for file in STAGES[stage].reads]
     paths += [inputs_file(root, name, stage), root / "prepared" / "dataset.json"]
-    if stage == "split":  # its command reads more of it than `inputs` notes
+    if stage == "split":  # its command reads more of params.yaml than `inputs` covers
         paths.append(root / "params.yaml")
     return _hashes(root, paths)
 
@@ -102,7 +104,7 @@ def note(root: Path, name: str, stage: str, read: dict[str, str], seconds: float
 
 
 def mismatch(root: Path, name: str, stage: str) -> str | None:
-    """Return how what is there differs from what was noted, as one line; None: it does not."""
+    """Return in one line how the files differ from the notes, or None if they do not."""
     noted = read_note(root, name, stage)
     if noted is None:
         return f"nothing is noted of stage {stage} of {name}"
@@ -137,9 +139,9 @@ def dvc_name(name: str, stage: str, baselines: tuple[str, ...] | list[str]) -> s
     """Return the name in dvc.yaml of a stage of a cell.
 
     Args:
-        name: Of its folder below runs/.
-        stage: Of ``STAGES``.
-        baselines: The variants of section ``ablation.baseline``.
+        name: The cell's folder below runs/.
+        stage: A key of ``STAGES``.
+        baselines: The variants in section ``ablation.baseline``.
     """
     if name == HEADLINE:
         return stage
@@ -149,7 +151,10 @@ def dvc_name(name: str, stage: str, baselines: tuple[str, ...] | list[str]) -> s
 
 
 def write_status(path: Path, **values: object) -> None:
-    """Say how far a cell is; a reader sees the old or the new file, and no power cut matters."""
+    """Write how far a cell is. Readers see the old file or the new one, never a part of it.
+
+    It is not forced to the disk, because it need not survive a power failure.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(values))
     os.replace(temporary, path)

@@ -22,10 +22,9 @@ def check_weights(params: Params, images: Path) -> None:
     Raises:
         UserError: If a file is missing.
     """
-    variants = [params, *(params.variant(name) for name in params.ablation.variant)]
     asked = [
         weights
-        for variant in variants
+        for variant in (params, *params.variants().values())
         for weights in (
             variant.backbone.weights,
             *(teacher.weights for teacher in variant.self_training.teachers),

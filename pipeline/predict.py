@@ -2,9 +2,8 @@
 
 import csv
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,15 +18,6 @@ if TYPE_CHECKING:
     from semimae.ingest.walk import Skipped
 
 Model = Annotated[Path, typer.Argument(help="The folder of a run, or a model.safetensors file.")]
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
 
 
 def predict(
@@ -53,7 +43,9 @@ def predict(
         typer.Option(help="Folder of relative paths in csv files. Default: the file's own folder."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images per pass.")] = 64,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")
+    ] = "auto",
     page: Annotated[
         Path | None,
         typer.Option("--html", help="Page to write: the images, to look through by confidence."),
@@ -100,7 +92,7 @@ def predict(
             on_bad=lambda path, reason: bad.append((path, reason)),
             progress=lambda done, total: update(done, total=total),
             batch_size=batch_size,
-            device=device.value,
+            device=device,
         )
     for path, reason in [*skipped, *bad]:
         typer.echo(_visible(f"{path}: {reason}"), err=True)

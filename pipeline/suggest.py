@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
 COLUMNS = ["path", "rank", "class", "confidence", "label"]
 
 
-class Format(StrEnum):
-    """What ``--out`` is for."""
-
-    CSV = "csv"
-    LABEL_STUDIO = "label-studio"
-
-
 def suggest_labels(
     run: Annotated[
         Path | None, typer.Argument(help="A run's folder; without it, the headline's.")
@@ -37,8 +29,9 @@ def suggest_labels(
         Path | None, typer.Option(help="File to write; without it, csv on standard output.")
     ] = None,
     form: Annotated[
-        Format, typer.Option("--format", help="A table, or tasks for Label Studio.")
-    ] = Format.CSV,
+        Literal["csv", "label-studio"],
+        typer.Option("--format", help="A table, or tasks for Label Studio."),
+    ] = "csv",
     html: Annotated[
         Path | None,
         typer.Option(help="Also write a page on which to label these images in a browser."),
@@ -52,8 +45,8 @@ def suggest_labels(
 
     Example: python -m pipeline suggest-labels --count 50 --out todo.csv --html todo.html
     """
-    if form is Format.LABEL_STUDIO and (out is None or out.suffix != ".json"):
-        raise UserError(f"--format {form.value} needs --out FILE.json.")
+    if form == "label-studio" and (out is None or out.suffix != ".json"):
+        raise UserError(f"--format {form} needs --out FILE.json.")
     from semimae.calibration import tempered
     from semimae.engine.infer import infer
     from semimae.inference.acquire import badge, candidates
@@ -81,7 +74,7 @@ def suggest_labels(
     ]
     if html is not None:
         _write_page(html, suggestions, prepared, rows[chosen])
-    if form is Format.LABEL_STUDIO:
+    if form == "label-studio":
         assert out is not None
         _write_tasks(out, suggestions, names, f"{cell.name}, {folder.name}")
     elif out is not None or html is None:

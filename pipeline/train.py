@@ -29,6 +29,7 @@ from pipeline.workspace import (
     phases_folder,
     resume_folder,
     stop_requests,
+    write_arrays,
     write_json,
 )
 from semimae.options.cell import Cell
@@ -92,9 +93,6 @@ def _train(
     should_stop: Callable[[], bool],
     made_by: dict[str, Any],
 ) -> None:
-
-    import numpy as np
-
     from semimae.distributed import world
     from semimae.engine.fit import temperature_of
     from semimae.engine.phases import fit_phases
@@ -138,8 +136,7 @@ def _train(
             if isinstance(cell.options, SelfTrainingOptions):
                 arrays: dict[str, Any] = {"rows": split.unlabeled(prepared)}
                 arrays |= {name: b.cpu().numpy() for name, b in state.method.named_buffers()}
-                with (out / PSEUDO_LABELS).open("wb") as file:
-                    np.savez(file, **arrays)
+                write_arrays(out / PSEUDO_LABELS, arrays)
             write_json(out / ORIGIN, provenance_of(root))
             write_json(out / MACHINE, made_by)
 

@@ -19,6 +19,7 @@ from pipeline.noted import log_file, status_file
 from pipeline.tracking import LATER
 from semimae.types import UserError
 
+STOPPED = 130  # exit status
 _COMMAND = [sys.executable, "-m", "pipeline", "cell", "-"]
 
 
@@ -33,8 +34,13 @@ class Outcome(NamedTuple):
     """How a task ended."""
 
     task: Task
-    status: int  # 0: done; 130: stopped, as asked
+    status: int  # 0: done; 130: stopped, as asked; 128 + N: killed by signal N
     line: str  # what it said last, where it is not done
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a signal ended it, so that the same task may well succeed."""
+        return self.status > 128
 
 
 class Pool(Protocol):
@@ -53,6 +59,7 @@ class Pool(Protocol):
 class Workers:
     """As many processes as there are slots; each imports once and runs tasks until there are none.
 
+    A process that was killed is replaced when there is a task for its slot.
     Slots are the values of CUDA_VISIBLE_DEVICES of the workers; None leaves the variable as it is.
     """
 
@@ -64,12 +71,13 @@ class Workers:
         self.threads: list[threading.Thread] = []
         self.running: dict[str, Task] = {}  # by the name of the cell
         self.waiting = 0
+        self.is_stopping = False
+        self.starting = threading.Lock()  # so that `stop` reaches every process
 
     def __enter__(self) -> Self:
-        for slot in self.slots:
-            process = self._start(slot)
-            self.processes.append(process)
-            thread = threading.Thread(target=self._serve, args=(process,), daemon=True)
+        for place, slot in enumerate(self.slots):
+            self.processes.append(self._start(slot))
+            thread = threading.Thread(target=self._serve, args=(place,), daemon=True)
             self.threads.append(thread)
             thread.start()
         return self
@@ -96,7 +104,7 @@ class Workers:
 
     def results(self, seconds: float) -> Iterator[list[Outcome]]:
         """Yield what has ended, at least every so many seconds, until all tasks have."""
-        while self.waiting or self.running:
+        while self.waiting:
             ended = []
             with contextlib.suppress(queue.Empty):
                 ended.append(self.outcomes.get(timeout=seconds))
@@ -117,16 +125,16 @@ class Workers:
     def stop(self) -> str:
         """Begin no more tasks, and ask those that run to save and end. Return what to say."""
         self.drop()
-        for process in self.processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+        with self.starting:
+            self.is_stopping = True
+            for process in self.processes:
+                if process.poll() is None:
+                    _signal_group(process, signal.SIGTERM)
         return f"Stopping: {len(self.running)} cells save a checkpoint first."
 
     def _start(self, slot: str | None) -> subprocess.Popen[str]:
         # In a group of its own, which a signal reaches as a whole; Ctrl-C at a terminal does not.
-        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
-        variables = {"PYTHONPATH": path, LATER: "1", JOBS: str(len(self.slots))}
+        variables = {LATER: "1", JOBS: str(len(self.slots))}
         if slot is not None:
             variables["CUDA_VISIBLE_DEVICES"] = slot
         return subprocess.Popen(
@@ -140,18 +148,21 @@ class Workers:
             process_group=0,
         )
 
-    def _serve(self, process: subprocess.Popen[str]) -> None:
-        """Give tasks to one worker; a worker that has died gets none."""
-        assert process.stdin is not None
+    def _serve(self, place: int) -> None:
+        """Give tasks to the worker of one slot."""
         while (task := self.tasks.get()) is not None:
             self.running[task.name] = task
             status_file(self.root, task.name).unlink(missing_ok=True)
-            outcome = self._ask(process, task)
-            self.outcomes.put(outcome)
-            if process.poll() is not None:
-                break
-        with contextlib.suppress(BrokenPipeError):
-            process.__exit__(None, None, None)  # closes its pipes, which ends it, and waits
+            self.outcomes.put(self._ask(self._worker(place), task))
+        _end(self.processes[place])
+
+    def _worker(self, place: int) -> subprocess.Popen[str]:
+        """Return the process of a slot, a new one where it was killed."""
+        with self.starting:
+            if self.processes[place].poll() is not None and not self.is_stopping:
+                _end(self.processes[place])
+                self.processes[place] = self._start(self.slots[place])
+            return self.processes[place]
 
     def _ask(self, process: subprocess.Popen[str], task: Task) -> Outcome:
         assert process.stdin is not None
@@ -162,28 +173,43 @@ class Workers:
         if answer := process.stdout.readline():
             return Outcome(task, **json.loads(answer))
         status = process.wait()
-        ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+        _signal_group(process, signal.SIGKILL)  # what it has started for `train.processes`
         if status == -signal.SIGTERM:
-            return Outcome(task, 130, "stopped in a stage without checkpoints, which begins again")
-        return Outcome(task, 1, f"its process {ended}")
+            said = "stopped in a stage without checkpoints, which begins again"
+            return Outcome(task, STOPPED, said)
+        if status >= 0:
+            return Outcome(task, 1, f"its process ended with {status}")
+        why = ", perhaps for lack of memory" if status == -signal.SIGKILL else ""
+        said = f"its process was ended by {signal.Signals(-status).name}{why}"
+        return Outcome(task, 128 - status, said)
+
+
+def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Close the pipes of a worker, which ends it, and wait until it has ended."""
+    with contextlib.suppress(BrokenPipeError):
+        process.__exit__(None, None, None)
 
 
 def last_line(root: Path, name: str) -> str:
     """Return the last line of a cell's log."""
-    try:
-        lines = log_file(root, name).read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    return next((line for line in reversed(lines) if line.strip()), "")
+    return next(filter(str.strip, reversed(_logged(root, name))), "")
 
 
 def warnings_in(root: Path, name: str) -> list[str]:
     """Return the warnings that stages of a cell have printed."""
+    return [line for line in _logged(root, name) if line.startswith("warning: ")]
+
+
+def _logged(root: Path, name: str) -> list[str]:
     try:
-        lines = log_file(root, name).read_text(errors="replace").splitlines()
+        return log_file(root, name).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [line for line in lines if line.startswith("warning: ")]
 
 
 def gpus(asked: str) -> list[str]:

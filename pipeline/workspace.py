@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from semimae.files import write_text
+from semimae.files import replaced_file, write_text
 from semimae.options.cell import cell_id
 from semimae.options.grid import GridPoint
 from semimae.options.params import Params
@@ -47,6 +47,11 @@ def dvc_root() -> Path:
     raise UserError(f"there is no dvc.yaml in {here} or above; run this inside the project.")
 
 
+def python_path(root: Path) -> str:
+    """Return the value of PYTHONPATH with which a process in any folder finds this code."""
+    return os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+
+
 def disk_trouble(error: OSError) -> str | None:
     """Return the message for an error of the disk, or None if it is another error."""
     if error.errno not in _DISK:
@@ -68,6 +73,14 @@ def git_commit(root: Path) -> str | None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays to an .npz file atomically."""
+    import numpy as np
+
+    with replaced_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def read_json(path: Path) -> Any:

@@ -62,6 +62,15 @@ def prepare(
     names = [source.names[row] for row in rows.tolist()]
     classes = [*source.class_names, ""]  # label -1 is the last of them
     table = list(zip(names, [classes[i] for i in labels.tolist()], splits.tolist(), strict=True))
+    found = find(
+        source,
+        checked,
+        names=names,
+        labels=labels,
+        splits=splits,
+        digests=digests,
+        image_size=config.image_size,
+    )
     with replaced_folder(out) as folder:
         packed = bool((checked.sizes <= config.pack_max_side).all())
         cache_size = None if packed else config.cache_size
@@ -89,21 +98,12 @@ def prepare(
             std=std,
             counts={split: int((splits == split).sum()) for split in SPLITS},
             num_skipped=len(checked.bad),
-            duplicates_test_train=_num_duplicates(digests, splits),
+            duplicates_test_train=found.tested_elsewhere.count,
         )
         write_csv(folder / MANIFEST, COLUMNS, table)
         write_text(folder / INFO, info.model_dump_json(indent=2) + "\n")
         if checked.bad:
             write_csv(folder / BAD_IMAGES, ["path", "reason"], checked.bad)
-    found = find(
-        source,
-        checked,
-        names=names,
-        labels=labels,
-        splits=splits,
-        digests=digests,
-        image_size=config.image_size,
-    )
     write_findings(out, found, source)
     return info
 
@@ -163,13 +163,6 @@ def _fingerprint(
     for row, digest in zip(table, digests, strict=True):
         total.update("\0".join(["", *row, ""]).encode() + digest)
     return total.hexdigest()[:32]
-
-
-def _num_duplicates(digests: list[bytes], splits: NDArray[np.str_]) -> int:
-    """Count the test images whose content is also in another split."""
-    pairs = list(zip(digests, splits.tolist(), strict=True))
-    others = {digest for digest, split in pairs if split != "test"}
-    return sum(digest in others for digest, split in pairs if split == "test")
 
 
 def _packed_file(path: Path, num_rows: int, config: DataConfig) -> NDArray[np.uint8]:

@@ -185,6 +185,11 @@ class Params(Frozen):
             words = explain(type(self), telling(error.errors()))
             raise UserError(f"ablation.changes.{name}: {words}") from None
 
+    def variants(self) -> dict[str, Self]:
+        """Return the params of each variant of the grid and its baselines, by name."""
+        names = (*self.ablation.variant, *self.ablation.baseline.variant)
+        return {name: self.variant(name) for name in names}
+
     def grid(self, budget: Budget | None = None) -> dict[Cell, list[GridPoint]]:
         """Return the cells of the ablation, each with the points of the grid that it belongs to.
 
@@ -210,7 +215,7 @@ class Params(Frozen):
                 f"ablation has {count} combinations; allowed: up to {LARGEST_GRID}; shorten its "
                 "lists"
             )
-        changed = {name: self.variant(name) for name in (*a.variant, *a.baseline.variant)}
+        changed = self.variants()
         cells: dict[str, tuple[Cell, list[GridPoint]]] = {}
         points = itertools.chain.from_iterable(itertools.product(*lists) for lists in products)
         for point in itertools.starmap(GridPoint, points):

@@ -10,7 +10,7 @@ from stages import Workspace
 from pipeline import board as board_module
 from pipeline import progress as progress_module
 from pipeline.board import Board, describe
-from pipeline.noted import status_file, write_status
+from pipeline.noted import FINISHED, status_file, write_status
 from pipeline.progress import Pace, bars, duration, progress
 from pipeline.workspace import write_json
 
@@ -72,6 +72,13 @@ def test_a_log_file_has_a_line_a_minute_with_the_time_left_and_each_running_cell
         clock.now = 125.0
         board.update([])
         assert capfd.readouterr().err == "1 of 4 cells done, 1 failed, about 40 s left\n"
+        say(tmp_path, "seed-2", title=FINISHED, done=1, total=1, left=0.0)  # not yet recorded
+        clock.now = 190.0
+        board.update(["seed-2"])
+        assert capfd.readouterr().err.splitlines() == [
+            "1 of 4 cells done, 1 failed, about 40 s left",
+            "  seed-2: finished; log: .semimae/cells/seed-2/log.txt",
+        ]
 
 
 def test_what_cells_took_before_tells_how_long_it_will_take(tmp_path: Path) -> None:
@@ -86,6 +93,7 @@ def test_what_cells_took_before_tells_how_long_it_will_take(tmp_path: Path) -> N
 def test_words_for_how_far_a_cell_is() -> None:
     assert describe({}) == "is starting"
     assert describe({"title": "linear_probe"}) == "linear_probe"
+    assert describe({"title": FINISHED, "done": 1, "total": 1, "left": 0.0}) == "finished"
     assert describe({"title": "train", "done": 3, "total": 8, "left": None}) == "step 3 of 8"
     assert duration(89) == "89 s"
     assert duration(600) == "10 min"

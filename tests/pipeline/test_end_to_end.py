@@ -4,32 +4,57 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from ruamel.yaml import YAML
 from stages import TIMES
-from support import copy_project, wait_until
+from support import copy_project, set_params, wait_until
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    ("train", "steps"): 6,
-    ("train", "log_every"): 2,
-    ("train", "eval_every"): 3,
-    ("optim", "warmup_steps"): 2,
-    ("fine_tune", "steps"): 3,
-    ("fine_tune", "optim", "warmup_steps"): 0,
-    ("ablation", "method"): ["fixmatch", "semi_mae"],
-    ("ablation", "mask_ratio"): [0.5, 0.75],
-    ("ablation", "label_fraction"): [0.1],
-    ("ablation", "seed"): [0],
-    ("label_fraction",): 0.1,
-    ("tracking", "log_model"): False,  # test_registered_model.py has it
+SMALL: dict[str, object] = {
+    "train__steps": 6,
+    "train__log_every": 2,
+    "train__eval_every": 3,
+    "optim__warmup_steps": 2,
+    "fine_tune__steps": 3,
+    "fine_tune__optim__warmup_steps": 0,
+    "ablation__method": ["fixmatch", "semi_mae"],
+    "ablation__mask_ratio": [0.5, 0.75],
+    "ablation__label_fraction": [0.1],
+    "ablation__seed": [0],
+    "label_fraction": 0.1,
+    "tracking__log_model": False,  # test_registered_model.py has it
 }
+
+# Python runs it before all else. A worker dies as it saves its second checkpoint, and the grid with
+# half of dvc.lock written as it records the first cell that is done; each once.
+DEATHS = """
+import os, pathlib, signal, sys
+root = pathlib.Path.cwd()
+
+def die(once, cut=None):
+    if not (root / once).exists():
+        (root / once).touch()
+        if cut:
+            os.truncate(cut, 99)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def watch(event, arguments):
+    if event == "os.rename" and "/step-" in str(arguments[1]):
+        if any(root.glob(".semimae/resume/*/step-*.json")):
+            die("worker.died")
+    if event == "open" and str(arguments[0]).endswith("dvc.lock") and "w" in str(arguments[1]):
+        if any(root.glob(".semimae/cells/*/linear_probe.json")):
+            die("grid.died", cut=arguments[0])
+
+if sys.orig_argv[2:4] in (["pipeline", "cell"], ["pipeline", "grid"]):
+    sys.addaudithook(watch)
+"""
 
 
 class Project:
@@ -38,19 +63,20 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         copy_project(folder)
-        self.set_params(SMALL)
+        set_params(folder, **SMALL)
         for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             self.run("git", *arguments)
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, status: int = 0, **variables: str) -> str:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+        environment |= variables
         for who in ("AUTHOR", "COMMITTER"):
             environment |= {f"GIT_{who}_NAME": "test", f"GIT_{who}_EMAIL": "test@localhost"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         done = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
     def dvc(self, *arguments: str) -> tuple[set[str], set[str]]:
@@ -59,16 +85,6 @@ class Project:
         running = set(re.findall(r"Running stage '([^']+)'", output))
         cached = set(re.findall(r"Stage '([^']+)' is cached", output))
         return running, cached
-
-    def set_params(self, changes: dict[tuple[str, ...], object]) -> None:
-        yaml, path = YAML(), self.folder / "params.yaml"
-        tree = yaml.load(path)
-        for keys, value in changes.items():
-            node = tree
-            for key in keys[:-1]:
-                node = node[key]
-            node[keys[-1]] = value
-        yaml.dump(tree, path)
 
     def files(self) -> dict[str, bytes]:
         """What the cells' folders hold, less when and where it was made."""
@@ -138,12 +154,21 @@ def test_3_the_store_has_a_run_per_distinct_cell_with_training_and_scores(projec
         assert int(run.data.tags["semimae.flops"]) > 0
 
 
-def test_3b_a_grid_of_workers_writes_the_same_files_and_dvc_has_nothing_left_to_do(
+def test_3b_a_grid_whose_processes_are_killed_writes_the_same_files_and_nothing_is_left_to_do(
     project: Project, tmp_path: Path
 ) -> None:
     other = Project(tmp_path / "other")
-    said = other.run(sys.executable, "-m", "pipeline", "grid", "--jobs", "1")
+    set_params(other.folder, train__save_every=2)
+    (tmp_path / "sitecustomize.py").write_text(DEATHS)
+    grid = (sys.executable, "-m", "pipeline", "grid", "--jobs", "1")
+    said = other.run(*grid, status=-signal.SIGKILL, PYTHONPATH=str(tmp_path))
     assert "Cells to train or score: 3, 1 at a time." in said
+    assert "for lack of memory; it is continued, attempt 2 of 3.\n" in said
+    notes = list(other.folder.glob(".semimae/cells/*/linear_probe.json"))
+    made = [note.stat().st_mtime_ns for note in notes]
+    said = other.run(*grid, PYTHONPATH=str(tmp_path))
+    assert "Cells to train or score: 3" not in said  # what was done is recorded
+    assert made == [note.stat().st_mtime_ns for note in notes] != []
     assert other.files() == project.files()
     assert "up to date" in other.run(sys.executable, "-m", "dvc", "status")
     assert other.dvc("repro") == (set(), set())
@@ -151,25 +176,24 @@ def test_3b_a_grid_of_workers_writes_the_same_files_and_dvc_has_nothing_left_to_
     shutil.rmtree(other.folder / "runs" / "headline" / "train")
     (other.folder / "dvc.lock").unlink()
     shutil.rmtree(other.folder / ".semimae")
-    said = other.run(sys.executable, "-m", "pipeline", "grid", "--jobs", "1")
-    assert "Cells to train" not in said
+    assert "Cells to train" not in other.run(*grid)
     assert other.files() == project.files()
-    assert other.run(sys.executable, "-m", "pipeline", "grid") == "Everything is up to date.\n"
+    assert other.run(*grid) == "Everything is up to date.\n"
 
 
 def test_4_one_more_grid_value_runs_only_its_cells_and_the_report(project: Project) -> None:
-    project.set_params({("ablation", "seed"): [0, 1]})
+    set_params(project.folder, ablation__seed=[0, 1])
     running, _ = project.dvc("repro")
     assert {
         stage for stage in running if "@" in stage and not stage.endswith("-1-images-plain")
     } == set()
     own = {"grid_split", "grid_train", "grid_linear_probe"}
     assert kinds(running) == {"inputs", *own, "report"}
-    project.set_params({("ablation", "seed"): [0]})
+    set_params(project.folder, ablation__seed=[0])
 
 
 def test_5_an_option_of_the_evaluation_retrains_nothing(project: Project) -> None:
-    project.set_params({("linear_probe", "knn_k"): 3})
+    set_params(project.folder, linear_probe__knn_k=3)
     running, _ = project.dvc("repro", "linear_probe")
     assert running == {"inputs", "linear_probe"}
 

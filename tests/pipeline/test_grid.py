@@ -12,7 +12,7 @@ import typer
 from stages import Workspace
 from support import PATIENCE, REPO, changed_params, wait_until
 
-from pipeline import coordinator, workers
+from pipeline import coordinator, grid, workers
 from pipeline.coordinator import Coordinator, first_of_equal
 from pipeline.noted import dvc_name
 from semimae.options.params import Params
@@ -71,14 +71,17 @@ import json, os, pathlib, signal, sys, time
 def stop(*_):
     raise KeyboardInterrupt
 signal.signal(signal.SIGTERM, stop)
+fails, deaths = sys.argv[1], sys.argv[2:]
 for line in sys.stdin:
     name = json.loads(line)["name"]
-    answer = {"status": 0, "line": ""}
-    pathlib.Path(name + ".begun").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
-    if name in sys.argv[1:]:
+    answer = {"status": int(name == fails), "line": ""}
+    begun = pathlib.Path(name + ".begun")
+    with begun.open("a") as file:
+        print(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"), file=file)
+    if deaths.count(name) >= len(begun.read_text().split()):
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        while not pathlib.Path("finish").exists():
+        while not answer["status"] and not pathlib.Path("finish").exists():
             time.sleep(0.01)
     except KeyboardInterrupt:
         answer = {"status": 130, "line": "stopped after step 7"}
@@ -92,7 +95,7 @@ from pipeline import coordinator, workers
 from pipeline.workspace import stop_requests
 from semimae.options.params import Params
 from types import SimpleNamespace
-workers._COMMAND = [sys.executable, "worker.py"]
+workers._COMMAND = [sys.executable, "worker.py", "none"]
 def run():
     with stop_requests() as stopped:
         lock = SimpleNamespace(changed=lambda: set(sys.argv[1:]), restore=lambda groups: set())
@@ -162,11 +165,18 @@ def test_a_stop_reaches_the_workers_and_says_what_they_saved(
 
 
 def run_fakes(
-    root: Path, monkeypatch: pytest.MonkeyPatch, places: list[str | None], *dying: str
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    places: list[str | None],
+    *deaths: str,
+    fails: str = "none",
 ) -> FakeLock:
-    """Run the cells of a workspace with workers that write which GPUs they see."""
+    """Run the cells of a workspace with workers that write which GPUs they see.
+
+    One kills itself as often as ``deaths`` names its cell.
+    """
     (root / "worker.py").write_text(WORKER)
-    monkeypatch.setattr(workers, "_COMMAND", [sys.executable, "worker.py", *dying])
+    monkeypatch.setattr(workers, "_COMMAND", [sys.executable, "worker.py", fails, *deaths])
     monkeypatch.setattr(coordinator, "mismatch", lambda root, name, stage: "not noted")
     monkeypatch.setattr(Coordinator, "_without_known", lambda self, tasks: list(tasks))
     monkeypatch.setattr(
@@ -179,28 +189,79 @@ def run_fakes(
     return lock
 
 
-def test_two_slots_have_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Workspace(tmp_path, cells=2)
-    both = lambda: len(list(tmp_path.glob("*.begun"))) == 2  # noqa: E731
-    both_run = threading.Thread(target=lambda: (wait_until(both), (tmp_path / "finish").touch()))
-    both_run.start()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    places = workers.slots(None, workers.gpus("auto"), 1, 1)
-    assert set(run_fakes(tmp_path, monkeypatch, places).recorded) == {"headline", "seed-1"}
-    both_run.join()
-    assert {path.read_text() for path in tmp_path.glob("*.begun")} == {"3", "5"}
+@pytest.mark.parametrize(
+    ("inherited", "per_gpu", "processes", "seen"),
+    [
+        ("3,5", 1, 1, ["3", "5"]),
+        ("3,5", 2, 1, ["3", "3", "5", "5"]),
+        ("3,5,GPU-a,7", 1, 2, ["3,5", "GPU-a,7"]),
+        ("3,5", 2, 2, ["3,5", "3,5"]),
+    ],
+)
+def test_cells_that_run_side_by_side_see_the_gpus_of_their_slots(
+    inherited: str,
+    per_gpu: int,
+    processes: int,
+    seen: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Workspace(tmp_path, cells=len(seen))
+    all_ = lambda: len(list(tmp_path.glob("*.begun"))) == len(seen)  # noqa: E731
+    all_run = threading.Thread(target=lambda: (wait_until(all_), (tmp_path / "finish").touch()))
+    all_run.start()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    places = workers.slots(None, workers.gpus("auto"), per_gpu, processes)
+    assert len(run_fakes(tmp_path, monkeypatch, places).recorded) == len(seen)
+    all_run.join()
+    assert sorted(path.read_text().strip() for path in tmp_path.glob("*.begun")) == seen
 
 
-def test_a_worker_that_dies_fails_its_cell_and_what_has_not_begun_is_not_begun(
+def test_a_cell_whose_worker_is_killed_is_continued_by_another_on_the_same_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Workspace(tmp_path, cells=3)
     (tmp_path / "finish").touch()
+    recorded = run_fakes(tmp_path, monkeypatch, ["5"], "seed-1").recorded
+    assert set(recorded) == {"headline", "seed-1", "seed-2"}
+    assert (tmp_path / "seed-1.begun").read_text() == "5\n5\n"
+    line = (
+        "seed-1: its process was ended by SIGKILL, perhaps for lack of memory; it is continued, "
+        "attempt 2 of 3.\n"
+    )
+    assert capfd.readouterr().err.count(line) == 1
+
+
+def test_a_cell_whose_workers_are_killed_again_and_again_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Workspace(tmp_path, cells=2)
+    (tmp_path / "finish").touch()
     with pytest.raises(typer.Exit):
-        run_fakes(tmp_path, monkeypatch, [None], "seed-1")
+        run_fakes(tmp_path, monkeypatch, [None], *["seed-1"] * 9)
     said = capfd.readouterr().err
-    assert "error: seed-1: its process ended by SIGKILL\n" in said
-    assert "Its output is in .semimae/cells/seed-1/log.txt." in said
+    assert said.count("it is continued") == 2
+    assert (
+        "error: seed-1: its process was ended by SIGKILL, perhaps for lack of memory\n"
+        "  Its output is in .semimae/cells/seed-1/log.txt.\n"
+    ) in said
+    assert len((tmp_path / "seed-1.begun").read_text().split()) == 3
+
+
+def test_where_a_cell_fails_what_has_not_begun_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Workspace(tmp_path, cells=3)
+    drop = workers.Workers.drop
+
+    def drop_then_finish(pool: workers.Workers) -> None:
+        drop(pool)
+        (tmp_path / "finish").touch()
+
+    monkeypatch.setattr(workers.Workers, "drop", drop_then_finish)
+    with pytest.raises(typer.Exit):
+        run_fakes(tmp_path, monkeypatch, [None], fails="headline")
+    assert (tmp_path / "headline.begun").read_text().count("\n") == 1
     assert not (tmp_path / "seed-2.begun").exists()
 
 
@@ -220,6 +281,13 @@ def test_slots(
     jobs: int | None, devices: str, per_gpu: int, width: int, expected: list[str | None]
 ) -> None:
     assert workers.slots(jobs, devices.split(), per_gpu, width) == expected
+
+
+def test_slots_are_wide_enough_for_the_cells_of_all_variants() -> None:
+    two = {"two": {"train": {"processes": 2}}}
+    params = changed_params(ablation__variant=["plain", "two"], ablation__changes=two)
+    assert grid.widest(changed_params()) == 1
+    assert grid.widest(params) == 2
 
 
 def test_more_processes_than_gpus_are_refused() -> None:

@@ -36,7 +36,7 @@ def test_a_process_that_raises_ends_the_job_with_its_own_traceback(
 def test_a_process_that_is_killed_ends_the_job(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert job("dies", monkeypatch) == 1
+    assert job("dies", monkeypatch) == 128 + signal.SIGKILL
     text = capfd.readouterr().err
     assert "Traceback" not in text
     assert "error: process 1 of 2 was ended by SIGKILL" in text
@@ -52,13 +52,13 @@ class Fake:
         return self.status
 
 
-@pytest.mark.parametrize("status", [1, -9, 3])
+@pytest.mark.parametrize(("status", "expected"), [(1, 1), (-9, 137), (3, 3)])
 def test_the_others_have_less_than_a_minute_to_end(
-    status: int, monkeypatch: pytest.MonkeyPatch
+    status: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Time()
     monkeypatch.setattr(launch_module, "time", clock)
-    assert _wait([Fake(None), Fake(status), Fake(0)]) == max(status, 1)  # type: ignore[list-item]
+    assert _wait([Fake(None), Fake(status), Fake(0)]) == expected  # type: ignore[list-item]
     assert 0 < clock.seconds < 60
 
 

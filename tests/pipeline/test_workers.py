@@ -11,7 +11,7 @@ from stages import StageServer, Workspace, _content
 from support import REPO
 
 from pipeline import noted
-from pipeline.noted import STAGES, mismatch, note, read_now, stages_of
+from pipeline.noted import STAGES, mismatch, note, read_now, read_status, stages_of
 from pipeline.workspace import HEADLINE
 from semimae.options.grid import GridPoint
 
@@ -102,6 +102,7 @@ def test_a_killed_worker_that_runs_again_ends_with_the_same_bits_and_repeats_not
     made = first.stat().st_mtime_ns
     server.finish(command, fresh, cell=fresh.root, **LATER)
     assert first.stat().st_mtime_ns == made
+    assert read_status(fresh.root, CELLS[0])["title"] == "finished"
     expected = files(one_by_one.root)
     assert files(fresh.root).items() <= expected.items()
 
