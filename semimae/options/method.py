@@ -7,12 +7,13 @@ That file is imported only when the method is built.
 
 from collections.abc import Mapping
 from types import MappingProxyType, SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import Field
 
 from semimae.options.labeled import LabeledConfig
 from semimae.options.mim import Masked
+from semimae.options.phase import OwnSettings, changed
 from semimae.options.self_training import SelfTrainingConfig
 from semimae.options.train import Rhythm, StepsOrNone, ValidationRhythm
 from semimae.types import Frozen
@@ -160,19 +161,54 @@ class SSMAEConfig(Frozen):
     memory: bool = Field(description="Keep an accepted pseudo label for the rest of the run.")
 
 
-class PretrainingSteps(Frozen):
-    """The length of a first phase of masked pretraining."""
+def _is_empty(own: OwnSettings) -> bool:
+    return not own
+
+
+class Pretraining(Frozen):
+    """A first phase of masked pretraining."""
 
     mae_steps: StepsOrNone = Field(description="Steps of masked-autoencoder pretraining. 0: none.")
+    # Not stated where there is nothing to state: such a cell is the same as without this field.
+    mae: OwnSettings = Field(default={}, exclude_if=_is_empty)
+
+    def __hash__(self) -> int:
+        """Hash the content: dictionaries have no hash of their own."""
+        return hash(self.model_dump_json())
 
 
-class StartConfig(PretrainingSteps):
-    """Phases before the last one, for methods with several. The last one has train.steps."""
+class Starts(Pretraining):
+    """Masked pretraining, then supervised training."""
 
     supervised_steps: StepsOrNone = Field(description="Steps of supervised training. 0: none.")
+    supervised: OwnSettings = Field(default={}, exclude_if=_is_empty)
+
+
+class StartConfig(Starts):
+    """Phases before the last one, for methods with several. The last one has train.steps."""
+
+    mae: OwnSettings = Field(
+        description="What this phase has of its own: {SECTION: {FIELD: VALUE}}, such as {optim: "
+        "{lr: 1e-3, layer_decay: 1.0}}. Sections: data (weak view), optim, train (batch_size, mu, "
+        "accumulate, ema_decay, ema_warmup). A field that is left out is the run's own."
+    )
+    supervised: OwnSettings = Field(
+        description="The same for the supervised phase of semi_vit. Sections: data (weak and "
+        "strong view), labeled, optim, train (batch_size, drop_path, accumulate, ema_decay, "
+        "ema_warmup)."
+    )
 
 
 # --- methods
+
+
+class Phase(NamedTuple):
+    """A part of a run with a method of its own."""
+
+    options: "MethodOptions"
+    steps: int | None = None  # None: train.steps
+    name: str = ""  # the key of its settings in the section ``start``
+    own: OwnSettings = {}  # noqa: RUF012  # of the sections data, optim and train
 
 
 class MethodOptions(Frozen):
@@ -221,9 +257,9 @@ class MethodOptions(Frozen):
         """Ways to tune a backbone that it uses, beside the run's own."""
         return set()
 
-    def phases(self) -> list[tuple["MethodOptions", int | None]]:
-        """Return the phases, each with its steps. ``None`` means ``train.steps``."""
-        return [(self, None)]
+    def phases(self) -> list[Phase]:
+        """Return the phases in their order."""
+        return [Phase(self)]
 
 
 class LabeledOptions(MethodOptions):
@@ -315,13 +351,14 @@ class StartOptions(LabeledOptions):
 
     reconstructs_alone = True
     mim: Masked | None  # None in the last phase, like ``start``
-    start: PretrainingSteps | None
+    start: Pretraining | None
 
-    def pretraining(self) -> list[tuple[MethodOptions, int | None]]:
+    def pretraining(self) -> list[Phase]:
         """Return the phase of masked pretraining, if there is one."""
-        if self.mim is None or self.start is None or not self.start.mae_steps:
+        start = self.start
+        if self.mim is None or start is None or not start.mae_steps:
             return []
-        return [(MAEOptions(name="mae", mim=self.mim), self.start.mae_steps)]
+        return [Phase(MAEOptions(name="mae", mim=self.mim), start.mae_steps, "mae", start.mae)]
 
 
 class MAEFinetuneOptions(StartOptions):
@@ -330,12 +367,10 @@ class MAEFinetuneOptions(StartOptions):
     implementation = SupervisedOptions.implementation
     name: Literal["mae_finetune"]
 
-    def phases(self) -> list[tuple[MethodOptions, int | None]]:
+    def phases(self) -> list[Phase]:
         """Return pretraining and fine-tuning."""
-        return [
-            *self.pretraining(),
-            (SupervisedOptions(name="supervised", labeled=self.labeled), None),
-        ]
+        supervised = SupervisedOptions(name="supervised", labeled=self.labeled)
+        return [*self.pretraining(), Phase(supervised)]
 
 
 class SemiViTOptions(StartOptions):
@@ -345,19 +380,16 @@ class SemiViTOptions(StartOptions):
     settled = MappingProxyType({"pseudo_label": {"teacher": "ema", "mixup": True}})
     name: Literal["semi_vit"]
     pseudo_label: AnyLabels
-    start: StartConfig | None
+    start: Starts | None
 
-    def phases(self) -> list[tuple[MethodOptions, int | None]]:
+    def phases(self) -> list[Phase]:
         """Return pretraining, fine-tuning and self-training."""
-        made = self.pretraining()
-        if self.start is not None and self.start.supervised_steps:
-            made.append(
-                (
-                    SupervisedOptions(name="supervised", labeled=self.labeled),
-                    self.start.supervised_steps,
-                )
-            )
-        return [*made, (self.model_copy(update={"mim": None, "start": None}), None)]
+        made, start = self.pretraining(), self.start
+        if start is not None and start.supervised_steps:
+            labeled = changed(self.labeled, start.supervised.get("labeled", {}))
+            supervised = SupervisedOptions(name="supervised", labeled=labeled)
+            made.append(Phase(supervised, start.supervised_steps, "supervised", start.supervised))
+        return [*made, Phase(self.model_copy(update={"mim": None, "start": None}))]
 
 
 class SSMAELabels(Consistency, Threshold):
