@@ -38,7 +38,7 @@ def prune(
         (cell_id(f), hashed) for f, cell in cells.items() for hashed in (tuning, _code(cell))
     }
     # Only finished phases are shared between cells.
-    phases = [options for cell in cells.values() for options, _ in cell.options.phases()]
+    phases = [phase.options for cell in cells.values() for phase in cell.options.phases()]
     phases += [teacher.options for cell in cells.values() for teacher in cell.teachers()]
     stale += stale_checkpoints(root, current, {short_hash(training_code([p])) for p in phases})
     names = {folder.name for folder in kept}

@@ -45,8 +45,8 @@ def training_code(methods: Iterable[MethodOptions]) -> dict[str, str]:
     names = [
         name
         for method in methods
-        for phase, _ in method.phases()
-        for name in (*method.code(), *phase.code())
+        for phase in method.phases()
+        for name in (*method.code(), *phase.options.code())
     ]
     return code_of([_TRAINING, *(name.partition(":")[0] for name in names)])
 

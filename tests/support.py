@@ -105,7 +105,7 @@ def small_rhythm(**changes: object) -> Rhythm:
 
 
 def _last_phase(method: str) -> str:
-    return changed_params(method=method).cell().options.phases()[-1][0].name
+    return changed_params(method=method).cell().options.phases()[-1].options.name
 
 
 # Methods with a last phase of their own: mae_finetune ends with supervised training.

@@ -144,9 +144,9 @@ def same(overlay: Any, base: Any, prefix: str = "") -> list[str]:
     """Return the keys of an overlay that change nothing, and the sections that hold nothing."""
     if not isinstance(overlay, dict) or prefix.rpartition(".")[2] in FREE_FORM:
         return [prefix] if overlay == base else []
-    if overlay.get("name", base.get("name")) != base.get("name"):
-        return []  # another member of a union, replaced as a whole
-    found = [same(value, base[key], f"{prefix}.{key}") for key, value in overlay.items()]
+    if base is None or overlay.get("name", base.get("name")) != base.get("name"):
+        return []  # of a phase's own settings, or another member of a union: as a whole
+    found = [same(value, base.get(key), f"{prefix}.{key}") for key, value in overlay.items()]
     return sum(found, [] if overlay or not prefix else [prefix])
 
 

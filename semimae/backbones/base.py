@@ -74,10 +74,6 @@ class Backbone(Protocol):
         """
         ...
 
-    def pool(self, encoded: Tensor) -> Tensor:
-        """Reduce encoded tokens to one feature per image, ``[B, embed_dim]``."""
-        ...
-
     def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, embed_dim]``, before the classifier."""
         ...

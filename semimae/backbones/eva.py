@@ -18,10 +18,8 @@ class RotaryViT(ViT):
     def __init__(self, eva: Eva) -> None:
         super().__init__(eva)
 
-    def encode(
-        self, tokens: Tensor, ids_keep: Tensor | None = None, paths: Tensor | None = None
-    ) -> Tensor:
-        """Run the blocks: ``[B, prefix + K, D]``, after the final norm.
+    def _run(self, tokens: Tensor, ids_keep: Tensor | None, paths: Tensor | None) -> Tensor:
+        """Run the blocks: ``[B, prefix + K, D]``, before the final norm.
 
         Args:
             tokens: ``[B, K, D]``.
@@ -33,8 +31,7 @@ class RotaryViT(ViT):
         parts = paths_of_blocks(paths, self.num_blocks)
         for block, rotation, own in zip(self.blocks, rotations, parts, strict=True):
             x = run_block(block, x, own, recompute=self.recompute, rope=rotation)
-        encoded: Tensor = self.vit.norm(x)
-        return encoded
+        return x
 
     def _rotations(self, tokens: Tensor, ids_keep: Tensor | None) -> list[Tensor] | list[None]:
         """Return the rotation of each token, per block; it leaves out class and register tokens."""

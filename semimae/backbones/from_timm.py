@@ -46,8 +46,8 @@ class Family(NamedTuple):
         return self.backbone is ConvNet
 
 
-# The final norm stays in front of the pooling: the MIM branch wants normalized tokens too.
-_VIT = Family(VisionTransformer, ViT, {"fc_norm": False, "dynamic_img_size": False})
+_VIT = Family(VisionTransformer, ViT, {"dynamic_img_size": False})
+# DINOv3's norm stands in front of the mean.
 _EVA = Family(Eva, RotaryViT, {"use_fc_norm": False, "dynamic_img_size": False})
 
 # By the module of timm that defines the name.

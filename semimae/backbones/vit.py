@@ -22,6 +22,10 @@ class ViT(TimmBackbone):
         super().__init__(vit)
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         self.num_layers = len(vit.blocks) + 1
+        # timm's rule for pooling by the mean; the norm is the final one, wherever it stands.
+        self.norm_is_last = isinstance(vit.norm, nn.Identity)
+        if self.norm_is_last:
+            self.reset_head()
 
     def tokenize(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Embed patches and their positions: ``[B, L, D]``, or ``[B, K, D]`` of ``ids_keep``.
@@ -69,15 +73,25 @@ class ViT(TimmBackbone):
 
         ``ids_keep`` is not needed: the tokens hold their positions.
         """
-        x = run_blocks(self.blocks, self._add_prefix(tokens), paths, recompute=self.recompute)
-        encoded: Tensor = self.vit.norm(x)
-        return encoded
+        return self._normalized(self._run(tokens, ids_keep, paths))
+
+    def _run(self, tokens: Tensor, ids_keep: Tensor | None, paths: Tensor | None) -> Tensor:
+        return run_blocks(self.blocks, self._add_prefix(tokens), paths, recompute=self.recompute)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        normalized: Tensor = self.vit.fc_norm(self.vit.norm(x))  # one of them is the identity
+        return normalized
 
     def features(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Return pooled features ``[B, D]``, before the classifier.
 
         If the class token is pooled, the other tokens leave the last block as keys and values.
+        With ``pool: avg`` the mean of the patches is normalized, not each patch.
+
+        Source: arXiv:2111.06377, as its published fine-tuning pools, and timm's ``fc_norm``.
         """
+        if self.norm_is_last:
+            return self._normalized(self.pool(self._run(self.tokenize(images), None, paths)))
         *blocks, last = self.blocks
         if not (self.trim and self.vit.global_pool == "token" and can_run_rows(last)):
             return super().features(images, paths)
@@ -90,9 +104,22 @@ class ViT(TimmBackbone):
         return feature
 
     def pool(self, encoded: Tensor) -> Tensor:
-        """Reduce encoded tokens to one feature per image, ``[B, D]``."""
+        """Reduce tokens to one per image, ``[B, D]``."""
         pooled: Tensor = self.vit.pool(encoded)
         return pooled
+
+    def reset_head(self) -> None:
+        """Give the classifier fresh weights; next to none behind the mean of the patches.
+
+        Source: arXiv:2111.06377's published fine-tuning draws them from a truncated normal
+        distribution of standard deviation 2e-5; Semi-ViT (arXiv:2208.05688) scales timm's 0.02 by
+        0.001.
+        """
+        if not self.norm_is_last:
+            super().reset_head()
+            return
+        nn.init.trunc_normal_(self.classifier.weight, std=2e-5)
+        nn.init.zeros_(self.classifier.bias)
 
     def layer_id(self, parameter: str) -> int:
         """Return the depth of a parameter, 0 for the embedding; for layer-wise decay."""
@@ -136,7 +163,6 @@ def timm_arguments(
         "mlp_ratio": config.mlp_ratio,
         "reg_tokens": config.num_registers,
         "init_values": config.layer_scale,
-        "fc_norm": False,  # timm would move the final norm behind the average pooling
     }
 
 
@@ -147,8 +173,8 @@ def plain_vit(config: ViTConfig, image_size: int, channels: int, num_classes: in
         model.patch_embed = ConvStem(
             image_size, config.patch_size, channels, config.stem_width, config.embed_dim
         )
+    _initialize(model)
     backbone = ViT(model)
-    _initialize(backbone.vit)
     if config.pos_embed == "sincos":
         fixed = sincos_position_embedding(config.embed_dim, image_size // config.patch_size)
         with torch.no_grad():

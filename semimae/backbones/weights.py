@@ -173,11 +173,15 @@ def _at_least_single(state: State) -> State:
 
 
 def _final_norm(found: State, own: Iterable[str]) -> tuple[str, ...]:
-    """Use a norm that follows the pooling as the final norm, and return a note that says so."""
-    names = [name for name in found if name.startswith("fc_norm.") and name not in own]
-    if not names or "norm.weight" in found:
+    """Take the final norm from the other side of the pooling, where it stands there; say so."""
+    behind = "fc_norm.weight" in own
+    here, there = ("fc_norm.", "norm.") if behind else ("norm.", "fc_norm.")
+    names = [name for name in found if name.startswith(there) and name not in own]
+    if not names or f"{here}weight" in found:
         return ()
-    found |= {name.removeprefix("fc_"): found.pop(name) for name in names}
+    found |= {f"{here}{name.removeprefix(there)}": found.pop(name) for name in names}
+    if behind:
+        return ("its norm in front of the pooling stands behind it here, so that features differ",)
     return ("its norm behind the pooling stands in front of it here, so that features differ",)
 
 

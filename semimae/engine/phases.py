@@ -32,14 +32,14 @@ def phases(cell: Cell) -> list[Cell]:
     teacher, which a warm-up of the average would replace by the student within some steps.
     """
     made: list[Cell] = []
-    for options, steps in cell.options.phases():
-        changes: dict[str, object] = {} if steps is None else {"steps": steps}
-        if not options.learns_classes:
+    for phase in map(cell.of_phase, cell.options.phases()):
+        changes: dict[str, object] = {}
+        if not phase.options.learns_classes:
             changes["drop_path"] = 0.0  # nothing is classified, so all rates share the phase
         if any(before.options.learns_classes for before in made):
             changes["ema_warmup"] = False
-        train = cell.train.model_copy(update=changes)
-        made.append(cell.model_copy(update={"options": options, "train": train}))
+        train = phase.train.model_copy(update=changes)
+        made.append(phase.model_copy(update={"train": train}))
     return made
 
 

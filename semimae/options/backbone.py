@@ -37,7 +37,11 @@ class LoRAConfig(Frozen):
 class BackboneOptions(Frozen):
     """What all backbones have in common."""
 
-    pool: Pool = Field(description="token: class token; avg: mean of patches.")
+    pool: Pool = Field(
+        description="token: class token; avg: mean of the patches, then the final norm, and a "
+        "classifier that starts near zero (arXiv:2111.06377). Swin, EVA-02 and DINOv3's ViT have "
+        "the norm first."
+    )
     weights: Weights
     weights_prefix: str | None = Field(
         min_length=1,

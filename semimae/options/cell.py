@@ -16,7 +16,9 @@ from semimae.options.backbone import (
 from semimae.options.data import CellData, DataConfig
 from semimae.options.labeled import LabeledConfig
 from semimae.options.method import AnyMethod, SelfTrainingOptions, SupervisedOptions
+from semimae.options.method_base import Phase
 from semimae.options.mim import Masked
+from semimae.options.phase import changed
 from semimae.options.self_training import TeacherConfig
 from semimae.options.train import CellTrain, OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
@@ -65,9 +67,11 @@ class Cell(Frozen):
                 "one of label_fraction, num_labels, data.labeled_list, and the others to null"
             )
         self.optim.check_warmup(self.train.steps, "train.steps")
-        for options, steps in self.options.phases():
-            if steps is not None:
-                self.optim.check_warmup(steps, f"start.{options.name}_steps")
+        for phase in self.options.phases():
+            if phase.steps is not None:
+                of_it = self.of_phase(phase).optim
+                own = f"start.{phase.name}." if "warmup_steps" in phase.own.get("optim", {}) else ""
+                of_it.check_warmup(phase.steps, f"start.{phase.name}_steps", own)
         for teacher in self.teachers():
             self.optim.check_warmup(teacher.train.steps, "self_training.teacher_steps")
         if isinstance(self.backbone, CNNConfig):  # timm's models are checked when they are built
@@ -128,6 +132,24 @@ class Cell(Frozen):
             return made
         return made.model_copy(
             update={"options": self.options.model_copy(update={"teachers_sha256": ()})}
+        )
+
+    def of_phase(self, phase: Phase) -> Self:
+        """Return the cell of one of its phases: with the settings that the phase has of its own.
+
+        Raises:
+            ValueError: If they do not fit together.
+        """
+        train = changed(self.train, phase.own.get("train", {}))
+        if phase.steps is not None:
+            train = train.model_copy(update={"steps": phase.steps})
+        return self.model_copy(
+            update={
+                "options": phase.options,
+                "train": train,
+                "data": changed(self.data, phase.own.get("data", {})),
+                "optim": changed(self.optim, phase.own.get("optim", {})),
+            }
         )
 
     def teachers(self) -> list[Self]:

@@ -11,8 +11,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field
 
-from semimae.options.method_base import LabeledOptions, MethodOptions, Sections
+from semimae.options.method_base import LabeledOptions, MethodOptions, Phase, Sections
 from semimae.options.mim import Masked
+from semimae.options.phase import changed
 from semimae.options.pseudo_label import (
     AnyLabels,
     Consistency,
@@ -25,7 +26,7 @@ from semimae.options.pseudo_label import (
     Threshold,
 )
 from semimae.options.self_training import SelfTrainingConfig
-from semimae.options.start import PretrainingSteps, StartConfig
+from semimae.options.start import Pretraining, Starts
 from semimae.options.train import Rhythm, ValidationRhythm
 from semimae.types import Frozen
 
@@ -113,13 +114,14 @@ class StartOptions(LabeledOptions):
 
     reconstructs_alone = True
     mim: Masked | None  # None in the last phase, like ``start``
-    start: PretrainingSteps | None
+    start: Pretraining | None
 
-    def pretraining(self) -> list[tuple[MethodOptions, int | None]]:
+    def pretraining(self) -> list[Phase]:
         """Return the phase of masked pretraining, if there is one."""
-        if self.mim is None or self.start is None or not self.start.mae_steps:
+        start = self.start
+        if self.mim is None or start is None or not start.mae_steps:
             return []
-        return [(MAEOptions(name="mae", mim=self.mim), self.start.mae_steps)]
+        return [Phase(MAEOptions(name="mae", mim=self.mim), start.mae_steps, "mae", start.mae)]
 
 
 class MAEFinetuneOptions(StartOptions):
@@ -128,12 +130,10 @@ class MAEFinetuneOptions(StartOptions):
     implementation = SupervisedOptions.implementation
     name: Literal["mae_finetune"]
 
-    def phases(self) -> list[tuple[MethodOptions, int | None]]:
+    def phases(self) -> list[Phase]:
         """Return pretraining and fine-tuning."""
-        return [
-            *self.pretraining(),
-            (SupervisedOptions(name="supervised", labeled=self.labeled), None),
-        ]
+        supervised = SupervisedOptions(name="supervised", labeled=self.labeled)
+        return [*self.pretraining(), Phase(supervised)]
 
 
 class SemiViTOptions(StartOptions):
@@ -143,19 +143,16 @@ class SemiViTOptions(StartOptions):
     settled = MappingProxyType({"pseudo_label": {"teacher": "ema", "mixup": True}})
     name: Literal["semi_vit"]
     pseudo_label: AnyLabels
-    start: StartConfig | None
+    start: Starts | None
 
-    def phases(self) -> list[tuple[MethodOptions, int | None]]:
+    def phases(self) -> list[Phase]:
         """Return pretraining, fine-tuning and self-training."""
-        made = self.pretraining()
-        if self.start is not None and self.start.supervised_steps:
-            made.append(
-                (
-                    SupervisedOptions(name="supervised", labeled=self.labeled),
-                    self.start.supervised_steps,
-                )
-            )
-        return [*made, (self.model_copy(update={"mim": None, "start": None}), None)]
+        made, start = self.pretraining(), self.start
+        if start is not None and start.supervised_steps:
+            labeled = changed(self.labeled, start.supervised.get("labeled", {}))
+            supervised = SupervisedOptions(name="supervised", labeled=labeled)
+            made.append(Phase(supervised, start.supervised_steps, "supervised", start.supervised))
+        return [*made, Phase(self.model_copy(update={"mim": None, "start": None}))]
 
 
 class SSMAEConfig(Frozen):

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from semimae.options.labeled import LabeledConfig
 from semimae.options.mim import Masked
+from semimae.options.phase import OwnSettings
 from semimae.options.pseudo_label import PseudoLabelOptions
 from semimae.options.train import Rhythm
 from semimae.types import Frozen
@@ -19,6 +20,15 @@ def values_of(section: Frozen) -> SimpleNamespace:
     Pydantic would accept an instance of a subclass unchanged, with all of its keys.
     """
     return SimpleNamespace(**dict(section))
+
+
+class Phase(NamedTuple):
+    """A part of a run with a method of its own."""
+
+    options: "MethodOptions"
+    steps: int | None = None  # None: train.steps
+    name: str = ""  # the key of its settings in the section ``start``
+    own: OwnSettings = {}  # noqa: RUF012  # of the sections data, optim and train
 
 
 class MethodOptions(Frozen):
@@ -67,9 +77,9 @@ class MethodOptions(Frozen):
         """Ways to tune a backbone that it uses, beside the run's own."""
         return set()
 
-    def phases(self) -> list[tuple["MethodOptions", int | None]]:
-        """Return the phases, each with its steps. ``None`` means ``train.steps``."""
-        return [(self, None)]
+    def phases(self) -> list[Phase]:
+        """Return the phases in their order."""
+        return [Phase(self)]
 
 
 class LabeledOptions(MethodOptions):

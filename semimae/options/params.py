@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
-from semimae.options.data import DataConfig
+from semimae.options.data import CellData, DataConfig
 from semimae.options.evaluation import FineTuneConfig, LinearProbeConfig
 from semimae.options.explain import explain, near, telling
 from semimae.options.grid import (
@@ -29,11 +29,12 @@ from semimae.options.method import METHODS, SSMAEConfig
 from semimae.options.method_base import MethodOptions, values_of
 from semimae.options.mim import Masked, MaskRatio, MIMConfig
 from semimae.options.params_file import parse_yaml, read_bytes
+from semimae.options.phase import READ_BY_PHASE, own_settings
 from semimae.options.pseudo_label import PseudoLabelConfig
 from semimae.options.self_training import SelfTrainingConfig
 from semimae.options.start import StartConfig
 from semimae.options.tracking import TrackingConfig
-from semimae.options.train import OptimConfig, TrainConfig
+from semimae.options.train import CellTrain, OptimConfig, TrainConfig
 from semimae.types import Frozen, UserError
 
 LARGEST_GRID = 10_000  # cells; each is a DVC stage
@@ -146,7 +147,17 @@ class Params(Frozen):
         """
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         teacher = _times(self.self_training.teacher_steps, factor)
-        start = {name: _times(n, factor) for name, n in self.start.model_dump().items()}
+        sections = {
+            "labeled": self.labeled,
+            "data": CellData.model_validate(values_of(self.data), from_attributes=True),
+            "optim": self.optim,
+            "train": CellTrain.model_validate(values_of(self.train), from_attributes=True),
+        }
+        start: dict[str, Any] = {}
+        for name in READ_BY_PHASE:
+            steps = _times(getattr(self.start, f"{name}_steps"), factor)
+            own = own_settings(name, getattr(self.start, name), sections)
+            start |= {f"{name}_steps": steps, name: own if steps else {}}
         return METHODS[method].from_sections(
             {
                 "labeled": self.labeled,

@@ -41,16 +41,18 @@ class OptimConfig(Frozen):
             raise ValueError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}; lower min_lr")
         return self
 
-    def check_warmup(self, steps: int, key: str) -> None:
+    def check_warmup(self, steps: int, key: str, prefix: str = "") -> None:
         """Check that the warm-up ends within the ``steps`` of a run, which option ``key`` sets.
+
+        ``prefix`` stands before the name of this section where it is not at the top level.
 
         Raises:
             ValueError: If it does not. The message follows the name of the section.
         """
         if self.warmup_steps >= steps:
             raise ValueError(
-                f"optim.warmup_steps={self.warmup_steps} must be less than {key}={steps}: "
-                "the learning rate would never reach optim.lr"
+                f"{prefix}optim.warmup_steps={self.warmup_steps} must be less than {key}={steps}: "
+                f"the learning rate would never reach {prefix}optim.lr"
             )
 
 

@@ -1,8 +1,12 @@
 import itertools
+from typing import Any
 
 import pytest
+import timm
 import torch
 from pydantic import ValidationError
+from scipy import stats
+from small_models import timm_model
 from support import section
 from torch import Tensor
 
@@ -55,17 +59,19 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 @torch.no_grad()
 def test_forward_equals_timms_own(variant: tuple[ViT, Tensor]) -> None:
     vit, images = variant
-    close(vit.encode(vit.tokenize(images)), vit.vit.forward_features(images))
-    close(vit.features(images), vit.vit.forward_head(vit.vit.forward_features(images), True))
+    tokens = vit.vit.forward_features(images)  # with pool: avg before the norm
+    close(vit.encode(vit.tokenize(images)), vit.vit.fc_norm(tokens))
+    close(vit.features(images), vit.vit.forward_head(tokens, True))
     close(vit(images), vit.vit(images))
 
 
 @torch.no_grad()
 def test_forward_is_the_chain_of_its_parts(variant: tuple[ViT, Tensor]) -> None:
     vit, images = variant
-    features = vit.pool(vit.encode(vit.tokenize(images)))
-    torch.testing.assert_close(vit.features(images), features)
-    torch.testing.assert_close(vit(images), vit.classify(features))
+    torch.testing.assert_close(vit(images), vit.classify(vit.features(images)))
+    if vit.vit.global_pool == "token":
+        features = vit.pool(vit.encode(vit.tokenize(images)))
+        torch.testing.assert_close(vit.features(images), features)
 
 
 @torch.no_grad()
@@ -97,13 +103,51 @@ def test_pooling_leaves_class_and_register_tokens_out(variant: tuple[ViT, Tensor
 
 @torch.no_grad()
 def test_encoded_tokens_are_normalized_also_with_average_pooling() -> None:
-    """timm's default would move the norm behind the pooling; the MIM branch needs it before."""
+    """The norm is behind the pooling for the classifier; the MIM branch needs it for each token."""
     vit = build(pool="avg")
-    vit.vit.norm.weight.fill_(1.0)
-    vit.vit.norm.bias.fill_(0.0)
+    vit.vit.fc_norm.weight.fill_(1.0)
+    vit.vit.fc_norm.bias.fill_(0.0)
     encoded = vit.encode(vit.tokenize(draw()))
     close(encoded.mean(dim=-1), torch.zeros(3, 17))
     close(encoded.var(dim=-1, unbiased=False), torch.ones(3, 17))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["vit", "timm"])
+def test_average_pooling_is_that_of_timms_model_with_equal_weights(name: str) -> None:
+    sizes = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    of_timm = timm_model(model="vit_tiny_patch16_224", pool="avg", **sizes)
+    ours = build_backbone(of_timm, 16, 3, 5) if name == "timm" else build(pool="avg", mlp_ratio=4.0)
+    assert isinstance(ours, ViT)
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", global_pool="avg", num_classes=5, img_size=16, **sizes
+    ).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ours.vit.load_state_dict(theirs.state_dict())
+    images = draw()
+    close(ours(images), theirs(images))
+    # and by the formula, with no code of timm's
+    tokens = ours._run(ours.tokenize(images), None, None)[:, 1:].mean(dim=1)
+    centered = tokens - tokens.mean(dim=1, keepdim=True)
+    scaled = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+    close(ours.features(images), scaled * theirs.fc_norm.weight + theirs.fc_norm.bias)
+
+
+def test_the_classifier_behind_the_mean_starts_near_zero() -> None:
+    """MAE: normal of standard deviation 2e-5, cut at values that it never reaches; bias 0."""
+    config = section("backbone", **CONFIG | {"pool": "avg", "embed_dim": 192})
+    vit: Any = build_backbone(config, 16, 3, 1000)
+    for _ in range(2):
+        weight = vit.classifier.weight.detach()
+        assert weight.std().item() == pytest.approx(2e-5, rel=0.02)
+        assert stats.kstest(weight.flatten()[::50] / 2e-5, "norm").pvalue > 0.01
+        assert not vit.classifier.bias.any()
+        torch.nn.init.ones_(vit.classifier.weight)
+        torch.nn.init.ones_(vit.classifier.bias)
+        vit.reset_head()
+    token: Any = build_backbone(section("backbone", **CONFIG), 16, 3, 5)
+    assert token.classifier.weight.std() > 0.1
 
 
 def test_sizes() -> None:

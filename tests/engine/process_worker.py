@@ -15,6 +15,7 @@ from semimae.data.store import Prepared
 from semimae.distributed import connected, wait_for_all, world
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.fit import fit
+from semimae.engine.phases import phases
 from semimae.options.cell import Cell
 from semimae.types import Interrupted, UserError
 
@@ -30,6 +31,14 @@ COMMON = {
     "optim__warmup_steps": 1,
     "optim__lr": 3e-3,
 }
+# Of a phase of Semi-ViT that has settings of its own.
+OWN_PHASE = {
+    "start__supervised": {
+        "optim": {"lr": 1e-3, "betas": [0.9, 0.95]},
+        "train": {"batch_size": 5, "drop_path": 0.3},
+        "labeled": {"view": "strong", "mixup": 0.8, "smoothing": 0.1},
+    }
+}
 LOW = {"pseudo_label__threshold": 0.34, "pseudo_label__momentum": 0.3}  # some labels count
 CASES: dict[str, dict[str, object]] = {
     "supervised": {"method": "supervised"},
@@ -44,6 +53,7 @@ CASES: dict[str, dict[str, object]] = {
     "lora": {"method": "semi_mae"} | LOW,
     "mixup": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW,
     "regularized": {"method": "semi_mae", "pseudo_label__mixup": True} | LOW | REGULARIZED,
+    "own phase": {"method": "semi_vit", "start__supervised_steps": 4} | OWN_PHASE,
     "all at once": {
         "method": "semi_mae",
         "pseudo_label__rule": "free",
@@ -62,6 +72,8 @@ CASES: dict[str, dict[str, object]] = {
 def case(name: str, **changes: object) -> Cell:
     params = changed_params(**(COMMON | CASES[name] | changes))
     cell = params.cell()
+    if name == "own phase":
+        return phases(cell)[1]
     if name != "lora":
         return cell
     # As if its first weights had come from a file.

@@ -16,6 +16,7 @@ from support import REPO, changed_params
 
 from semimae.ingest.prepare import prepare
 from semimae.options.params import Params
+from semimae.options.phase import READ_BY_PHASE
 
 pytestmark = pytest.mark.slow
 TREE: dict[str, Any] = changed_params().model_dump(mode="json")
@@ -88,6 +89,12 @@ def members(annotation: Any) -> Iterator[type]:
 
 
 FIELDS = dict(fields(Params))
+FIELDS |= {  # maps, which are checked as the sections that they change
+    ("start", phase, section, name): FIELDS[section, name]
+    for phase, sections in READ_BY_PHASE.items()
+    for section, names in sections.items()
+    for name in sorted(names)
+}
 scalars = (
     st.none()
     | st.booleans()

@@ -58,7 +58,9 @@ READERS: dict[str, tuple[object, set[str]]] = {
     "ssmae__gate_start": (0.456, {"ssmae"}),
     "ssmae__memory": (False, {"ssmae"}),
     "start__mae_steps": (77, {"mae_finetune", "semi_vit"}),
+    "start__mae": ({"optim": {"betas": [0.9, 0.95]}}, {"mae_finetune", "semi_vit"}),
     "start__supervised_steps": (77, {"semi_vit"}),
+    "start__supervised": ({"labeled": {"smoothing": 0.1}}, {"semi_vit"}),
     "self_training__teachers": ([{}, {"seed": 5}], {"self_training"}),
     "self_training__teacher_steps": (77, {"self_training"}),
     "self_training__ensemble": ("probabilities", {"self_training"}),
@@ -186,7 +188,8 @@ def _below(cls: type) -> set[type]:
 def test_a_method_of_phases_ends_with_the_steps_of_train() -> None:
     for name in METHODS:
         options = changed_params(method=name).cell().options
-        *starts, (_, last) = options.phases()
-        assert last is None
+        *starts, last = options.phases()
+        assert last.steps is None
+        assert not last.own
         assert bool(starts) == (name in {"mae_finetune", "semi_vit"})
-        assert all(type(phase) in METHODS.values() and steps for phase, steps in starts)
+        assert all(type(p.options) in METHODS.values() and p.steps for p in starts)
