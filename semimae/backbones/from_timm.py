@@ -157,6 +157,10 @@ def build(config: TimmConfig, image_size: int, channels: int, num_classes: int) 
 
 def _check(config: TimmConfig, family: Family) -> None:
     """Check what timm would accept in silence or refuse without naming our key."""
+    if config.pool == "norm_avg":
+        raise UserError(
+            "backbone.pool=norm_avg: only backbone.name: vit has it; set backbone.pool: avg."
+        )
     if family.is_convolutional:
         _check_convolutional(config)
         return

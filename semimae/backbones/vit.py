@@ -156,13 +156,14 @@ def timm_arguments(
         "patch_size": config.patch_size,
         "in_chans": channels,
         "num_classes": num_classes,
-        "global_pool": config.pool,
+        "global_pool": "token" if config.pool == "token" else "avg",
         "embed_dim": config.embed_dim,
         "depth": config.depth,
         "num_heads": config.num_heads,
         "mlp_ratio": config.mlp_ratio,
         "reg_tokens": config.num_registers,
         "init_values": config.layer_scale,
+        **({"fc_norm": False} if config.pool == "norm_avg" else {}),
     }
 
 

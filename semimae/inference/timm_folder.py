@@ -52,7 +52,7 @@ def _config(trained: Trained) -> dict[str, Any]:
         "architecture": architecture,
         "num_classes": num_classes,
         "num_features": trained.model.backbone.embed_dim,
-        "global_pool": info.cell.backbone.pool,
+        "global_pool": "token" if info.cell.backbone.pool == "token" else "avg",
         "model_args": arguments,
         "label_names": list(dataset.class_names),
         "pretrained_cfg": {

@@ -10,7 +10,7 @@ from semimae.types import Frozen, PathText
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 PerStage = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]  # YAML has lists
-Pool = Literal["token", "avg"]
+Pool = Literal["token", "avg", "norm_avg"]
 Weights = Annotated[
     PathText | None,
     Field(
@@ -40,7 +40,7 @@ class BackboneOptions(Frozen):
     pool: Pool = Field(
         description="token: class token; avg: mean of the patches, then the final norm, and a "
         "classifier that starts near zero (arXiv:2111.06377). Swin, EVA-02 and DINOv3's ViT have "
-        "the norm first."
+        "the norm first. norm_avg, for name: vit: the final norm of each patch, then the mean."
     )
     weights: Weights
     weights_prefix: str | None = Field(

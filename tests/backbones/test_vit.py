@@ -27,7 +27,9 @@ CONFIG = {
 }
 VARIANTS = [
     dict(zip(("pool", "num_registers", "pos_embed", "channels"), values, strict=True))
-    for values in itertools.product(("token", "avg"), (0, 2), ("learned", "sincos"), (1, 3))
+    for values in itertools.product(
+        ("token", "avg", "norm_avg"), (0, 2), ("learned", "sincos"), (1, 3)
+    )
 ]
 
 
@@ -132,6 +134,22 @@ def test_average_pooling_is_that_of_timms_model_with_equal_weights(name: str) ->
     centered = tokens - tokens.mean(dim=1, keepdim=True)
     scaled = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
     close(ours.features(images), scaled * theirs.fc_norm.weight + theirs.fc_norm.bias)
+
+
+@torch.no_grad()
+def test_the_mean_of_normalized_patches() -> None:
+    vit, images = build(pool="norm_avg"), draw()
+    encoded = vit.encode(vit.tokenize(images))
+    close(vit.features(images), encoded[:, 1:].mean(dim=1))
+    centered = vit._run(vit.tokenize(images), None, None)
+    centered -= centered.mean(dim=-1, keepdim=True)
+    scaled = centered / (centered.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+    close(encoded, scaled * vit.vit.norm.weight + vit.vit.norm.bias)
+
+
+def test_the_mean_of_normalized_patches_is_for_the_plain_vit() -> None:
+    with pytest.raises(UserError, match="pool=norm_avg: only"):
+        build_backbone(timm_model(model="vit_tiny_patch16_224", pool="norm_avg"), 16, 3, 5)
 
 
 def test_the_classifier_behind_the_mean_starts_near_zero() -> None:
