@@ -18,6 +18,8 @@ _PROTOCOLS = {
     "calibrated": "The model, its probabilities calibrated",
     "linear_probe": "Linear classifier on its features",
     "knn": "Nearest neighbors on its features",
+    "batch_norm_probe": "Linear classifier with batch norm on its features",
+    "attentive_probe": "Attentive probe on its patch tokens",
 }
 _TUNINGS = {
     "full": "All of them were trained further.",

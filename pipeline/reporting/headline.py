@@ -32,6 +32,8 @@ _PROTOCOLS = {
     "calibrated": "Classifier, its probabilities calibrated",
     "linear_probe": "Linear probe on frozen features",
     "knn": "k-NN on frozen features",
+    "batch_norm_probe": "Linear probe with batch norm, trained by gradient descent",
+    "attentive_probe": "Attentive probe on frozen patch tokens",
     "fine_tune": "Fine-tuned on the labeled images",
 }
 

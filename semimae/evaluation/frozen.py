@@ -50,7 +50,7 @@ def probe_start(
     """
     began = time.perf_counter()
     model = SemiModel(model_of(cell, prepared).backbone, None)  # type: ignore[arg-type]
-    found = probe(model, cell, prepared, split, config)
+    found = probe(model, cell, prepared, split, config.model_copy(update={"trained": ()}))
     protocols = {name: found.scores["protocols"][name] for name in ("linear_probe", "knn")}
     scores = {
         "weights": cell.backbone.weights,

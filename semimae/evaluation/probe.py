@@ -16,6 +16,7 @@ from semimae.engine.device import set_up_device
 from semimae.engine.infer import Outputs, infer
 from semimae.evaluation.examples import examples
 from semimae.evaluation.metrics import score
+from semimae.evaluation.trained_probes import train_probes
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
 from semimae.options.evaluation import LinearProbeConfig
@@ -46,8 +47,8 @@ def probe(
     The protocols are ``classifier`` (the model's own), ``calibrated`` (the same with temperature
     scaling, if the model has a temperature), ``linear_probe`` (logistic regression on standardized
     features of the labeled images, with the L2 penalty chosen on the validation split) and ``knn``
-    (votes of the nearest labeled images). Features are pooled according to ``backbone.pool``, after
-    the final norm.
+    (votes of the nearest labeled images). Features are those that the classifier gets. With
+    ``linear_probe.trained``, there are also ``batch_norm_probe`` and ``attentive_probe``.
     """
     device = set_up_device(cell.train)
     if device.type == "mps":  # it has no float64
@@ -86,6 +87,8 @@ def probe(
         "linear_probe": scores(linear),
         "knn": scores(neighbors),
     }
+    trained = train_probes(model, cell, prepared, split, config) if config.trained else {}
+    protocols |= {f"{kind}_probe": scores(found.probabilities) for kind, found in trained.items()}
     shown = examples(calibrated.numpy(), prepared, cell.data, rows[2])
     result = {
         "pool": cell.backbone.pool,
@@ -94,6 +97,8 @@ def probe(
         "protocols": protocols,
         "examples": [example.model_dump() for example in shown],
     }
+    if trained:
+        result["trained_lr"] = {kind: found.lr for kind, found in trained.items()}
     parts = {
         "test": test._replace(probabilities=calibrated),
         "val": val._replace(probabilities=tempered(val.probabilities, temperature)),

@@ -1,6 +1,6 @@
 """Options of the evaluation protocols."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,26 @@ class LinearProbeConfig(Frozen):
     knn_temperature: float = Field(
         ge=1e-3, le=1e3, description="Temperature of the neighbors' votes."
     )
+    trained: Annotated[
+        tuple[Literal["batch_norm", "attentive"], ...], Field(strict=False, max_length=2)
+    ] = Field(
+        description="More probes, trained by gradient descent. batch_norm: a linear classifier "
+        "behind BatchNorm without scale and shift (arXiv:2111.06377); attentive: a learned query "
+        "with attention over the patch tokens (arXiv:2404.08471). []: none."
+    )
+    trained_steps: Steps = Field(description="Steps of these probes, with a cosine schedule.")
+    trained_batch_size: int = Field(ge=2, le=2**20, description="Labeled images per such step.")
+    trained_lr: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(strict=False, min_length=1)
+    ] = Field(
+        description="AdamW's learning rates to try. The best one on the validation split is used."
+    )
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        if len(set(self.trained)) < len(self.trained):
+            raise ValueError(f"trained names {self.trained[0]} twice; name each probe once")
+        return self
 
 
 class FineTuneConfig(Frozen):

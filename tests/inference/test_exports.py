@@ -153,9 +153,7 @@ def test_a_copy_that_answers_differently_is_refused_and_removed(
 ) -> None:
     def other_pool(config: BackboneConfig, *sizes: int) -> tuple[str, dict[str, object]]:
         architecture, arguments = timm_model(config, *sizes)
-        return architecture, arguments | {
-            "pool_include_prefix": True
-        }  # the model's mean is of patches
+        return architecture, arguments | {"pool_include_prefix": True}  # not so in the model
 
     monkeypatch.setattr("semimae.inference.timm_folder.timm_model", other_pool)
     (tmp_path / "kept").touch()

@@ -19,12 +19,12 @@ from semimae.types import Interrupted, UserError
 MakeCell = Callable[..., Cell]
 STEPS = {"start__mae_steps": 4, "start__supervised_steps": 4, "train__steps": 3}
 # MAE's pretraining and Semi-ViT's fine-tuning, in small.
-MAE = {
+MAE: dict[str, dict[str, Any]] = {
     "optim": {"lr": 6e-4, "betas": [0.9, 0.95], "layer_decay": 1.0, "grad_clip": None},
     "train": {"batch_size": 5, "mu": 3, "ema_decay": 0.5},
     "data": {"crop": "resized", "crop_min_scale": 0.5},
 }
-SUPERVISED = {
+SUPERVISED: dict[str, dict[str, Any]] = {
     "optim": {"weight_decay": 0.3, "warmup_steps": 2},
     "train": {"batch_size": 6, "drop_path": 0.2},
     "labeled": {"view": "strong", "mixup": 0.8, "smoothing": 0.1},
