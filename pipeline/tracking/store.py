@@ -16,7 +16,8 @@ from filelock import FileLock
 from pipeline.tracking.address import Address, address_of
 from pipeline.tracking.places import KIND, check_files, follow_move
 from pipeline.workspace import git_commit
-from semimae.options.params import Params, TrackingConfig
+from semimae.options.params import Params
+from semimae.options.tracking import TrackingConfig
 from semimae.types import UserError
 
 if TYPE_CHECKING:
