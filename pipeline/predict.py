@@ -9,7 +9,7 @@ import typer
 
 from pipeline.model_card import which_model
 from pipeline.progress import progress
-from pipeline.tables import Row, table
+from pipeline.tables import Row, table, visible
 from semimae.ingest.table_header import header_hint
 from semimae.types import UserError
 
@@ -95,7 +95,7 @@ def predict(
             device=device,
         )
     for path, reason in [*skipped, *bad]:
-        typer.echo(_visible(f"{path}: {reason}"), err=True)
+        typer.echo(visible(f"{path}: {reason}"), err=True)
     if out is not None:
         typer.echo(f"{out} has {len(files) - len(bad)} of {len(files)} images.", err=True)
     if page is not None:
@@ -164,11 +164,6 @@ def _listed(path: Path, root: Path) -> list[str]:
     if not listed:
         raise UserError(f"{path} lists no images.")
     return listed
-
-
-def _visible(text: str) -> str:
-    """Escape what a file's name could use to break the line or control the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _is_text(path: str, bad: list[tuple[str, str]]) -> bool:

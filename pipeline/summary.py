@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pipeline.tables import visible
 from semimae.data.store import DatasetInfo
 from semimae.ingest.findings import Depth, Findings, Some, skipped_list
 
@@ -85,7 +86,7 @@ def _skipped(found: Findings, out: Path) -> Iterator[str]:
 
 def _by_reason(found: Mapping[str, Some]) -> Iterator[str]:
     for given, some in found.items():
-        reason = _visible(given)
+        reason = visible(given)
         line = f"{some.count:>6,}  {reason}: {_first(some)}"
         if len(line) <= _WIDTH or len(reason) < _WIDTH // 2:
             yield _short(line, _WIDTH)
@@ -189,9 +190,5 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
 
 def _short(text: str, width: int) -> str:
     """Return text that fits into a width, with control characters escaped."""
-    text = _visible(text)
+    text = visible(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

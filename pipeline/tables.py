@@ -18,6 +18,11 @@ Row = dict[str, Any]
 Write = Callable[[list[Row]], None]
 
 
+def visible(text: str) -> str:
+    """Escape what a file's name could use to break the line or control the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @contextlib.contextmanager
 def table(out: Path | None, columns: list[str]) -> Iterator[Write]:
     """Yield a function that writes rows. ``None`` writes csv to standard output.

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from semimae.backbones.weight_report import ENCODER
 from semimae.model import timm_model
 from semimae.model_file import WEIGHTS, Trained
 
 CONFIG = "config.json"
-_ENCODER = "backbone.vit."
 
 
 def write_timm(trained: Trained, folder: Path) -> None:
@@ -28,7 +28,7 @@ def write_timm(trained: Trained, folder: Path) -> None:
         last = {id(p) for p in trained.model.backbone.classifier.parameters()}
         names = [name for name, p in trained.model.named_parameters() if id(p) in last]
         state |= {name: state[name] / trained.info.temperature for name in names}
-    tensors = {k.removeprefix(_ENCODER): v.cpu().contiguous() for k, v in state.items()}
+    tensors = {k.removeprefix(ENCODER): v.cpu().contiguous() for k, v in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

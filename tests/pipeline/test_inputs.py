@@ -211,14 +211,16 @@ def test_a_list_that_is_not_watched_is_warned_of(project: Path) -> None:
     assert "warning: DVC tracks the lists in lists/, not mine.txt" in run(project).stderr
 
 
-@pytest.mark.parametrize("where", ["headline", "variant"])
+@pytest.mark.parametrize("where", ["headline", "variant", "baseline"])
 def test_missing_weights_are_found_before_anything_runs(project: Path, where: str) -> None:
     weights = "vit.safetensors"
+    warm = {"warm": {"backbone": {"weights": weights}}}
     if where == "headline":
         set_params(project, backbone__weights=weights)
-    else:
-        warm = {"warm": {"backbone": {"weights": weights}}}
+    elif where == "variant":
         set_params(project, ablation__variant=["plain", "warm"], ablation__changes=warm)
+    else:
+        set_params(project, ablation__baseline__variant=["warm"], ablation__changes=warm)
     done = run(project)
     assert done.returncode == 2
     assert "backbone.weights=vit.safetensors: there is no file" in done.stderr

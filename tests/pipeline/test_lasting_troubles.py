@@ -30,7 +30,7 @@ from pipeline.tracking.model import model_name
 from pipeline.tracking.places import check_files
 from pipeline.tracking.store import PIPELINE, Store, connect, runs_with_tag
 from pipeline.tracking.trouble import AWAY, SYNC, explain
-from semimae.options.params import TrackingConfig
+from semimae.options.tracking import TrackingConfig
 from semimae.types import UserError
 
 pytestmark = pytest.mark.slow
