@@ -41,7 +41,7 @@ def predict_files(
         batch_size: Images per forward pass.
         device: auto, cpu, cuda or mps.
         workers: Threads that decode images. 0: one per core.
-        on_pixels: Called before on_batch, with paths and what the model sees of each: ``[S, S, C]``.
+        on_pixels: Called before on_batch, with paths and what the model sees, ``[S, S, C]`` each.
 
     Raises:
         UserError: If the device is not available.

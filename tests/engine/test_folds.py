@@ -227,7 +227,7 @@ def test_the_probes_penalty_is_chosen_on_the_folds(
             right[l2] += int((linear_probabilities(weight, x[out]).argmax(dim=1) == y[out]).sum())
     assert right[found.scores["l2"]] == max(right.values())
     tuned = fine_tune(
-        state.ema,
+        state.model,
         folded,
         digits,
         split,
