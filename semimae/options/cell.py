@@ -232,7 +232,8 @@ class Cell(Frozen):
             parts.append(f"f{self.label_fraction:g}")
         elif self.num_labels is not None:
             parts.append(f"n{self.num_labels}")
-        return " ".join([*parts, f"s{self.seed}"])
+        parts.append(f"s{self.seed}")
+        return " ".join([*parts, "refit"] if self.refit and not self.data.folds else parts)
 
 
 def _weights_hash(weights: str | None, root: Path) -> str | None:

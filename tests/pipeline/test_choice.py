@@ -172,7 +172,7 @@ def test_images_that_all_seeds_hold_out_count_once(workspace: Workspace) -> None
     assert "On 20 labeled images a difference of fewer than 6 images (30.0 points)" in text
     assert "a difference of +15.0 points (95% bootstrap interval over images [" in text
     assert "p = 0.25)." in text
-    shutil.rmtree("reports")
+    shutil.rmtree("runs")
     text, _ = grid(workspace, ablation(mask_ratio=[0.75]), right)
     assert "was chosen by validation accuracy, on 20 validation images for each of 3" in text
 
