@@ -71,7 +71,8 @@ def fit_run(
         should_stop: Asked once per step.
     """
     once = cell.once
-    parts, before = [], []
+    parts: list[_Fold] = []
+    before: list[dict[str, Any]] = []
     for number in range(len(split.folds)):
         part = _fit_fold(
             once,
@@ -85,7 +86,9 @@ def fit_run(
         )
         parts.append(part)
         before += [{"fold": number, **cost} for cost in part.costs]
-    held_out, judged = _together(parts, prepared) if parts else (None, None)
+    held_out, judged = None, None
+    if parts:
+        held_out, judged = _together(parts, prepared)
     state, costs = fit_phases(
         once,
         prepared,
@@ -186,7 +189,7 @@ def _mean_scores(rows: Sequence[Row], sizes: Sequence[int]) -> Row:
     The accuracy of pseudo labels counts images as they are in use.
     """
     accuracy, coverage = "val/pseudo_accuracy", "val/pseudo_coverage"
-    found = {}
+    found: Row = {}
     names = [name for name in rows[0] if name.startswith("val/") and name != "val/temperature"]
     for name in dict.fromkeys([*names, accuracy]):
         weights = [

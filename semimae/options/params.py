@@ -81,9 +81,9 @@ class Params(Frozen):
     )
     seed: Seed = Field(description="Seed of all randomness.")
     refit: bool = Field(
-        description="Train twice: first without the validation images, which judge the setting, "
-        "and then on all labels, which gives the final model. Without data.folds, it concerns the "
-        "headline only. With them, each setting of the grid too."
+        description="After the training that holds validation images out, or after those of "
+        "data.folds, train once more on all labels, which gives the final model. Without "
+        "data.folds, only the headline is trained again."
     )
     data: DataConfig
     labeled: LabeledConfig
