@@ -175,7 +175,7 @@ def _steps(params: Params, speeds: Speeds, minutes: float) -> tuple[float, float
     """Return the steps that there is time for, and in seconds: of one such step, of all else."""
     settings = _settings(params)
     jobs = _jobs(params, len(settings))
-    per_step, fixed = 0.0, _BESIDE * len(settings)
+    per_step, fixed = 0.0, float(_BESIDE * len(settings))
     for cell, which in settings.items():
         seconds = speeds[which] * cell.trainings
         if which[1] in params.ablation.baseline.variant:  # has its own length

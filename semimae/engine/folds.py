@@ -73,6 +73,10 @@ def fit_run(
     once = cell.once
     parts: list[_Fold] = []
     before: list[dict[str, Any]] = []
+
+    def telling(number: int) -> Callable[[str, Row], None]:
+        return lambda kind, row: on_fold(number, row)
+
     for number in range(len(split.folds)):
         part = _fit_fold(
             once,
@@ -81,7 +85,7 @@ def fit_run(
             rhythm,
             resume=resume / f"fold-{number}",
             finished=finished,
-            on_row=lambda kind, row, number=number: on_fold(number, row),
+            on_row=telling(number),
             should_stop=should_stop,
         )
         parts.append(part)
