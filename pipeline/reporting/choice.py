@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import count, percent
+from pipeline.reporting.blocks import count, percent, points
 from pipeline.reporting.compare import (
     Labels,
     Setting,
@@ -57,10 +57,10 @@ def choice(a: Analysis, fraction: Labels) -> str:
         else "no difference at all"
     )
     verb = "is never significant" if total >= FEWEST else "is significant"
-    kind = "labeled" if runs[0].folds > 1 else "validation"
+    kind, comma = ("labeled", ",") if runs[0].folds > 1 else ("validation", "")
     return (
-        f"{images} cannot tell {names([found.best, *found.tied])} apart, so this report focuses on "
-        f"{found.best.name}, {reason}.{tie} On {count(total)} {kind} images {least} {verb} "
+        f"{images}{comma} cannot tell {names([found.best, *found.tied])} apart, so this report "
+        f"focuses on {found.best.name}, {reason}.{tie} On {count(total)} {kind} images {least} {verb} "
         f"(exact McNemar test). {_on_these_images(a, fraction)}"
     )
 
@@ -76,22 +76,15 @@ def _on_these_images(a: Analysis, fraction: Labels) -> str:
         one = proportion(round(spread.mean * number), number)
         low, high = one.low, one.high
     limits = interval(low, high)
-    text = f"It gets {percent(spread.mean)}%{' ' * bool(limits)}{limits} of them right"
+    text = f"{best.name} gets {percent(spread.mean)}%{' ' * bool(limits)}{limits} of them right"
     other = next(s for s in a.by_validation(a.grid, fraction) if s != best)
     c = validation_by_image(a.grid, best, other)
     if c is None:
         return f"{text}."
     return (
         f"{text}, {other.name} {percent(over_seeds(a.grid[other], val_top1).mean)}%: a difference "
-        f"of {interval_of(c.mean, c.low, c.high)}, p {p_text(c.p)})."
-    )
-
-
-def interval_of(mean: float, low: float, high: float) -> str:
-    """Return a difference in points, with its interval over images, in an open bracket."""
-    return (
-        f"{100 * mean:+.1f} points (95% bootstrap interval over images "
-        f"{interval(low, high, signed=True)}"
+        f"of {points(c.mean)} points (95% bootstrap interval over images "
+        f"{interval(c.low, c.high, signed=True)}, p {p_text(c.p)})."
     )
 
 

@@ -157,7 +157,8 @@ def test_all_labeled_images_judge_where_folds_hold_each_out_once(workspace: Work
     z, n, p = 1.959964, 150, 140 / 150  # Wilson's interval
     center, half = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
     low, high = ((center + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    assert f"It gets 93.3% [{100 * low:.1f}, {100 * high:.1f}] of them right, Supervised" in text
+    limits = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    assert f"Semi-MAE, mask 0.75 gets 93.3% {limits} of them right, Supervised" in text
     assert "Supervised 80.0%: a difference of +13.3 points (95% bootstrap interval over" in text
     assert "p < 0.001)." in text
     assert "It was trained on all 100 labels, after 5 trainings that each held out a fold" in text
@@ -168,7 +169,7 @@ def test_images_that_all_seeds_hold_out_count_once(workspace: Workspace) -> None
     """Three seeds are three images ahead, on the same ones: as different ones, nine would show."""
     right: Right = lambda method, seed: (13 if method == "semi_mae" else 10, 20)  # noqa: E731
     text, _ = grid(workspace, folded(ablation(mask_ratio=[0.75])), right)
-    assert "each held out once in 5 folds for each of 3 seeds cannot tell Semi-MAE" in text
+    assert "each held out once in 5 folds for each of 3 seeds, cannot tell Semi-MAE" in text
     assert "On 20 labeled images a difference of fewer than 6 images (30.0 points)" in text
     assert "a difference of +15.0 points (95% bootstrap interval over images [" in text
     assert "p = 0.25)." in text
