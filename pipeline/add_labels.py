@@ -136,6 +136,11 @@ def _move(images: Path, labels: Labels, file: Path) -> None:
         source = images / name
         target = train / label / name.removeprefix(f"{_UNLABELED}/")
         if not name.startswith(f"{_UNLABELED}/") or not source.is_file():
+            if (known := _labeled_as(name, train, classes)) is not None:
+                raise UserError(
+                    f"{file}: {name!r} is labeled as {known!r} already; remove its row, or move "
+                    f"the file from {train / known} to change that."
+                )
             raise UserError(f"{file}: there is no file {name!r} in {images / _UNLABELED}.")
         if target.exists() and not filecmp.cmp(source, target, shallow=False):
             raise UserError(f"{file}: {target} already exists; rename {source}.")
@@ -146,6 +151,15 @@ def _move(images: Path, labels: Labels, file: Path) -> None:
         raise UserError(
             f"{error.filename} cannot be moved ({error.strerror}); no file was moved."
         ) from None
+
+
+def _labeled_as(name: str, train: Path, classes: set[str]) -> str | None:
+    """Return the class of an image that is in train/ or was moved there, if it is."""
+    top, _, rest = name.partition("/")
+    if top == _UNLABELED:
+        return next((c for c in sorted(classes) if (train / c / rest).is_file()), None)
+    label = rest.partition("/")[0]
+    return label if top == train.name and label in classes and (train / rest).is_file() else None
 
 
 def _rewrite(manifest: Path, labels: Labels, file: Path) -> None:

@@ -176,7 +176,7 @@ def _command(name: str, stage: str) -> Callable[[], None]:
 
 def _load() -> None:
     """Import what all stages import later."""
-    import semimae.engine.phases
+    import semimae.engine.folds
     import semimae.evaluation.probe
     import semimae.ingest.choose
 

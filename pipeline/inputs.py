@@ -16,6 +16,7 @@ OF_SPLIT = (
     "dataset",
     "label_fraction",  # this and the next one: for null in the grid
     "num_labels",
+    "refit",
     "data",
     "labeled",
     "backbone",

@@ -1,7 +1,7 @@
 """Stage ``linear-probe``: score the trained weights without changing them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.source_code import short_hash, stage_code
 from pipeline.stage import (
@@ -14,6 +14,7 @@ from pipeline.stage import (
 )
 from pipeline.tracking import LiveRun
 from pipeline.workspace import (
+    HELD_OUT,
     PREDICTIONS,
     RECONSTRUCTIONS,
     dvc_root,
@@ -23,6 +24,9 @@ from pipeline.workspace import (
     write_arrays,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from semimae.engine.folds import HeldOut
 
 
 def linear_probe(
@@ -50,8 +54,10 @@ def linear_probe(
     lock = Path(f"{resume_folder(root, folder, 'linear-probe', code, options)}.lock")
     # Seconds long, so it has no checkpoints: SIGTERM and Ctrl-C end it at once.
     with held_lock(lock, lambda: False), LiveRun(folder, root):
-        found = probe(model, cell, prepared, split, params.linear_probe, info.temperature)
-        pictures = reconstruct(model, cell, prepared, np.asarray(split.val[:8]))
+        held_out = _held_out(folder) if split.folds else None
+        found = probe(model, cell, prepared, split, params.linear_probe, info.temperature, held_out)
+        unseen = np.asarray(split.val) if split.val else split.test(prepared)
+        pictures = reconstruct(model, cell, prepared, unseen[:8])
         scores, predictions = found.scores, found.predictions
         if cell.backbone.weights is not None:
             frozen, of_frozen = _frozen(Inputs(cell, params, prepared, split), root, code)
@@ -60,6 +66,17 @@ def linear_probe(
         write_arrays(folder / RECONSTRUCTIONS, shown)
         write_arrays(folder / PREDICTIONS, predictions)
         write_json(folder / "linear_probe.json", scores)
+
+
+def _held_out(folder: Path) -> "HeldOut":
+    """Read what stage ``train`` has written beside the weights."""
+    import numpy as np
+    import torch
+
+    from semimae.engine.folds import HeldOut
+
+    with np.load(folder / "train" / HELD_OUT) as arrays:
+        return HeldOut(arrays["rows"], torch.from_numpy(arrays["probabilities"]))
 
 
 def _frozen(inputs: Inputs, root: Path, code: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -118,13 +118,17 @@ def probabilities_are(trained: "Trained") -> str:
     """Say whether probabilities are calibrated."""
     from semimae.calibration import MIN_IMAGES
 
-    temperature = trained.info.temperature
+    temperature, cell = trained.info.temperature, trained.info.cell
     if temperature is None:
+        images = "labeled" if cell.data.folds else "validation"
         return (
             f"probabilities are not calibrated, since there were fewer than {MIN_IMAGES} "
-            "validation images"
+            f"{images} images"
         )
-    return f"probabilities are calibrated on validation images (temperature {temperature:.2f})"
+    images = "validation images"
+    if cell.data.folds:
+        images = f"labeled images held out in {cell.data.folds} folds"
+    return f"probabilities are calibrated on {images} (temperature {temperature:.2f})"
 
 
 def _data(trained: "Trained", split: dict[str, Any]) -> list[str]:
@@ -134,8 +138,7 @@ def _data(trained: "Trained", split: dict[str, Any]) -> list[str]:
     if split:
         lines.append(
             f"- Of these, {len(split['labeled']):,} were used with their labels, "
-            f"{split['num_unlabeled']:,} without, {len(split['val']):,} for model selection "
-            f"(seed {split['seed']})."
+            f"{split['num_unlabeled']:,} without, {_selection(split)} (seed {split['seed']})."
         )
     unlabeled = cell.train.steps * cell.num_unlabeled
     lines.append(
@@ -146,6 +149,23 @@ def _data(trained: "Trained", split: dict[str, Any]) -> list[str]:
     more = f" and {dataset.num_classes - 50} more" if dataset.num_classes > 50 else ""
     lines.append(f"- Classes: {names}{more}.")
     return lines
+
+
+def _selection(split: dict[str, Any]) -> str:
+    """Say which images the model was selected by."""
+    folds = split.get("folds", ())
+    if not folds:
+        return f"{len(split['val']):,} for model selection"
+    held_out = sum(map(len, folds))
+    if len(folds) == 1:
+        return (
+            f"{held_out:,} of the labeled ones for model selection: a training before this one "
+            "held them out, this one was on all labels and has no validation of its own"
+        )
+    return (
+        f"all labeled ones for model selection: each was held out once by {len(folds)} trainings "
+        "before this one, which was on all labels and has no validation of its own"
+    )
 
 
 def _scores(scores: dict[str, Any]) -> list[str]:

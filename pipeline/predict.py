@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,9 @@ from semimae.ingest.table_header import header_hint
 from semimae.types import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from semimae.engine.infer import Outputs
     from semimae.ingest.walk import Skipped
 
@@ -73,17 +77,23 @@ def predict(
     columns += [f"p({name})" for name in names] if all_classes else []
     columns += ["embedding"] if embedding else []
     bad: list[tuple[str, str]] = []
+    pixels: dict[str, NDArray[np.uint8]] = {}  # of the batch, for the page
     title = f"Predictions of {model} for {len(files):,} images"
     with (
         progress("images", len(files)) as update,
         table(out, columns) as write,
-        gallery(page, title, trained.pixels) as show,
+        gallery(page, title) as show,
     ):
+
+        def on_pixels(batch: Sequence[str], arrays: "Sequence[NDArray[np.uint8]]") -> None:
+            pixels.clear()
+            pixels.update(zip(batch, arrays, strict=True))
 
         def on_batch(batch: list[str], outputs: "Outputs") -> None:
             rows = _rows(batch, outputs, names, abstain)
             write(rows)
-            show([(row["path"], row["class"], row["probability"]) for row in rows])
+            if page is not None:
+                show([(r["path"], r["class"], r["probability"], pixels[r["path"]]) for r in rows])
 
         predict_files(
             trained,
@@ -93,6 +103,7 @@ def predict(
             progress=lambda done, total: update(done, total=total),
             batch_size=batch_size,
             device=device,
+            on_pixels=on_pixels,
         )
     for path, reason in [*skipped, *bad]:
         typer.echo(visible(f"{path}: {reason}"), err=True)

@@ -125,6 +125,8 @@ class Describe:
     def __call__(self, row: dict[str, float]) -> str:
         """Return the note after one more row."""
         step, seconds = row["step"], row["seconds"]
+        if step < self.last[0]:  # the next training of the run has begun
+            self.last = (0.0, 0.0)
         if step > self.last[0]:
             speed = (step - self.last[0]) * self.images_per_step / (seconds - self.last[1])
             self.values["img/s"] = speed

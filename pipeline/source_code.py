@@ -14,7 +14,7 @@ from semimae.options.method_base import MethodOptions
 _ROOT = Path(semimae.__file__).parent.parent
 # Options only hold values, and every value that affects the weights is in config.json.
 _OPTIONS = "semimae.options"
-_TRAINING = "semimae.engine.phases"
+_TRAINING = "semimae.engine.folds"
 
 
 def code_of(modules: Iterable[str], *, options: bool = False) -> dict[str, str]:

@@ -9,8 +9,11 @@ import typer
 from pipeline.overlay import complete
 from pipeline.recipe import find, refuse_to_lose
 from pipeline.round_trip import dump, parse
+from pipeline.workers import gpus, slots
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
+from semimae.options.cell import Cell
+from semimae.options.grid import PLAIN
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -18,10 +21,15 @@ if TYPE_CHECKING:
     from semimae.ingest.survey import Survey
 
 RECIPE = "own_images"
-JOBS = 2  # settings that `make repro` trains at the same time
 _SMALL = 48  # pixels; images up to this size are trained at 32 pixels
 _FEWEST, _MOST = 200, 20_000  # steps
-_STARTING = 90  # seconds per setting that processes need to start and to evaluate
+# Seconds per setting beside its training: docs/performance.md, the cost of starting.
+_BESIDE = 10
+_FOLDS = (5, 3)  # of cross-validation, the first that there is time for
+_COARSE = 0.05  # a difference in accuracy that validation should be able to show
+
+
+Speeds = dict[tuple[str, str], float]
 
 
 class Choice(NamedTuple):
@@ -67,7 +75,10 @@ def start(
     choices = [*where, *_choose(found, params)]
     params = Params.parse(_changed(text, choices), target)
     typer.echo("Measuring how long a training step takes on this machine ...")
-    lengths, expected = _lengths(params, len(found.class_names), minutes)
+    speeds = _speeds(params, len(found.class_names))
+    choices += _validation(found, params, speeds, minutes)
+    params = Params.parse(_changed(text, choices), target)
+    lengths, expected = _lengths(params, speeds, minutes)
     choices += lengths
     written = _changed(text, choices)
     Params.parse(written, target)
@@ -141,24 +152,73 @@ def _choose(found: "Survey", params: Params) -> list[Choice]:
     return choices
 
 
-def _lengths(params: Params, num_classes: int, minutes: float) -> tuple[list[Choice], float]:
-    """Return the length of the runs, from this machine's speed, and the total in seconds."""
+def _settings(params: Params) -> dict[Cell, tuple[str, str]]:
+    """Return the cells of the grid and the baselines, each with its method and variant."""
+    return {cell: (cell.method, first.variant) for cell, (first, *_) in params.grid().items()}
+
+
+def _speeds(params: Params, num_classes: int) -> Speeds:
+    """Return the seconds that a step takes on this machine, by method and variant."""
     from semimae.evaluation.speed import seconds_per_step
 
-    points = {cell: first.variant for cell, (first, *_) in params.grid().items()}
-    baselines = [c for c, v in points.items() if v in params.ablation.baseline.variant]
-    cells = [cell for cell in points if cell not in baselines]
-    methods = {cell.method: cell for cell in cells}
-    seconds = {name: seconds_per_step(cell, num_classes) for name, cell in methods.items()}
-    jobs = min(JOBS, os.cpu_count() or 1, len(cells))
-    per_step = sum(seconds[cell.method] for cell in cells) / jobs
-    # Baselines have their own length.
-    fixed = sum(seconds_per_step(cell, num_classes) * cell.train.steps for cell in baselines)
-    fixed = (fixed + _STARTING * len(points)) / jobs
-    asked = (60 * minutes - fixed) / per_step
+    return {which: seconds_per_step(cell, num_classes) for cell, which in _settings(params).items()}
+
+
+def _jobs(params: Params, number: int) -> int:
+    """Return how many of some cells `make repro` trains at a time."""
+    devices = [] if params.train.device == "cpu" else gpus("auto")
+    jobs = len(slots(None, devices, 1, params.train.processes))
+    return min(jobs, number, jobs if devices else os.cpu_count() or 1)
+
+
+def _steps(params: Params, speeds: Speeds, minutes: float) -> tuple[float, float, float]:
+    """Return the steps that there is time for, and in seconds: of one such step, of all else."""
+    settings = _settings(params)
+    jobs = _jobs(params, len(settings))
+    per_step, fixed = 0.0, float(_BESIDE * len(settings))
+    for cell, which in settings.items():
+        seconds = speeds[which] * cell.trainings
+        if which[1] in params.ablation.baseline.variant:  # has its own length
+            fixed += seconds * cell.train.steps
+        else:
+            per_step += seconds
+    return (60 * minutes * jobs - fixed) / per_step, per_step / jobs, fixed / jobs
+
+
+def _validation(found: "Survey", params: Params, speeds: Speeds, minutes: float) -> list[Choice]:
+    """Choose folds where validation images are too few, if there is time for as many steps."""
+    from pipeline.reporting.statistics import FEWEST  # its imports take a second
+
+    tested = 0.0 if found.counts.get("test") else params.data.test_fraction
+    number = max(1, round(params.data.val_fraction * (1 - tested) * found.num_labeled))
+    if found.counts.get("val") or FEWEST / number <= _COARSE or found.fewest < 2:
+        return []
+    images = f"{number} validation image{'s' * (number != 1)}"
+    for folds in _FOLDS:
+        choices = [
+            Choice("data.folds", folds, f"{images} could not tell settings apart"),
+            Choice("refit", True, "the final model learns from all labels"),
+        ]
+        data = params.data.model_copy(update={"folds": folds})
+        tried = params.model_copy(update={"data": data, "refit": True})
+        steps, _, _ = _steps(tried, speeds, minutes)
+        if steps >= params.train.steps:
+            return choices
+    typer.echo(
+        f"{images} will not tell settings apart. Cross-validation would (data.folds: {folds} and "
+        f"refit: true), but {minutes:g} minutes are too few for its {folds + 1} trainings of each "
+        f"setting with {params.train.steps} steps: give more with --minutes."
+    )
+    return []
+
+
+def _lengths(params: Params, speeds: Speeds, minutes: float) -> tuple[list[Choice], float]:
+    """Return the length of the runs, from this machine's speed, and the total in seconds."""
+    asked, per_step, fixed = _steps(params, speeds, minutes)
     steps = max(_FEWEST, min(_MOST, round(asked / 50) * 50))
-    speeds = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
-    reason = f"{minutes:g} minutes; a step takes {speeds}"
+    own = {m: value for (m, v), value in speeds.items() if v == PLAIN}
+    text = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in own.items())
+    reason = f"{minutes:g} minutes; a step takes {text}"
     if steps == _FEWEST:
         reason += f"; fewer than {_FEWEST} steps would show nothing"
     choices = [

@@ -22,6 +22,7 @@ from pipeline.stage import (
 )
 from pipeline.tracking import LiveRun, provenance_of
 from pipeline.workspace import (
+    HELD_OUT,
     MACHINE,
     ORIGIN,
     PSEUDO_LABELS,
@@ -95,25 +96,29 @@ def _train(
 ) -> None:
     from semimae.distributed import world
     from semimae.engine.fit import temperature_of
-    from semimae.engine.phases import fit_phases
+    from semimae.engine.folds import fit_run
     from semimae.files import replaced_folder
     from semimae.model_file import WEIGHTS, save_model
 
     cell, params, prepared, split = found
     first = world().rank == 0  # the others compute, and are silent
+    steps = cell.train.steps
     with contextlib.ExitStack() as stack:
         if first:
-            update = stack.enter_context(progress(cell.name, cell.train.steps))
+            update = stack.enter_context(progress(cell.name, steps * cell.trainings))
             live = stack.enter_context(LiveRun(folder, root))
         describe = Describe(cell.images_per_step)
 
         def on_row(kind: str, row: Row) -> None:
-            if not first:
-                return
-            live.add(row)
-            update(int(row["step"]), describe(row))
+            if first:
+                live.add(row)
+                on_fold(cell.trainings - 1, row)
 
-        state, before = fit_phases(
+        def on_fold(number: int, row: Row) -> None:
+            if first:
+                update(number * steps + int(row["step"]), describe(row))
+
+        state, before, held_out = fit_run(
             cell,
             prepared,
             split,
@@ -121,6 +126,7 @@ def _train(
             resume=resume,
             finished=lambda phase: phases_folder(root, short_hash(training_code([phase.options]))),
             on_row=on_row,
+            on_fold=on_fold,
             should_stop=should_stop,
         )
         if not first:
@@ -137,6 +143,11 @@ def _train(
                 arrays: dict[str, Any] = {"rows": split.unlabeled(prepared)}
                 arrays |= {name: b.cpu().numpy() for name, b in state.method.named_buffers()}
                 write_arrays(out / PSEUDO_LABELS, arrays)
+            if held_out is not None:
+                write_arrays(
+                    out / HELD_OUT,
+                    {"rows": held_out.rows, "probabilities": held_out.probabilities.numpy()},
+                )
             write_json(out / ORIGIN, provenance_of(root))
             write_json(out / MACHINE, made_by)
 

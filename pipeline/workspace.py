@@ -27,6 +27,7 @@ HEADLINE = "headline"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _RESUME, _PHASES = Path(".semimae/resume"), Path(".semimae/phases")
 ORIGIN, MACHINE = "origin.json", "machine.json"  # in the folder of stage `train`
+HELD_OUT = "held_out.npz"  # there too, if parts of the labels were held out in turn
 # Written by stage `linear_probe` to the cell's folder:
 RECONSTRUCTIONS = "reconstructions.npz"
 PSEUDO_LABELS = "pseudo_labels.npz"  # of self-training: of each unlabeled image

@@ -7,7 +7,7 @@ from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine.checkpoint import Row
 from semimae.engine.fit import temperature_of
-from semimae.engine.phases import fit_phases
+from semimae.engine.folds import fit_run
 from semimae.files import remove_folder, replaced_file
 from semimae.model_file import WEIGHTS, Trained, open_model, save_model
 from semimae.options.cell import Cell
@@ -44,7 +44,7 @@ def fit(
     """
     path = folder / WEIGHTS
     if not path.is_file():
-        state, _ = fit_phases(
+        state = fit_run(
             cell,
             prepared,
             split,
@@ -53,7 +53,7 @@ def fit(
             finished=lambda phase: folder / "phases",
             on_row=on_row,
             should_stop=lambda: False,
-        )
+        ).state
         with replaced_file(path) as temporary:
             save_model(state.ema, cell, prepared.info, temporary, temperature_of(state))
         remove_folder(folder / "checkpoints")

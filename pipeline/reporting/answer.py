@@ -1,29 +1,25 @@
 """The first screen: which setting won, by how much, is it significant, what did it cost."""
 
-from collections.abc import Sequence
-
 from pipeline.reporting import charts, tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Facts, Figure, Section, Text, count, duration, percent
+from pipeline.reporting.choice import choice, labels_used
 from pipeline.reporting.compare import (
     Comparison,
-    Labels,
     Setting,
     compare,
     labels_of,
     method_name,
     over_seeds,
     setting_of,
-    val_top1,
 )
 from pipeline.reporting.rerun import exp_run
-from pipeline.reporting.statistics import ALPHA, FEWEST
+from pipeline.reporting.statistics import ALPHA
 from pipeline.reporting.tables import TOP1
 from semimae.options.grid import PLAIN
 
 _FEW_SEEDS = 5
 _NAMED = 12  # missing cells that are named one by one on the first screen
-_LISTED = 4  # settings that are named one by one
 
 
 def answer_section(a: Analysis) -> Section:
@@ -52,7 +48,7 @@ def answer_section(a: Analysis) -> Section:
         Facts(facts),
         *_ranking(a),
         *_texts(_unlabeled(a, helped), (words.frozen(a.evidence.runs), "")),
-        *_texts(*_baselines(a, found.best), _model_in_use(a), (_choice(a, a.main_fraction), "")),
+        *_texts(*_baselines(a, found.best), _model_in_use(a), (choice(a, a.main_fraction), "")),
         *_texts(*((words.against(c), "") for c in against if c.images and c != helped)),
         *_texts((words.settle(found.over_next), "")),
         *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
@@ -118,40 +114,6 @@ def _ranking(a: Analysis) -> list[Block]:
     return [figure]
 
 
-def _choice(a: Analysis, fraction: Labels) -> str:
-    """Say how the setting was chosen that the page speaks of, and what was tied with it."""
-    found = a.verdicts[fraction]
-    runs = a.grid[found.best]
-    number = runs[0].val_images
-    if len([s for s in a.grid if s.label_fraction == fraction]) == 1:
-        return ""
-    if number is None:
-        return f"{found.best.name} was chosen by validation accuracy."
-    each = "" if len(runs) == 1 else f" for each of {len(runs)} seeds"
-    images = f"{count(number)} validation image{'s' * (number != 1)}{each}"
-    if not found.tied:
-        return f"{found.best.name} was chosen by validation accuracy, on {images}."
-    is_asked = found.best == a.asked._replace(label_fraction=fraction)
-    reason = (
-        "the setting of `params.yaml`" if is_asked else "which comes first by validation accuracy"
-    )
-    value = over_seeds(runs, val_top1).mean
-    same = [s for s in found.tied if abs(over_seeds(a.grid[s], val_top1).mean - value) < 1e-9]
-    tie = f" {_list([found.best, *same])} are tied at {percent(value)}%." if same else ""
-    total = number * len(runs)
-    least = (
-        f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points)"
-        if total >= FEWEST
-        else "no difference at all"
-    )
-    verb = "is never significant" if total >= FEWEST else "is significant"
-    return (
-        f"{images} cannot tell {_list([found.best, *found.tied])} apart, so this report focuses on "
-        f"{found.best.name}, {reason}.{tie} On {count(total)} validation images {least} {verb} "
-        f"(exact McNemar test)."
-    )
-
-
 def _model_in_use(a: Analysis) -> tuple[str, str]:
     """Say which model the commands use, how to use the one that is recommended, and the tone."""
     headline = a.evidence.headline
@@ -162,7 +124,7 @@ def _model_in_use(a: Analysis) -> tuple[str, str]:
         f"`predict`, `export` and `serve` use the model in `runs/headline`: "
         f"{setting_of(headline).name} with {labels_of(headline)}, seed {headline.seed}. It gets "
         f"{percent(scores.top1.value)}% {words.interval(scores.top1.low, scores.top1.high)} of "
-        f"{count(scores.num_images)} test images right."
+        f"{count(scores.num_images)} test images right. {labels_used(headline)}"
     )
     fraction = a.asked.label_fraction
     if fraction not in a.fractions():
@@ -247,10 +209,3 @@ def _baselines(a: Analysis, best: Setting) -> list[tuple[str, str]]:
         times = f"One run of it takes {time(c.a)}, one of {best.name} {time(best)}."
         found.append((f"{first if wins else other} {times}", "note" if wins else ""))
     return found
-
-
-def _list(settings: Sequence[Setting]) -> str:
-    names = [s.name for s in settings[:_LISTED]]
-    if len(settings) > _LISTED:
-        names.append(f"{len(settings) - _LISTED} more")
-    return f"{', '.join(names[:-1])} and {names[-1]}"

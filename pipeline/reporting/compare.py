@@ -1,9 +1,11 @@
 """Settings side by side: which to prefer, and by how much."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import (
@@ -154,7 +156,20 @@ def compare(grid: Grid, pairs: Iterable[Pair], metric: Metric = top1) -> list[Co
 
 def _by_image(a: list[Run], b: list[Run], part: str) -> ByImage | None:
     right = [{r.seed: r.details.right(part) for r in runs if r.details} for runs in (a, b)]
-    return by_image(*right, shared=part == "test")
+    return by_image(*right, shared=part == "test" or same_validation([*a, *b]))
+
+
+def same_validation(runs: Sequence[Run]) -> bool:
+    """Tell whether runs have the same validation images, as seeds have with folds of all labels."""
+    rows = [run.details.predictions.get("val_row") for run in runs if run.details]
+    return bool(rows) and all(r is not None and np.array_equal(r, rows[0]) for r in rows)
+
+
+def validation_by_image(grid: Grid, a: Setting, b: Setting) -> ByImage | None:
+    """Compare two settings on their validation images; None where a kept table has none."""
+    if not all(run.details for s in (a, b) for run in grid[s]):
+        return None
+    return _by_image(grid[a], grid[b], "val")
 
 
 def differ(grid: Grid, a: Setting, b: Setting) -> bool:
@@ -164,7 +179,7 @@ def differ(grid: Grid, a: Setting, b: Setting) -> bool:
     """
     if not all(run.details for s in (a, b) for run in grid[s]):
         return True
-    found = _by_image(grid[a], grid[b], "val")
+    found = validation_by_image(grid, a, b)
     return found is not None and found.p < ALPHA
 
 

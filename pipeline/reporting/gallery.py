@@ -9,22 +9,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.thumbnails import picture_of, thumbnail
-from semimae.data.images import open_file
 from semimae.files import replaced_file
 
 MOST = 10_000  # images; a page of more is too heavy for a browser
 SIDE = 96  # pixels, at most
-Show = Callable[[list[tuple[str, str, float]]], None]
+# Takes images as path, class, probability, and what the model sees of each, ``[H, W, C]``.
+Show = Callable[[list[tuple[str, str, float, NDArray[np.uint8]]]], None]
 
 
 @contextlib.contextmanager
-def gallery(
-    out: Path | None, title: str, pixels: Callable[[Image.Image], NDArray[np.uint8]]
-) -> Iterator[Show]:
-    """Yield a function that takes images as path, class and probability.
+def gallery(out: Path | None, title: str) -> Iterator[Show]:
+    """Yield a function that adds images.
 
     Images are written as they come, so that a large page needs no memory. Of more than ``MOST`` the
     first ones are shown, and the page says so. What is half-written does not stay.
@@ -32,7 +29,6 @@ def gallery(
     Args:
         out: The page; ``None``: the function does nothing.
         title: What the page is headed by.
-        pixels: Returns an image as the model sees it, ``[H, W, C]``.
     """
     if out is None:
         yield lambda rows: None
@@ -43,20 +39,14 @@ def gallery(
     with replaced_file(out) as path, path.open("w", encoding="utf-8") as file:
         file.write(before.replace("TITLE", html.escape(title)))
 
-        def show(rows: list[tuple[str, str, float]]) -> None:
+        def show(rows: list[tuple[str, str, float, NDArray[np.uint8]]]) -> None:
             nonlocal total
-            for name, label, probability in rows[: max(0, MOST - total)]:
-                values = (name, label, round(probability, 4), _thumbnail(name, pixels))
+            for name, label, probability, pixels in rows[: max(0, MOST - total)]:
+                picture = thumbnail(picture_of(pixels), SIDE)
+                values = (name, label, round(probability, 4), picture)
                 # A file's name must not end the script that holds it.
                 file.write(json.dumps(values).replace("<", "\\u003c") + ",\n")
             total += len(rows)
 
         yield show
         file.write(after.replace("TOTAL", str(total)))
-
-
-def _thumbnail(name: str, pixels: Callable[[Image.Image], NDArray[np.uint8]]) -> str:
-    """Return an image, made small, as a JPEG in base64."""
-    with open_file(name) as image:
-        seen = pixels(image)
-    return thumbnail(picture_of(seen), SIDE)

@@ -18,6 +18,7 @@ from pipeline.reporting.blocks import (
     count,
     percent,
 )
+from pipeline.reporting.choice import judges
 from pipeline.reporting.compare import labels_of, setting_of
 from pipeline.reporting.rerun import headline_command
 from pipeline.reporting.runs import Details, Run
@@ -96,7 +97,7 @@ def _calibration(headline: Run) -> str:
         return f"{percent(ece.value)}% {interval(ece.low, ece.high)}"
 
     details: Details = headline.details
-    images = f"{count(headline.val_images or 0)} validation images"
+    images = judges(headline)
     before = error(details.scores["classifier"].ece)
     if details.temperature is None:
         from semimae.calibration import MIN_IMAGES  # loads torch, which takes seconds

@@ -71,8 +71,8 @@ def reconstructions_section(a: Analysis) -> Section:
     if not blocks:
         return Section("reconstructions", "Reconstructions")
     words = (
-        "Validation images in three rows: as they are, with the hidden patches in gray, and with "
-        "the hidden patches predicted. Each setting is shown by its first seed."
+        "Images that the model has not seen, in three rows: as they are, with the hidden patches "
+        "in gray, and with the hidden patches predicted. Each setting is shown by its first seed."
     )
     return Section("reconstructions", "Reconstructions", [Text(words), *blocks])
 

@@ -101,6 +101,7 @@ class Run(Frozen):
     val_pseudo_accuracy_final: float | None = None
     val_pseudo_coverage_final: float | None = None
     val_images: int | None = None
+    folds: int = 0  # trainings that held these images out in turn; 0: they are held out of all
     steps: int
     seconds: float  # of training, over all phases
     cpu_seconds: float  # the same, of the (first) process's processor time

@@ -48,7 +48,7 @@ class ByImage(NamedTuple):
     mean: float  # a - b, in accuracy
     low: float  # 95% bootstrap interval over images
     high: float
-    p: float  # exact McNemar test; of several seeds only if each has images of its own
+    p: float  # exact McNemar test; of several seeds on an image, their sum decides
 
     def reversed(self) -> "ByImage":
         """Return ``b - a``."""
@@ -145,8 +145,8 @@ def by_image(
     Args:
         a: Which images the first one gets right, ``[N]`` for each seed.
         b: The same of the second one.
-        shared: Whether all seeds have the same images, as they have of the test set. Of validation
-            images each has its own.
+        shared: Whether all seeds have the same images, as they have of the test set, and of
+            validation images if these are folds of all labels. Otherwise each has its own.
 
     Returns:
         The comparison over the seeds that both have; None if there are none.
@@ -166,7 +166,7 @@ def by_image(
         mean=float(images.mean()),
         low=low,
         high=high,
-        p=mcnemar(only_a, only_b),
+        p=mcnemar(int((images > 0).sum()), int((images < 0).sum())),
     )
 
 

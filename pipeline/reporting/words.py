@@ -191,8 +191,9 @@ def choice_of_settings(a: Analysis) -> str:
     """Say which of a method's settings stands for it."""
     params = a.evidence.params
     varied = "mask ratio" if params and params.ablation.variant == [PLAIN] else "setting"
-    number = a.evidence.runs[0].val_images
-    images = "validation images" if number is None else f"{count(number)} validation images"
+    run = a.evidence.runs[0]
+    kind = "labeled images, held out in folds," if run.folds > 1 else "validation images"
+    images = kind if run.val_images is None else f"{count(run.val_images)} {kind}"
     return f"at the {varied} that {images} prefer"
 
 

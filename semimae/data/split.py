@@ -1,5 +1,6 @@
 """The split of one run: which images have a label and which are for validation."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,9 @@ class Split(Frozen):
     val: RowNumbers
     class_counts: tuple[int, ...]  # labeled rows per class
     num_unlabeled: int
+    # Parts of the labeled rows that are held out for validation, each in a training of its own; the
+    # last training holds nothing out, and val is empty.
+    folds: tuple[RowNumbers, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -61,9 +65,11 @@ class Split(Frozen):
         if self.fingerprint != prepared.info.fingerprint:
             return f"made for dataset {self.fingerprint}, not {prepared.info.fingerprint}"
         labeled, val = as_rows(self.labeled), as_rows(self.val)
+        held_out = np.sort(as_rows(itertools.chain.from_iterable(self.folds)))
+        with_val = ["train", "val"]
         for name, rows, allowed in (
-            ("labeled", labeled, ["train"]),
-            ("validation", val, ["train", "val"]),
+            ("labeled", labeled, with_val if self.folds else ["train"]),
+            ("validation", held_out if self.folds else val, with_val),
         ):
             if len(rows) == 0:
                 return f"no {name} rows"
@@ -78,8 +84,9 @@ class Split(Frozen):
                 return f"{name} rows without a label"
         if len(np.intersect1d(labeled, val)):
             return "labeled and validation rows overlap"
-        counts = np.bincount(prepared.labels[labeled], minlength=prepared.info.num_classes)
-        if self.class_counts != tuple(counts.tolist()):
+        if self.folds and (len(val) or len(np.setdiff1d(held_out, labeled))):
+            return "folds are not parts of the labeled rows alone"
+        if self.class_counts != count_classes(prepared, labeled):
             return "class_counts differ from the labeled rows"
         if self.num_unlabeled != len(self.unlabeled(prepared)):
             return "num_unlabeled differs from the unlabeled rows"
@@ -92,6 +99,21 @@ class Split(Frozen):
         """
         labeled = as_rows(()) if self.include_labeled else as_rows(self.labeled)
         return without_labels(prepared, labeled, as_rows(self.val))
+
+    def without_fold(self, number: int, prepared: Prepared) -> "Split":
+        """Return the split of the training that holds out one of the folds."""
+        val = as_rows(self.folds[number])
+        labeled = np.setdiff1d(as_rows(self.labeled), val)
+        kept = as_rows(()) if self.include_labeled else labeled
+        return self.model_copy(
+            update={
+                "labeled": tuple(labeled.tolist()),
+                "val": tuple(val.tolist()),
+                "class_counts": count_classes(prepared, labeled),
+                "num_unlabeled": len(without_labels(prepared, kept, val)),
+                "folds": (),
+            }
+        )
 
     def check_unlabeled(self, method: str, per_step: int) -> None:
         """Check that there are unlabeled images if a method takes ``per_step`` of them.
@@ -116,6 +138,12 @@ def without_labels(prepared: Prepared, labeled: Rows, val: Rows) -> Rows:
     usable[labeled] = False
     usable[val] = False
     return np.flatnonzero(usable)
+
+
+def count_classes(prepared: Prepared, rows: Rows) -> tuple[int, ...]:
+    """Return how many of some rows each class has."""
+    counts = np.bincount(prepared.labels[rows], minlength=prepared.info.num_classes)
+    return tuple(counts.tolist())
 
 
 def as_rows(numbers: Iterable[int]) -> Rows:

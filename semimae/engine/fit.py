@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ def fit(
     should_stop: Callable[[], bool],
     start: SemiModel | None = None,
     labels: Labels | None = None,
+    judged: Mapping[int, Row] | None = None,
 ) -> TrainState:
     """Train a cell, from its newest checkpoint if there is one.
 
@@ -58,6 +59,8 @@ def fit(
         should_stop: Asked once per step, and between the batches of an evaluation.
         start: A model to start from instead of fresh weights.
         labels: What self-training's teachers say of the unlabeled images.
+        judged: Without validation images, what stands for their scores, by step; of other steps
+            there are none.
 
     Returns:
         The final state; ``ema`` is the model to use.
@@ -119,7 +122,11 @@ def fit(
             cell.options.rhythm(rhythm),
             cell.optim,
             autocast=autocast,
-            evaluate=lambda state: evaluate(state, cell, prepared, split, should_stop),
+            evaluate=lambda state: (
+                evaluate(state, cell, prepared, split, should_stop)
+                if split.val
+                else dict((judged or {}).get(state.step, {}))
+            ),
             on_row=on_row,
             checkpoints=checkpoints,
             should_stop=should_stop,

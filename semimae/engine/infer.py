@@ -8,6 +8,7 @@ from torch import Tensor
 
 from semimae.data.loader import eval_batches
 from semimae.data.store import Prepared, Rows
+from semimae.distributed import gather_rows, own_share
 from semimae.engine.device import make_autocast, set_up_device
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
@@ -129,6 +130,21 @@ def infer(
     """Run one model, as ``infer_each`` does."""
     (outputs,) = infer_each([model], cell, prepared, rows, should_stop)
     return outputs
+
+
+def probabilities_of(
+    model: SemiModel, cell: Cell, prepared: Prepared, rows: Rows, should_stop: Callable[[], bool]
+) -> Tensor:
+    """Return a model's probabilities of images, ``[N, classes]``; of several processes in each.
+
+    Raises:
+        Interrupted: After ``should_stop``.
+    """
+    own = own_share(len(rows))
+    share = torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)
+    if own.stop > own.start:
+        share = infer(model, cell, prepared, rows[own], should_stop).probabilities
+    return gather_rows(share, own.start, len(rows))
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

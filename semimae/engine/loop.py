@@ -52,7 +52,8 @@ def train(
         rhythm: How often rows are logged, models are evaluated and the state is saved.
         optim: Learning rate and clipping.
         autocast: Makes the context in which the method runs.
-        evaluate: Scores the state on the validation split; None if it was asked to stop.
+        evaluate: Scores the state on the validation split; None if it was asked to stop, empty if
+            there is nothing to score it on.
         on_row: Is told of each new row of ``state.history`` ("train") and ``validation`` ("val").
         checkpoints: Where the state is saved.
         should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised,
@@ -89,7 +90,8 @@ def train(
             if scores is None:
                 save()
                 raise Interrupted(_stopped(state))
-            add_row("val", state.validation, scores)
+            if scores:
+                add_row("val", state.validation, scores)
         if state.step >= config.steps:
             return
         clock.begin_step()

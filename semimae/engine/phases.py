@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def fit_phases(
     finished: Callable[[Cell], Path],
     on_row: Callable[[str, Row], None],
     should_stop: Callable[[], bool],
+    judged: Mapping[int, Row] | None = None,
 ) -> tuple[TrainState, list[dict[str, Any]]]:
     """Train all phases of a cell.
 
@@ -65,6 +66,7 @@ def fit_phases(
         finished: Returns the folder in which phases like this one are kept, for all cells.
         on_row: Is told of the rows of the last phase.
         should_stop: Asked once per step.
+        judged: Of the last phase, see ``fit``.
 
     Returns:
         The last phase's state, and what the phases before it cost; of self-training's teachers
@@ -82,8 +84,8 @@ def fit_phases(
         path = finished(phase) / f"{key}.safetensors"
         with contextlib.ExitStack() as stack:
             # Another cell may be at the same phase.
-            stack.enter_context(_lock_for_all(path.with_suffix(".lock"), should_stop))
-            if not any_process(world().rank == 0 and _is_finished(path)):
+            stack.enter_context(lock_for_all(path.with_suffix(".lock"), should_stop))
+            if not any_process(world().rank == 0 and is_finished(path)):
                 state = fit(
                     phase,
                     prepared,
@@ -129,6 +131,7 @@ def fit_phases(
         should_stop=should_stop,
         start=_adapted(model, last),
         labels=labels,
+        judged=judged,
     )
     return state, costs
 
@@ -150,7 +153,7 @@ def phase_key(phase: Cell, prepared: Prepared, split: Split, before: str = "") -
 
 
 @contextlib.contextmanager
-def _lock_for_all(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
+def lock_for_all(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold a lock in the first process; the others hear of its waiting, or they would give up.
 
     Raises:
@@ -171,8 +174,8 @@ def _lock_for_all(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]
         yield
 
 
-def _is_finished(path: Path) -> bool:
-    """Tell whether a phase's weights are there and sound; warn if they are damaged."""
+def is_finished(path: Path) -> bool:
+    """Tell whether the file of a phase is there and sound; warn if it is damaged."""
     record = path.with_suffix(".json")  # written last
     try:
         if file_hash(path) == json.loads(record.read_text())["sha256"]:

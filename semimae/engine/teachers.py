@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared, Rows
-from semimae.distributed import gather_rows, own_share
-from semimae.engine.infer import infer
+from semimae.engine.infer import probabilities_of
 from semimae.model import SemiModel
 from semimae.options.cell import Cell
 
@@ -59,7 +58,7 @@ def pseudo_labels(
 
     Returns:
         The labels in the order of ``split.unlabeled``. Then, as plain JSON, what it cost and the
-        accuracy of each teacher and of the ensemble on the validation images.
+        accuracy of each teacher and of the ensemble on the validation images, if there are any.
 
     Raises:
         Interrupted: After ``should_stop``.
@@ -68,12 +67,15 @@ def pseudo_labels(
     val = np.asarray(split.val, dtype=np.int64)
 
     def predict(rows: Rows) -> Tensor:
-        return torch.stack([_probabilities(*t, prepared, rows, should_stop) for t in teachers])
+        found = [probabilities_of(m, cell, prepared, rows, should_stop) for cell, m in teachers]
+        return torch.stack(found)
 
-    known = torch.from_numpy(prepared.labels[val])
-    of_val = predict(val)
-    right = (of_val.argmax(dim=2) == known).double().mean(dim=1)
-    together = (combine(of_val, ensemble).labels == known).double().mean()
+    right: list[float | None] = [None] * len(teachers)
+    together = None
+    if len(val):
+        known, of_val = torch.from_numpy(prepared.labels[val]), predict(val)
+        right = (of_val.argmax(dim=2) == known).double().mean(dim=1).tolist()
+        together = (combine(of_val, ensemble).labels == known).double().mean().item()
     rows = split.unlabeled(prepared)
     parts = np.array_split(rows, max(1, -(-len(rows) // _AT_ONCE)))
     labeled = [combine(predict(part), ensemble) for part in parts]
@@ -85,7 +87,7 @@ def pseudo_labels(
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu_began,
         "val_images": len(val),
-        "ensemble_top1": together.item(),
+        "ensemble_top1": together,
         "teachers": [
             {
                 "tuning": cell.backbone.tuning,
@@ -94,17 +96,6 @@ def pseudo_labels(
                 "model": getattr(cell.backbone, "model", None),
                 "top1": top1,
             }
-            for (cell, _), top1 in zip(teachers, right.tolist(), strict=True)
+            for (cell, _), top1 in zip(teachers, right, strict=True)
         ],
     }
-
-
-def _probabilities(
-    cell: Cell, model: SemiModel, prepared: Prepared, rows: Rows, should_stop: Callable[[], bool]
-) -> Tensor:
-    """Return a teacher's probabilities for images, ``[N, classes]``, to every process."""
-    own = own_share(len(rows))
-    share = torch.zeros(0, prepared.info.num_classes, dtype=torch.float64)
-    if own.stop > own.start:
-        share = infer(model, cell, prepared, rows[own], should_stop).probabilities
-    return gather_rows(share, own.start, len(rows))

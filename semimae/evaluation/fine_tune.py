@@ -76,5 +76,6 @@ def fine_tune(
         checkpoints.save(state)
         raise
     scores = score(outputs.probabilities.numpy(), outputs.labels.numpy())
+    # Empty if the final model is trained on all labels.
     curve = [{k: row[k] for k in ("step", "val/top1", "val/loss")} for row in state.validation]
     return {"protocols": {"fine_tune": scores.model_dump()}, "validation": curve}

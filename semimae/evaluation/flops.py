@@ -76,9 +76,10 @@ def step_flops(cell: Cell, num_classes: int, num_unlabeled: int = 1) -> int:
 
 
 def training_flops(cell: Cell, num_classes: int) -> int:
-    """Return the floating-point operations of a whole run, over all its phases.
+    """Return the floating-point operations of a whole run, over all its trainings and phases.
 
     Validation, gradient measurements and labeling by teachers are not included.
     """
     runs = [*cell.teachers(), *phases(cell)]
-    return sum(run.train.steps * step_flops(run, num_classes) for run in runs)
+    once = sum(run.train.steps * step_flops(run, num_classes) for run in runs)
+    return once * cell.trainings

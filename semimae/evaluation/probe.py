@@ -1,5 +1,6 @@
 """Classifiers on frozen features: linear and nearest neighbors."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from semimae.calibration import tempered
-from semimae.data.split import Split
-from semimae.data.store import Prepared
+from semimae.data.split import Split, as_rows
+from semimae.data.store import Prepared, Rows
 from semimae.engine.device import set_up_device
+from semimae.engine.folds import HeldOut
 from semimae.engine.infer import Outputs, infer
 from semimae.evaluation.examples import examples
 from semimae.evaluation.metrics import score
@@ -41,20 +43,34 @@ def probe(
     split: Split,
     config: LinearProbeConfig,
     temperature: float | None = None,
+    held_out: HeldOut | None = None,
 ) -> Probed:
     """Evaluate a trained model on the test set without changing its weights.
 
     The protocols are ``classifier`` (the model's own), ``calibrated`` (the same with temperature
     scaling, if the model has a temperature), ``linear_probe`` (logistic regression on standardized
-    features of the labeled images, with the L2 penalty chosen on the validation split) and ``knn``
-    (votes of the nearest labeled images). Features are those that the classifier gets. With
-    ``linear_probe.trained``, there are also ``batch_norm_probe`` and ``attentive_probe``.
+    features of the labeled images, with the L2 penalty chosen on the validation split, or on the
+    folds of the labeled images) and ``knn`` (votes of the nearest labeled images). Features are
+    those that the classifier gets. With ``linear_probe.trained``, there are also
+    ``batch_norm_probe`` and ``attentive_probe``.
+
+    Args:
+        model: The model.
+        cell: Its cell.
+        prepared: The images.
+        split: Its split.
+        config: Of the linear probe and k-NN.
+        temperature: That calibrates the classifier's probabilities.
+        held_out: What is said of the images of all folds, if there are any.
     """
     device = set_up_device(cell.train)
     if device.type == "mps":  # it has no float64
         device = torch.device("cpu")
-    rows = (split.labeled, split.val, split.test(prepared))
-    labeled, val, test = (infer(model, cell, prepared, np.asarray(r)) for r in rows)
+    test_rows = split.test(prepared)
+    labeled, *val, test = (
+        infer(model, cell, prepared, np.asarray(rows))
+        for rows in (split.labeled, *([split.val] if split.val else []), test_rows)
+    )
     bank, bank_labels = labeled.features.to(device), labeled.labels.to(device)
     num_classes = prepared.info.num_classes
 
@@ -64,13 +80,24 @@ def probe(
     def scaled(outputs: Outputs) -> Tensor:
         return standardize(outputs.features.to(device), bank)
 
-    best = (-1.0, 0.0, torch.empty(0))  # accuracy on the validation split, penalty, weights
-    for l2 in sorted(config.l2, reverse=True):  # ties go to the stronger penalty
-        weight = fit_linear(scaled(labeled), bank_labels, num_classes, l2, config.max_iter)
-        predicted = linear_probabilities(weight, scaled(val)).argmax(dim=1).cpu()
-        accuracy = (predicted == val.labels).double().mean().item()
-        if accuracy > best[0]:
-            best = (accuracy, l2, weight)
+    @functools.cache
+    def weights(l2: float) -> Tensor:
+        return fit_linear(scaled(labeled), bank_labels, num_classes, l2, config.max_iter)
+
+    def num_right(l2: float) -> int:
+        """Return how many images are classified right that were held out of the fit."""
+        right = 0
+        for outputs in val:
+            predicted = linear_probabilities(weights(l2), scaled(outputs)).argmax(dim=1).cpu()
+            right += int((predicted == outputs.labels).sum())
+        for fold in split.folds:
+            x, out = scaled(labeled), torch.from_numpy(np.isin(split.labeled, fold)).to(device)
+            weight = fit_linear(x[~out], bank_labels[~out], num_classes, l2, config.max_iter)
+            predicted = linear_probabilities(weight, x[out]).argmax(dim=1)
+            right += int((predicted == bank_labels[out]).sum())
+        return right
+
+    best = max(sorted(config.l2, reverse=True), key=num_right)  # ties go to the stronger penalty
     neighbors = knn_probabilities(
         test.features.to(device),
         bank,
@@ -80,7 +107,7 @@ def probe(
         config.knn_temperature,
     )
     calibrated = tempered(test.probabilities, temperature)
-    linear = linear_probabilities(best[2], scaled(test))
+    linear = linear_probabilities(weights(best), scaled(test))
     protocols = {
         "classifier": scores(test.probabilities),
         **({} if temperature is None else {"calibrated": scores(calibrated)}),
@@ -89,34 +116,42 @@ def probe(
     }
     trained = train_probes(model, cell, prepared, split, config) if config.trained else {}
     protocols |= {f"{kind}_probe": scores(found.probabilities) for kind, found in trained.items()}
-    shown = examples(calibrated.numpy(), prepared, cell.data, rows[2])
-    result = {
+    shown = examples(calibrated.numpy(), prepared, cell.data, test_rows)
+    result: dict[str, Any] = {
         "pool": cell.backbone.pool,
-        "l2": best[1],
+        "l2": best,
         "temperature": temperature,
         "protocols": protocols,
         "examples": [example.model_dump() for example in shown],
     }
     if trained:
         result["trained_lr"] = {kind: found.lr for kind, found in trained.items()}
-    parts = {
-        "test": test._replace(probabilities=calibrated),
-        "val": val._replace(probabilities=tempered(val.probabilities, temperature)),
-    }
-    return Probed(result, _predictions(parts), linear.cpu())
+    parts = {"test": (calibrated, test_rows)}
+    for outputs in val:
+        parts["val"] = tempered(outputs.probabilities, temperature), as_rows(split.val)
+    if held_out is not None:
+        parts["val"] = tempered(held_out.probabilities, temperature), held_out.rows
+    return Probed(result, _predictions(parts, prepared), linear.cpu())
 
 
-def _predictions(parts: Mapping[str, Outputs]) -> dict[str, NDArray[Any]]:
+def _predictions(
+    parts: Mapping[str, tuple[Tensor, Rows]], prepared: Prepared
+) -> dict[str, NDArray[Any]]:
     """Return the classifier's prediction for each image, for comparing two models image by image.
 
+    Args:
+        parts: Probabilities ``[N, classes]`` and rows ``[N]`` of the images of each.
+        prepared: The images.
+
     Returns:
-        For each part, ``PART_label``, ``PART_predicted`` (int32) and ``PART_confidence`` (float32),
-        each ``[N]``, in the order of the dataset's rows.
+        For each part, ``PART_row`` (int64), ``PART_label``, ``PART_predicted`` (int32) and
+        ``PART_confidence`` (float32), each ``[N]``, in the order of the dataset's rows.
     """
     found = {}
-    for name, outputs in parts.items():
-        confidence, predicted = outputs.probabilities.max(dim=1)
-        found[f"{name}_label"] = outputs.labels.numpy().astype(np.int32)
+    for name, (probabilities, rows) in parts.items():
+        confidence, predicted = probabilities.max(dim=1)
+        found[f"{name}_row"] = rows
+        found[f"{name}_label"] = prepared.labels[rows].astype(np.int32)
         found[f"{name}_predicted"] = predicted.numpy().astype(np.int32)
         found[f"{name}_confidence"] = confidence.numpy().astype(np.float32)
     return found

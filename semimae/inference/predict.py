@@ -25,6 +25,9 @@ def predict_files(
     batch_size: int,
     device: str = "auto",
     workers: int = 0,
+    on_pixels: Callable[[Sequence[str], Sequence[NDArray[np.uint8]]], None] = lambda paths, of: (
+        None
+    ),
 ) -> None:
     """Run a model on image files, decoded as for its evaluation.
 
@@ -38,6 +41,7 @@ def predict_files(
         batch_size: Images per forward pass.
         device: auto, cpu, cuda or mps.
         workers: Threads that decode images. 0: one per core.
+        on_pixels: Called before on_batch, with paths and what the model sees, ``[S, S, C]`` each.
 
     Raises:
         UserError: If the device is not available.
@@ -57,6 +61,8 @@ def predict_files(
 
     def run(batch: list[tuple[str, NDArray[np.uint8]]]) -> None:
         names, arrays = zip(*batch, strict=True)
+        if on_pixels is not None:
+            on_pixels(names, arrays)
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(where)
         images = to_float(images, trained.info.mean, trained.info.std)
         unknown = torch.full((len(names),), -1)

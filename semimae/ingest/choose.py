@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semimae.data.split import Split, without_labels
+from semimae.data.split import Split, count_classes, without_labels
 from semimae.data.store import Prepared
 from semimae.ingest.label_list import match_names
-from semimae.ingest.stratify import held_out_count, stratified_order
+from semimae.ingest.stratify import held_out_count, stratified_folds, stratified_order
 from semimae.options.cell import Cell
 from semimae.types import UserError
 
@@ -39,6 +39,8 @@ def split_for(cell: Cell, prepared: Prepared, lists: Path = Path()) -> Split:
         labeled_list=None if names is None else lists / names,
         val_fraction=cell.data.val_fraction,
         include_labeled=cell.data.include_labeled,
+        folds=cell.data.folds,
+        refit=cell.refit,
     )
     split.check_unlabeled(cell.method, cell.num_unlabeled)
     if (
@@ -64,6 +66,8 @@ def make_split(
     labeled_list: Path | None = None,
     val_fraction: float,
     include_labeled: bool,
+    folds: int = 0,
+    refit: bool = False,
 ) -> Split:
     """Choose validation and labeled rows from the dataset's content and the seed alone.
 
@@ -82,6 +86,9 @@ def make_split(
             Validation rows come from outside the list if there are enough other rows.
         val_fraction: Fraction of the training rows to validate on.
         include_labeled: Whether labeled rows also serve as unlabeled ones.
+        folds: If not 0, the labeled rows are divided into so many stratified folds, and no other
+            rows are for validation.
+        refit: Whether the rows for validation become labeled ones, as the only fold.
 
     Raises:
         UserError: If not exactly one of the three ways to choose labels is given, or if the number
@@ -95,7 +102,13 @@ def make_split(
     train = np.flatnonzero(prepared.splits == "train")
     official_val = np.flatnonzero(prepared.splits == "val")
     num_val = 0
-    if not len(official_val):
+    if folds and len(official_val):
+        raise UserError(
+            f"data.folds={folds} validates on the labeled images in turn, but this dataset has "
+            f"{len(official_val)} validation images of its own: set data.folds: 0, or make them "
+            "training images."
+        )
+    if not folds and not len(official_val):
         num_val = held_out_count(len(train), val_fraction, info.num_classes, "data.val_fraction")
     rank = _uniform(len(prepared.names), info.fingerprint, seed)
     listed = source = None
@@ -135,8 +148,15 @@ def make_split(
             )
         labeled = rest[:num_labeled]
     val = np.sort(val) if num_val else official_val
+    parts: list[NDArray[np.int64]] = []
+    if folds:
+        labeled, val = np.sort(labeled), _NO_ROWS
+        _check_folds(prepared, labeled, folds)
+        dealt = stratified_folds(prepared.labels[labeled], rank[labeled], folds)
+        parts = [labeled[places] for places in dealt]
+    elif refit:
+        labeled, val, parts = np.concatenate((labeled, val)), _NO_ROWS, [val]
     hidden = without_labels(prepared, _NO_ROWS if include_labeled else labeled, val)
-    counts = np.bincount(prepared.labels[labeled], minlength=info.num_classes)
     return Split(
         fingerprint=info.fingerprint,
         seed=seed,
@@ -147,9 +167,26 @@ def make_split(
         include_labeled=include_labeled,
         labeled=tuple(np.sort(labeled).tolist()),
         val=tuple(val.tolist()),
-        class_counts=tuple(counts.tolist()),
+        class_counts=count_classes(prepared, labeled),
         num_unlabeled=len(hidden),
+        folds=tuple(tuple(part.tolist()) for part in parts),
     )
+
+
+def _check_folds(prepared: Prepared, labeled: NDArray[np.int64], folds: int) -> None:
+    """Refuse folds that would leave a class without a labeled image, or be empty."""
+    counts = count_classes(prepared, labeled)
+    if 1 in counts:
+        name = prepared.info.class_names[counts.index(1)]
+        raise UserError(
+            f"data.folds={folds}: class {name} has one labeled image, and the fold that holds it "
+            "out has none to train on; label at least two images of each class."
+        )
+    if folds > len(labeled):
+        raise UserError(
+            f"data.folds={folds}: there are {len(labeled)} labeled images; allowed: up to as many "
+            "folds, or 0."
+        )
 
 
 def _uniform(n: int, *key: int | str) -> NDArray[np.float64]:

@@ -58,6 +58,23 @@ def stratified_order(labels: NDArray[np.int64], rank: NDArray[Any]) -> Rows:
     return by_class[np.array(order, dtype=np.int64)]
 
 
+def stratified_folds(labels: NDArray[np.int64], rank: NDArray[Any], num_folds: int) -> list[Rows]:
+    """Deal rows out to folds, class by class.
+
+    The sizes of two folds differ by at most one, and so do their rows of one class.
+
+    Args:
+        labels: ``[n]``, class of each row.
+        rank: ``[n]``, order of the rows within a class.
+        num_folds: At most ``n``.
+
+    Returns:
+        The row indices of each fold, ascending.
+    """
+    by_class = np.lexsort((rank, labels))
+    return [np.sort(by_class[number::num_folds]) for number in range(num_folds)]
+
+
 def held_out_count(num_rows: int, fraction: float, num_classes: int, option: str) -> int:
     """Return how many of ``num_rows`` to hold out: at least one, leaving one of each class.
 

@@ -44,6 +44,7 @@ class Cell(Frozen):
     label_fraction: float | None = Field(gt=0, le=1)
     num_labels: int | None = Field(ge=1)
     seed: int = Field(ge=0, lt=2**31)
+    refit: bool  # whether the last training is on all labels, after those that hold some out
     data: CellData
     backbone: BackboneConfig
     optim: OptimConfig
@@ -65,6 +66,16 @@ class Cell(Frozen):
             raise ValueError(
                 f"{' and '.join(given) or 'nothing'} says which images are labeled; set exactly "
                 "one of label_fraction, num_labels, data.labeled_list, and the others to null"
+            )
+        if self.data.folds and not self.refit:
+            raise ValueError(
+                f"data.folds={self.data.folds} needs refit: true: the models of the folds judge "
+                "the setting, and the one to use is then trained on all labels"
+            )
+        if self.refit and self.method == "ssmae":
+            raise ValueError(
+                "method=ssmae opens its gate by its accuracy on validation images, which a "
+                "training on all labels does not have; set refit: false and data.folds: 0"
             )
         self.optim.check_warmup(self.train.steps, "train.steps")
         for phase in self.options.phases():
@@ -152,6 +163,17 @@ class Cell(Frozen):
             }
         )
 
+    @property
+    def trainings(self) -> int:
+        """How often it is trained: for each part of the labels that is held out, and for all."""
+        return 1 + (self.data.folds or 1) if self.refit else 1
+
+    @property
+    def once(self) -> Self:
+        """One of these trainings."""
+        data = self.data.model_copy(update={"folds": 0})
+        return self.model_copy(update={"refit": False, "data": data})
+
     def teachers(self) -> list[Self]:
         """Return the cells of self-training's teachers, which learn from labels only.
 
@@ -232,7 +254,8 @@ class Cell(Frozen):
             parts.append(f"f{self.label_fraction:g}")
         elif self.num_labels is not None:
             parts.append(f"n{self.num_labels}")
-        return " ".join([*parts, f"s{self.seed}"])
+        parts.append(f"s{self.seed}")
+        return " ".join([*parts, "refit"] if self.refit and not self.data.folds else parts)
 
 
 def _weights_hash(weights: str | None, root: Path) -> str | None:

@@ -63,6 +63,12 @@ class CellData(Frozen):
     val_fraction: Fraction = Field(
         gt=0, description="Fraction of the labeled training images held out for validation."
     )
+    folds: int = Field(
+        ge=0,
+        le=50,
+        description="Folds of cross-validation over the labeled images, for few labels. Each fold "
+        "is held out in turn instead of val_fraction. Needs refit. 0: a single validation split.",
+    )
     include_labeled: bool = Field(
         description="Whether to use labeled images as unlabeled ones too."
     )
@@ -115,6 +121,11 @@ class CellData(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.folds == 1:
+            raise ValueError(
+                "folds=1 holds out all labels at once; allowed: 2 to 50, or 0 for a single "
+                "validation split"
+            )
         if self.crop == "pad" and self.crop_padding >= self.image_size:
             raise ValueError(
                 f"crop_padding={self.crop_padding} must be less than "

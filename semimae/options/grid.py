@@ -31,6 +31,7 @@ _SHARED = {  # fields that a variant must not change
     **dict.fromkeys(FREE, "it does not affect the weights"),
     **{f"data.{name}": "`prepare` reads it once, for all settings" for name in READ_BY_PREPARE},
     "data.val_fraction": "settings are compared on the same validation images",
+    "data.folds": "settings are compared on the same validation images",
     "data.labeled_list": "use ablation.label_fraction to vary the labels",
     "train.steps": "settings are compared at equal steps",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
@@ -53,6 +53,11 @@ class Params(Frozen):
         ge=1, description="Number of labels to use, instead of a fraction."
     )
     seed: Seed = Field(description="Seed of all randomness.")
+    refit: bool = Field(
+        description="After the training that holds validation images out, or after those of "
+        "data.folds, train once more on all labels, which gives the final model. Without "
+        "data.folds, only the headline is trained again."
+    )
     data: DataConfig
     labeled: LabeledConfig
     backbone: BackboneConfig
@@ -67,6 +72,15 @@ class Params(Frozen):
     fine_tune: FineTuneConfig
     ablation: AblationConfig
     tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _check_probes(self) -> Self:
+        if self.refit and self.linear_probe.trained:
+            raise ValueError(
+                "linear_probe.trained chooses a learning rate on validation images, which refit "
+                "trains on; set linear_probe.trained: [] or refit: false"
+            )
+        return self
 
     @classmethod
     def read(cls, path: Path = Path("params.yaml")) -> Self:
@@ -101,13 +115,14 @@ class Params(Frozen):
         seed: int | None = None,
         budget: Budget = "images",
     ) -> Cell:
-        """Return the headline cell, with the given values instead of its own.
+        """Return the headline cell; given a method, the cell of the grid with these values.
 
         With budget "time", the steps of all its phases are multiplied by the method's time factor.
 
         Raises:
             UserError: If the values are inconsistent.
         """
+        is_headline = method is None
         method = self.method if method is None else method
         if method not in METHODS:
             raise UserError(f"method={method} is unknown; choose one of {', '.join(METHODS)}")
@@ -115,6 +130,7 @@ class Params(Frozen):
         if factor is None:
             raise UserError(f"ablation.time_factor has no {method}, which budget time needs.")
         train = self._train(factor)
+        refit = self.refit and (is_headline or self.data.folds > 0)
         by_fraction = label_fraction is not None  # it then overrides all other choices
         data = self.data.model_copy(update={"labeled_list": None}) if by_fraction else self.data
         try:
@@ -125,6 +141,7 @@ class Params(Frozen):
                 label_fraction=label_fraction if by_fraction else self.label_fraction,
                 num_labels=None if by_fraction else self.num_labels,
                 seed=self.seed if seed is None else seed,
+                refit=refit,
                 data=values_of(data),
                 backbone=self.backbone.without_unread(options.tunings),
                 optim=self.optim,

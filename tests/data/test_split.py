@@ -166,6 +166,63 @@ def test_exactly_one_way_of_choosing() -> None:
     assert refusal(prepared, label_fraction=0.1, num_labels=9).startswith("2 of label_fraction,")
 
 
+# folds
+
+
+@given(st.lists(st.integers(2, 30), min_size=2, max_size=6), st.integers(2, 8), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_folds_divide_the_labeled_rows_evenly_in_each_class(
+    sizes: list[int], folds: int, seed: int
+) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    assume(folds <= len(labels))
+    prepared = in_memory(labels, ["train"] * len(labels))
+    split = split_of(prepared, seed=seed, label_fraction=1.0, folds=folds)
+    assert split.mistake(prepared) is None
+    assert sorted(row for fold in split.folds for row in fold) == list(range(len(labels)))
+    assert (split.labeled, split.val) == (tuple(range(len(labels))), ())
+    for rows in (range(len(labels)), *(np.flatnonzero(np.equal(labels, c)) for c in set(labels))):
+        counts = [len(set(fold) & set(map(int, rows))) for fold in split.folds]
+        assert max(counts) - min(counts) <= 1
+    for number, fold in enumerate(split.folds):
+        part = split.without_fold(number, prepared)
+        assert part.mistake(prepared) is None
+        assert part.val == fold
+        assert set(part.labeled) == set(range(len(labels))) - set(fold)
+        assert not set(part.unlabeled(prepared).tolist()) & set(fold)
+        assert min(part.class_counts) >= 1
+
+
+def test_folds_follow_the_seed_and_leave_the_labels_as_they_are() -> None:
+    prepared = dataset()
+    first, same, other = (split_of(prepared, folds=5, seed=seed) for seed in (0, 0, 1))
+    assert first == same
+    assert first.folds != other.folds
+    assert first.labeled == split_of(prepared).labeled
+    without = split_of(prepared, folds=5, include_labeled=False)
+    assert set(without.without_fold(0, prepared).unlabeled(prepared).tolist()).isdisjoint(
+        without.labeled
+    )
+
+
+def test_validation_images_become_labeled_ones() -> None:
+    for prepared in (dataset(), dataset(val=3)):
+        plain, whole = split_of(prepared), split_of(prepared, refit=True)
+        assert whole.mistake(prepared) is None
+        assert (whole.folds, whole.val) == ((plain.val,), ())
+        assert set(whole.labeled) == {*plain.labeled, *plain.val}
+        assert whole.without_fold(0, prepared) == plain
+
+
+def test_folds_that_cannot_be() -> None:
+    assert refusal(dataset(val=3), folds=5).startswith(
+        "data.folds=5 validates on the labeled images in turn, but this dataset has 12 validation"
+    )
+    few = in_memory([0, 0, 0, 1], ["train"] * 4)
+    assert "class class1 has one labeled image" in refusal(few, label_fraction=1.0, folds=2)
+    assert "there are 8 labeled images" in refusal(dataset(), num_labels=8, folds=9)
+
+
 # the file
 
 

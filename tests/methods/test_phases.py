@@ -206,19 +206,19 @@ def test_processes_hear_that_the_first_one_waits_for_another_cell(
         return peers
 
     other = become(1, [waiting, waiting, held])
-    with engine._lock_for_all(tmp_path / "a.lock", never):
+    with engine.lock_for_all(tmp_path / "a.lock", never):
         assert other.news == []
     become(1, [waiting, stopped])
-    with pytest.raises(Interrupted), engine._lock_for_all(tmp_path / "a.lock", never):
+    with pytest.raises(Interrupted), engine.lock_for_all(tmp_path / "a.lock", never):
         pass
     first = become(0, [])
     with held_lock(tmp_path / "a.lock", never):
         asked = iter([False, False, True])
         with (
             pytest.raises(Interrupted),
-            engine._lock_for_all(tmp_path / "a.lock", lambda: next(asked)),
+            engine.lock_for_all(tmp_path / "a.lock", lambda: next(asked)),
         ):
             pass
     assert first.told == [waiting, waiting, stopped]
-    with engine._lock_for_all(tmp_path / "a.lock", never):
+    with engine.lock_for_all(tmp_path / "a.lock", never):
         assert first.told[-1] == held

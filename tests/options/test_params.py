@@ -610,6 +610,46 @@ def test_the_headline_may_be_a_cell_of_the_grid() -> None:
     assert list(params.grid()) == [params.cell()]
 
 
+def test_without_folds_refit_concerns_the_headline_alone() -> None:
+    params = changed_params(refit=True)
+    assert params.cell().refit
+    assert not any(cell.refit for cell in params.grid())
+    assert params.cell().name.endswith(" refit")
+    plain = changed_params()
+    assert params.cell().once == plain.cell()
+    assert list(params.grid()) == list(plain.grid())
+
+
+def test_with_folds_every_setting_ends_with_all_labels() -> None:
+    params = changed_params(
+        refit=True,
+        data__folds=5,
+        label_fraction=0.1,
+        num_labels=None,
+        ablation__method=["supervised", "semi_mae"],
+        ablation__label_fraction=[0.1],
+    )
+    assert all(cell.refit and cell.trainings == 6 for cell in params.grid())
+    assert params.cell() in params.grid()  # so that choosing it trains nothing
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__folds": 5}, "data.folds=5 needs refit: true"),
+        ({"refit": True, "linear_probe__trained": ["batch_norm"]}, "which refit trains on"),
+        ({"data__folds": 1, "refit": True}, "folds=1 holds out all labels at once"),
+        ({"method": "ssmae", "refit": True}, "method=ssmae opens its gate by its accuracy on"),
+    ],
+)
+def test_folds_that_make_no_sense(changes: dict[str, Any], message: str, folder: Path) -> None:
+    tree = json.loads(changed_params().model_dump_json())
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (tree[section] if section else tree)[name] = value
+    assert message in refusal(folder, tree)
+
+
 LISTED = {"data__labeled_list": "names.txt"}
 
 

@@ -101,7 +101,10 @@ def write_run(
     val_top1 = right / num_val if val else accuracy
     split = {"fingerprint": "f1", "seed": cell.seed, "num_unlabeled": 900}
     split["labeled"] = list(range(10, 10 + num_labeled(cell)))
-    split["val"] = list(range(2000, 2000 + num_val))
+    held_out = list(range(2000, 2000 + num_val))
+    folds = cell.data.folds or int(cell.refit)
+    split["val"] = [] if folds else held_out
+    split["folds"] = [held_out[i::folds] for i in range(folds)]
     semi = cell.method != "supervised"
     pseudo = {
         "pseudo/coverage": 0.5,
@@ -137,7 +140,10 @@ def write_run(
         probe["protocols"][protocol] = scores(accuracy - 0.01 * i, classes)
     probe["protocols"]["calibrated"] = probe["protocols"]["classifier"]
     of_images = predictions("test", round(200 * accuracy), 200, classes)
-    np.savez(folder / "predictions.npz", **of_images, **predictions("val", right, num_val, classes))
+    of_val = predictions("val", right, num_val, classes) | {"val_row": np.array(held_out)}
+    if not cell.data.folds:  # each seed has its own
+        of_val["val_row"] += 1000 * cell.seed
+    np.savez(folder / "predictions.npz", **of_images, **of_val)
     for path, value in (
         (folder / "split.json", split),
         (folder / "linear_probe.json", probe),

@@ -89,7 +89,7 @@ def load() -> None:
     import torch
 
     import pipeline.__main__
-    import semimae.engine.phases
+    import semimae.engine.folds
     import semimae.evaluation.fine_tune
     import semimae.evaluation.probe
     import semimae.evaluation.reconstruct

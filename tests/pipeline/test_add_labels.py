@@ -232,8 +232,10 @@ def test_one_image_under_two_names_needs_one_label(labeling: Labeling) -> None:
         ("unlabeled/gone.png", "dog", "there is no file"),
         ("/unlabeled/1.png", "dog", "there is no file"),
         (__file__, "dog", "there is no file"),
-        ("unlabeled/../train/cat/0.png", "dog", "there is no file"),
-        ("train/cat/0.png", "dog", "there is no file"),
+        ("unlabeled/../train/cat/0.png", "dog", "'train/cat/0.png' is labeled as 'cat' already"),
+        ("unlabeled/0.png", "dog", "'unlabeled/0.png' is labeled as 'cat' already; remove its"),
+        ("train/cat/0.png", "dog", "'train/cat/0.png' is labeled as 'cat' already"),
+        ("train/cat/none.png", "dog", "there is no file"),
         ("unlabeled/1.png", "cat", "has labels 'dog' and 'cat'"),
     ],
 )

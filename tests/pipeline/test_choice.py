@@ -139,6 +139,61 @@ def test_several_seeds_are_averaged_on_test_images(workspace: Workspace) -> None
     assert "averaged over 3 seeds, the difference is +11.0 points (95% bootstrap" in text
 
 
+def folded(params: Params) -> Params:
+    data = params.data.model_copy(update={"folds": 5})
+    return params.model_copy(update={"data": data, "refit": True})
+
+
+def test_all_labeled_images_judge_where_folds_hold_each_out_once(workspace: Workspace) -> None:
+    """140 of 150 and 120 of them: 20 images more, and none that the other one alone gets."""
+    params = folded(ablation(**ONE))
+    text, summary = grid(
+        workspace, params, lambda method, seed: (120 if method == "supervised" else 140, 150)
+    )
+    assert (
+        "Semi-MAE, mask 0.75 was chosen by validation accuracy, on 150 labeled images, each held "
+        "out once in 5 folds." in text
+    )
+    z, n, p = 1.959964, 150, 140 / 150  # Wilson's interval
+    center, half = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+    low, high = ((center + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    limits = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    assert f"Semi-MAE, mask 0.75 gets 93.3% {limits} of them right, Supervised" in text
+    assert "Supervised 80.0%: a difference of +13.3 points (95% bootstrap interval over" in text
+    assert "p < 0.001)." in text
+    assert "It was trained on all 100 labels, after 5 trainings that each held out a fold" in text
+    assert summary["best"]["validation_images"] == 150
+
+
+def test_images_that_all_seeds_hold_out_count_once(workspace: Workspace) -> None:
+    """Three seeds are three images ahead, on the same ones: as different ones, nine would show."""
+    right: Right = lambda method, seed: (13 if method == "semi_mae" else 10, 20)  # noqa: E731
+    text, _ = grid(workspace, folded(ablation(mask_ratio=[0.75])), right)
+    assert "each held out once in 5 folds for each of 3 seeds, cannot tell Semi-MAE" in text
+    assert "On 20 labeled images a difference of fewer than 6 images (30.0 points)" in text
+    assert "a difference of +15.0 points (95% bootstrap interval over images [" in text
+    assert "p = 0.25)." in text
+    shutil.rmtree("runs")
+    text, _ = grid(workspace, ablation(mask_ratio=[0.75]), right)
+    assert "was chosen by validation accuracy, on 20 validation images for each of 3" in text
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_the_model_in_use_has_seen_the_validation_images_or_can(
+    refit: bool, workspace: Workspace
+) -> None:
+    params = ablation(**ONE, label_fraction=[1.0]).model_copy(
+        update={"label_fraction": 1.0, "refit": refit}
+    )
+    text, _ = grid(workspace, params, lambda method, seed: (10, 12))
+    can = (
+        "It has learned from 1,000 labels and not from 12 validation images; with refit: true in "
+        "params.yaml, make repro trains it on all of them as well."
+    )
+    has = "It was trained on all 1,000 labels, after a training that held out 12 validation images."
+    assert (can in text, has in text) == (not refit, refit)
+
+
 def test_pseudo_labels_of_own_images_are_judged_on_validation(workspace: Workspace) -> None:
     """0.75 of 0.4 * 12 images; the interval is Wilson's of 4.8 of them."""
     params = ablation(**ONE)

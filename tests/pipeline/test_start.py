@@ -63,14 +63,44 @@ def test_it_says_what_it_found_and_writes_its_reasons(project: Path, tmp_path: P
 def test_steps_follow_from_minutes_and_speed(project: Path, tmp_path: Path) -> None:
     folder = images(tmp_path / "photos")
     steps = []
-    for minutes in (30, 60):
+    for minutes in (90, 180):
         run(folder, "--minutes", minutes, "--force")
         params = Params.read(project / "params.yaml")
         steps.append(params.train.steps)
-        steps_of_all = sum(cell.train.steps for cell in params.grid())  # baselines have their own
-        taken = (steps_of_all * 0.5 + 90 * len(params.grid())) / 2
+        steps_of_all = sum(c.train.steps * c.trainings for c in params.grid())  # baselines: own
+        taken = (steps_of_all * 0.5 + 10 * len(params.grid())) / 2
         assert taken == pytest.approx(60 * minutes, rel=0.1)
     assert steps[1] > 1.9 * steps[0]
+
+
+def test_few_labels_are_held_out_in_folds_if_there_is_time(project: Path, tmp_path: Path) -> None:
+    """Of 24 labels, a test set takes 15% and validation 5%, which is one image."""
+    folder = images(tmp_path / "photos")
+    folds = {}
+    for minutes in (30, 60, 120):
+        said = run(folder, "--minutes", minutes, "--force")
+        params = Params.read(project / "params.yaml")
+        folds[minutes] = (params.data.folds, params.refit)
+        assert ("1 validation image will not tell settings apart" in said) == (minutes == 30)
+        if minutes > 30:
+            assert "data.folds: " in said
+            assert "(1 validation image could not tell settings apart)" in said
+            assert params.train.steps >= read(REPO / "recipes" / "own_images.yaml").train.steps
+    assert folds == {30: (0, False), 60: (3, True), 120: (5, True)}
+
+
+def test_each_gpu_trains_one_setting_at_a_time(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as many settings as there are GPUs take no longer than one."""
+    folder, expected = images(tmp_path / "photos"), {}
+    for devices in ("0", "0,1,2,3"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+        run(folder, "--minutes", 30, "--force")
+        params = Params.read(project / "params.yaml")
+        taken = sum(c.train.steps * c.trainings * 0.5 + 10 for c in params.grid())
+        expected[devices] = taken / len(devices.split(","))
+    assert expected == {d: pytest.approx(1800, rel=0.1) for d in expected}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from runs import Project
 from safetensors import safe_open
@@ -358,14 +357,9 @@ def test_tasks_need_a_file_of_json(project: Project) -> None:
 
 def test_a_page_of_predictions_is_headed_by_any_title(tmp_path: Path) -> None:
     """Also by one that holds the words that the page is filled in at."""
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
     title = "Predictions of IMAGES/TOTAL/TITLE for 1 images"
-
-    def pixels(image: Image.Image) -> NDArray[np.uint8]:
-        return np.asarray(image)[..., None]
-
-    with gallery(tmp_path / "page.html", title, pixels) as show:
-        show([(str(tmp_path / "a.png"), "cat", 0.5)])
+    with gallery(tmp_path / "page.html", title) as show:
+        show([("a.png", "cat", 0.5, np.zeros((8, 8, 1), np.uint8))])
     text = (tmp_path / "page.html").read_text()
     assert text.count(title) == 2
     assert "const total = 1," in text
