@@ -21,10 +21,11 @@ from semimae.evaluation.flops import training_flops
 from semimae.evaluation.probe import fit_linear, linear_probabilities, probe, standardize
 from semimae.ingest.choose import split_for
 from semimae.options.cell import Cell
-from semimae.options.evaluation import LinearProbeConfig
 
 FOLDS = 3
-PROBE = LinearProbeConfig(l2=(1e-3, 1e-1, 1.0), max_iter=50, knn_k=3, knn_temperature=0.1)
+PROBE = changed_params(
+    linear_probe__l2=[1e-3, 1e-1, 1.0], linear_probe__max_iter=50, linear_probe__knn_k=3
+).linear_probe
 
 
 def run(cell: Cell, digits: Prepared, folder: Path, **given: Any) -> Fitted:
