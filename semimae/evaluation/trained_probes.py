@@ -1,6 +1,7 @@
 """Probes that are trained by gradient descent on frozen features, as in published protocols."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -69,8 +70,9 @@ def train_probes(
     """Train the probes of ``linear_probe.trained`` on the labeled images, seen whole.
 
     All learning rates of all probes learn from the same batches, so that the backbone runs once
-    per batch. Of each probe, the learning rate with the highest validation accuracy is kept; of
-    equal ones the lowest. The optimizer is AdamW without weight decay, with a cosine schedule.
+    per batch. Of each probe, the learning rate with the highest validation accuracy is kept, or
+    with the highest one over all folds, each of which is held out once; of equal ones the lowest.
+    The optimizer is AdamW without weight decay, with a cosine schedule.
 
     Returns:
         One entry per probe.
@@ -101,14 +103,17 @@ def train_probes(
         return {kind: tensor.float() for kind, tensor in found.items()}
 
     num_classes = prepared.info.num_classes
-    probes: dict[tuple[str, float], nn.Module] = {}
-    for kind in config.trained:
-        for lr in sorted(config.trained_lr):
-            with torch.random.fork_rng(devices=[]):  # nn.init draws from the global generator
-                torch.manual_seed(generator(cell.seed, "probe", kind).initial_seed())
-                probes[kind, lr] = _PROBES[kind](backbone.embed_dim, num_classes)
-                probes[kind, lr].to(device).train()
-    _fit(probes, seen, config, _labeled(cell, prepared, split, config, device))
+
+    def trained(on: Split) -> dict[tuple[str, float], nn.Module]:
+        probes: dict[tuple[str, float], nn.Module] = {}
+        for kind in config.trained:
+            for lr in sorted(config.trained_lr):
+                with torch.random.fork_rng(devices=[]):  # nn.init draws from the global generator
+                    torch.manual_seed(generator(cell.seed, "probe", kind).initial_seed())
+                    probes[kind, lr] = _PROBES[kind](backbone.embed_dim, num_classes)
+                    probes[kind, lr].to(device).train()
+        _fit(probes, seen, config, _labeled(cell, prepared, on, config, device))
+        return probes
 
     @torch.no_grad()
     def said(chosen: dict[tuple[str, float], nn.Module], rows: Rows) -> dict[Any, Tensor]:
@@ -119,9 +124,14 @@ def train_probes(
                 parts[key].append(probe.eval()(inputs[key[0]]).cpu().double().softmax(dim=-1))
         return {key: torch.cat(part) for key, part in parts.items()}
 
-    val = np.asarray(split.val, dtype=np.int64)
-    labels = torch.from_numpy(prepared.labels[val])
-    right = {key: (p.argmax(dim=1) == labels).sum().item() for key, p in said(probes, val).items()}
+    right: Counter[tuple[str, float]] = Counter()
+    for part in [split.without_fold(n, prepared) for n in range(len(split.folds))] or [split]:
+        probes, val = trained(part), np.asarray(part.val, dtype=np.int64)
+        labels = torch.from_numpy(prepared.labels[val])
+        for key, probabilities in said(probes, val).items():
+            right[key] += int((probabilities.argmax(dim=1) == labels).sum())
+    if split.folds:
+        probes = trained(split)
     best = {  # of equals the first, whose learning rate is the lowest
         kind: max((lr for k, lr in probes if k == kind), key=lambda lr: right[kind, lr])
         for kind in config.trained

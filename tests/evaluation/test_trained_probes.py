@@ -117,6 +117,19 @@ def test_validation_chooses_the_learning_rate(
     assert torch.equal(found.probabilities, other.probabilities)
 
 
+def test_folds_choose_the_learning_rate_and_all_labels_train_the_probe(
+    model: SemiModel, cell: Cell, digits: Prepared, digits_split: Split
+) -> None:
+    halves = (digits_split.labeled[::2], digits_split.labeled[1::2])
+    folded = digits_split.model_copy(update={"val": (), "folds": halves})
+    wanted = config("batch_norm", trained_lr=[1e-9, 1e-2])
+    found = train_probes(model, cell, digits, folded, wanted)["batch_norm"]
+    assert found.lr == 1e-2
+    alone = config("batch_norm", trained_lr=[1e-2])
+    whole = train_probes(model, cell, digits, digits_split, alone)["batch_norm"]
+    assert torch.equal(found.probabilities, whole.probabilities)
+
+
 def test_each_probe_is_named_once() -> None:
     with pytest.raises(ValidationError, match="trained names attentive twice; name each probe onc"):
         config("attentive", "attentive")
