@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from semimae.options.backbone import BackboneConfig
 from semimae.options.cell import Cell, Dataset
@@ -72,15 +72,6 @@ class Params(Frozen):
     fine_tune: FineTuneConfig
     ablation: AblationConfig
     tracking: TrackingConfig
-
-    @model_validator(mode="after")
-    def _check_probes(self) -> Self:
-        if self.refit and self.linear_probe.trained:
-            raise ValueError(
-                "linear_probe.trained chooses a learning rate on validation images, which refit "
-                "trains on; set linear_probe.trained: [] or refit: false"
-            )
-        return self
 
     @classmethod
     def read(cls, path: Path = Path("params.yaml")) -> Self:

@@ -637,7 +637,6 @@ def test_with_folds_every_setting_ends_with_all_labels() -> None:
     ("changes", "message"),
     [
         ({"data__folds": 5}, "data.folds=5 needs refit: true"),
-        ({"refit": True, "linear_probe__trained": ["batch_norm"]}, "which refit trains on"),
         ({"data__folds": 1, "refit": True}, "folds=1 holds out all labels at once"),
         ({"method": "ssmae", "refit": True}, "method=ssmae opens its gate by its accuracy on"),
     ],
