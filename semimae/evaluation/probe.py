@@ -90,7 +90,7 @@ def probe(
     trained = train_probes(model, cell, prepared, split, config) if config.trained else {}
     protocols |= {f"{kind}_probe": scores(found.probabilities) for kind, found in trained.items()}
     shown = examples(calibrated.numpy(), prepared, cell.data, rows[2])
-    result = {
+    result: dict[str, Any] = {
         "pool": cell.backbone.pool,
         "l2": best[1],
         "temperature": temperature,
