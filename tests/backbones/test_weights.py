@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import BACKBONES, FLAT, build, draw, draw_noise, mae, save, simmim
+from small_models import BACKBONES, FLAT, build, draw, draw_noise, mae, save, scramble, simmim
 from small_models import timm_model as timm_config
 from small_models import vit as vit_config
 from torch import Tensor
@@ -87,6 +87,21 @@ def test_mae_checkpoints_are_read_under_their_own_names(
 
 
 # --- timm's files and our own
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("token", "avg"), ("avg", "token")])
+def test_the_final_norm_is_found_on_either_side_of_the_pooling(
+    theirs: str, ours: str, tmp_path: Path
+) -> None:
+    """MAE's encoder has it in front of the mean that its fine-tuning takes."""
+    source, model = build(vit_config(pool=theirs), seed=1), build(vit_config(pool=ours))
+    scramble(source)
+    save_file(encoder_of(source), tmp_path / "model.safetensors")
+    report = load_weights(model, "model.safetensors", root=tmp_path)
+    assert len(report.notes) == 1
+    assert "features differ" in report.notes[0]
+    tokens = source.backbone.encode(source.backbone.tokenize(draw()))
+    assert torch.equal(model.backbone.encode(model.backbone.tokenize(draw())), tokens)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
