@@ -21,7 +21,7 @@ class Tape(TorchDispatchMode):
     """Keeps the operations that run while it is active, and all of their tensors."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self.own: set[int] = set()  # storages that the operations have made
         self.before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -125,11 +125,12 @@ class GraphedStep:
 
     def run(self, step: Step, logging: bool, observing: bool) -> Terms:
         """Make a step of what ``fill`` has laid down; of ``step`` only sizes are read."""
-        fields = {k: v for k, v in self.inputs.items() if k not in ("hidden", "numbers")}
-        number, lr, decay, progress = self.inputs["numbers"].unbind()
+        fields: dict[str, Any] = dict(self.inputs)
+        number, lr, decay, progress = fields.pop("numbers").unbind()
+        hidden = fields.pop("hidden")
         batch = step.batch._replace(progress=progress.float(), **fields)
         return self.step(
-            Step(batch, self.inputs["hidden"]),
+            Step(batch, hidden),
             Place(number.long(), lr.float(), decay.float()),
             logging=logging,
             observing=observing,
