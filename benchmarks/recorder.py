@@ -26,6 +26,11 @@ class Tape(TorchDispatchMode):
         self.own: set[int] = set()  # storages that the operations have made
         self.before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let compiled blocks be compiled: what they consist of is recorded."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

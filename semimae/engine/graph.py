@@ -5,7 +5,7 @@ the host. So a step reads its batch, and all numbers that change, from tensors t
 are.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +21,8 @@ from semimae.engine.step import Place, TrainStep
 from semimae.types import Step, UserError
 
 _PLAIN = 2  # steps of each kind before it is recorded, in which libraries set themselves up
+
+_AHEAD = 4  # steps that the host may be ahead of a GPU; their batches take up its memory
 
 
 class Recorder(Protocol):
@@ -45,6 +47,7 @@ class CUDARecorder:
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.started: deque[torch.cuda.Event] = deque()  # when each of the newest steps is done
 
     def run(self, call: Callable[[], Terms]) -> Terms:
         """Make a call on the stream; what follows waits for it, on the device."""
@@ -60,7 +63,14 @@ class CUDARecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
             made = call()
-        return made, graph.replay
+
+        def replay() -> None:
+            graph.replay()
+            self.started.append(torch.cuda.current_stream().record_event())
+            if len(self.started) > _AHEAD:  # a replay is started in no time
+                self.started.popleft().synchronize()
+
+        return made, replay
 
 
 def recorder_on(device: torch.device) -> Recorder:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, call, create_autospec
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from semimae.engine import graph as graph_module
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.fit import fit
 from semimae.engine.graph import GraphedStep, recorder_on
+from semimae.engine.meter import Terms
 from semimae.methods.pseudo import fade_in
 from semimae.methods.rules import base_threshold
 from semimae.types import Interrupted, UserError
@@ -135,11 +137,11 @@ def test_ramps_are_the_same_for_tensors(ramp: float, progress: float) -> None:
 def test_the_stand_in_repeats_operations_on_the_same_memory_with_the_same_numbers() -> None:
     x, total, number = torch.ones(3), torch.zeros(3), 2.0
 
-    def call() -> Tensor:
+    def add() -> Tensor:
         total.add_(x * number)
         return total[:2] + 1
 
-    made, replay = TapeRecorder().record(call)
+    made, replay = TapeRecorder().record(add)
     assert total.tolist() == [0, 0, 0]  # recording has computed nothing
     x.fill_(5)
     number = 3.0
@@ -164,6 +166,30 @@ def test_a_step_that_cannot_be_recorded_is_told_in_a_line(
     monkeypatch.setattr(GraphedStep, "run", reading)
     with pytest.raises(UserError, match=r"CUDA graph \(the host reads .*; set train\.graph: false"):
         trained(data, tmp_path, train__graph=True)
+
+
+# --- what is asked of CUDA
+
+
+def test_graphs_share_a_stream_and_memory_and_the_host_does_not_run_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = torch.cuda
+    for name in ("Stream", "CUDAGraph", "graph_pool_handle", "current_stream", "stream"):
+        monkeypatch.setattr(cuda, name, MagicMock(name=name))
+    monkeypatch.setattr(cuda, "graph", graph := create_autospec(cuda.graph))
+    events = [MagicMock() for _ in range(6)]
+    cuda.current_stream.return_value.record_event.side_effect = events  # type: ignore[attr-defined]
+    recorder = recorder_on(torch.device("cuda"))
+    made, replay = recorder.record(lambda: Terms({}, torch.ones(2, 0)))
+    recorder.record(lambda: made)
+    pool, stream = cuda.graph_pool_handle(), cuda.Stream()
+    kept = call(cuda.CUDAGraph(), pool, stream, capture_error_mode="thread_local")
+    assert graph.call_args_list == [kept, kept]
+    for _ in events:
+        replay()
+    assert [event.synchronize.call_count for event in events] == [1, 1, 0, 0, 0, 0]
+    assert cuda.CUDAGraph().replay.call_count == len(events)  # type: ignore[attr-defined]
 
 
 # --- where there is none
