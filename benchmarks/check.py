@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.loop import trained, with_steps
 from benchmarks.measure import machine
+from benchmarks.recorder import stand_in
 from benchmarks.settings import CLASSES, SETTINGS, make_cell, make_data
 from semimae.backbones.blocks import compiled_rows
 from semimae.data.loader import TrainViews
@@ -189,12 +190,35 @@ def check_options(bench: Bench) -> Figures:
     return found
 
 
+def check_graph(bench: Bench) -> Figures:
+    """Steps that are replayed as a CUDA graph against plain ones; the first of them are plain."""
+    found: Figures = {}
+    variants: dict[str, dict[str, object]] = {
+        "fixmatch": {},
+        "flexmatch": {"pseudo_label__threshold_start": 0.1, "pseudo_label__threshold_ramp": 0.5},
+        "ssmae": {},
+        "semi_mae": {"mim__weighting": "gradient", "mim__weighting_every": 3},
+        "freematch": {},
+    }
+    for method, changes in variants.items():
+        plain = curve(bench, bench.cell(method=method, **changes), 8)
+        compiled = {"train__compile": method == "freematch", "train__graph": True}
+        got = curve(bench, bench.cell(method=method, **changes, **compiled), 8)
+        error = max(abs(a - b) / abs(b) for a, b in zip(got, plain, strict=True))
+        found |= within(f"{method}, {len(plain)} steps", error, 1e-3)
+    return found
+
+
 def check_waits(bench: Bench) -> Figures:
     """Steps in which the host must not wait for the device."""
     if bench.device.type != "cuda":
         raise Skipped("only CUDA can tell")
     found: Figures = {}
-    for method in ("fixmatch", "flexmatch", "semi_mae"):
+    variants: dict[str, dict[str, object]] = {
+        **{name: {"method": name} for name in ("fixmatch", "flexmatch", "semi_mae")},
+        "semi_mae, as a graph": {"method": "semi_mae", "train__graph": True},
+    }
+    for name, changes in variants.items():
         done = 0
 
         def note() -> bool:
@@ -203,13 +227,13 @@ def check_waits(bench: Bench) -> Figures:
             torch.cuda.set_sync_debug_mode("error" if 6 <= done < 12 else "default")
             return False
 
-        cell = with_steps(bench.cell(method=method, data__crop="pad"), 14)
+        cell = with_steps(bench.cell(**changes, data__crop="pad"), 14)
         try:
             with tempfile.TemporaryDirectory() as folder:
                 trained(cell, bench.data, Path(folder), note, log_every=14)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        found[method] = "no wait in 6 steps"
+        found[name] = "no wait in 6 steps"
     return found
 
 
@@ -248,7 +272,8 @@ CHECKS: dict[str, Callable[[Bench], Figures]] = {
     "waits": check_waits,
     "resume": check_resume,
     "large batch": check_large,
-    "options": check_options,  # last, because compiling takes long
+    "options": check_options,  # compiling takes long
+    "graph": check_graph,  # last: a recording that fails may leave the GPU unusable
 }
 
 
@@ -267,7 +292,11 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1 if options.rehearse else torch.get_num_threads())
     result: Figures = {"machine": machine(device), "checks": {}}
     failed = 0
-    with tempfile.TemporaryDirectory() as folder, quick_compiler(options.rehearse):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        quick_compiler(options.rehearse),
+        stand_in(options.rehearse),
+    ):
         bench = Bench(
             device, 64 if options.rehearse else 8192, make_data(SETTINGS["tiny"], Path(folder))
         )

@@ -1,10 +1,13 @@
 """From a large JPEG file to two random crops, by several libraries."""
 
 import contextlib
+import cProfile
 import io
+import pstats
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torchvision.transforms.v2.functional import resized_crop as crop
 
 from benchmarks.measure import Call, interleaved
 from semimae.data.cache import PixelCache
-from semimae.data.crops import Box, random_box, scaled
+from semimae.data.crops import Box, random_box, resized_crop, scaled
 from semimae.data.images import convert
 from semimae.ingest.source import from_files
 from semimae.ingest.write_cache import write_cache
@@ -27,6 +30,8 @@ from semimae.random import uniform
 
 WIDTH, HEIGHT, SIDE, CACHE, FILES = 500, 375, 224, 256, 16
 OURS = "Pillow, scaled by torch"  # what this project does
+# Calls in which Python's lock is free. Copies of pixels hold it, and so does all of Python's work.
+FREE = ("'decode' of 'ImagingDecoder'", "_upsample_bicubic2d_aa")
 Decode = Callable[[bytes], Any]
 Crop = Callable[[Any, Box], object]
 
@@ -79,6 +84,39 @@ def measure_decoding(config: DataConfig, rounds: int) -> dict[str, float]:
             warnings.simplefilter("ignore", DeprecationWarning)
             seconds = interleaved(calls, torch.device("cpu"), rounds)
     return {name: 1000 * s / FILES for name, s in seconds.items()}
+
+
+def lock_shares(config: DataConfig, rounds: int) -> dict[str, float]:
+    """Return the share of the time of an image in which its thread holds Python's lock.
+
+    Threads make at most one over it times the images of one thread, however many there are. The
+    time without the lock is that of one profile.
+    """
+    draws = uniform((FILES, 2, 4), 0, "crop").tolist()
+    with tempfile.TemporaryDirectory() as name:
+        names = _photographs(Path(name))
+        contents = [(Path(name) / file).read_bytes() for file in names]
+        cache = _cache(Path(name), names, config)
+
+        def crops(images: Iterable[NDArray[np.uint8]]) -> None:
+            for pixels, views in zip(images, draws, strict=True):
+                for own in views:
+                    resized_crop(pixels, SIDE, config.crop_min_scale, *own)
+
+        calls: dict[str, Call] = {
+            "decoded, two crops": lambda: crops(map(_pixels, contents)),
+            f"two crops of copies of {CACHE} px": lambda: crops(cache[i] for i in range(FILES)),
+        }
+        seconds = interleaved(calls, torch.device("cpu"), rounds)
+        shares = {}
+        for name, call in calls.items():
+            profile = cProfile.Profile(time.thread_time)
+            profile.runcall(call)
+            stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+            own = {function: times[2] for (*_, function), times in stats.items()}
+            free = sum(own[function] for function in own if any(part in function for part in FREE))
+            shares[name] = 1 - free / seconds[name]
+    return shares
 
 
 def _photographs(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from benchmarks.check import quick_compiler
 from benchmarks.loop import measure_loop
 from benchmarks.measure import machine, peak_flops
+from benchmarks.recorder import stand_in
 from benchmarks.settings import CLASSES, SETTINGS, make_cell, make_data
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -32,12 +33,17 @@ class Variant(NamedTuple):
 
 EAGER = Variant("eager", {})
 COMPILED = Variant("compiled", {"train__compile": True})
+GRAPH = Variant("graph", {"train__graph": True})
+BOTH = Variant("compiled, graph", {"train__compile": True, "train__graph": True})
 FIXMATCH = Variant("FixMatch, eager", {"method": "fixmatch"})
 # The most valuable first: a limit of time cuts what follows.
 ORDER = [
     *((name, EAGER) for name in ("ViT-Ti/4@32", "ViT-S/16@224", "ViT-B/16@224")),
+    ("ViT-Ti/4@32", GRAPH),
     *((name, FIXMATCH) for name in ("ViT-Ti/4@32", "ViT-S/16@224", "ViT-B/16@224")),
     *((name, COMPILED) for name in ("ViT-Ti/4@32", "ViT-B/16@224", "ViT-S/16@224")),
+    ("ViT-Ti/4@32", BOTH),
+    *((name, GRAPH) for name in ("ViT-S/16@224", "ViT-B/16@224")),
 ]
 
 
@@ -52,7 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("there is no GPU here; --rehearse runs the same program on the CPU.")
     began = time.perf_counter()
     device = torch.device("cpu" if options.rehearse else "cuda")
-    order = [("tiny", v) for v in (EAGER, FIXMATCH, COMPILED)] if options.rehearse else ORDER
+    order = (
+        [("tiny", v) for v in (EAGER, GRAPH, FIXMATCH, COMPILED, BOTH)]
+        if options.rehearse
+        else ORDER
+    )
     rounds, steps = (2, 2) if options.rehearse else (3, 20)
     precision = "fp32" if options.rehearse else "bf16"
     if options.rehearse:
@@ -68,7 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
         "rounds": rounds,
         "settings": {},
     }
-    with tempfile.TemporaryDirectory() as folder, quick_compiler(options.rehearse):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        quick_compiler(options.rehearse),
+        stand_in(options.rehearse),
+    ):
         made: dict[str, tuple[Prepared, Split]] = {}
         for name, variant in order:
             if time.perf_counter() - began > options.limit:

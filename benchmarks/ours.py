@@ -13,14 +13,17 @@ from benchmarks.settings import CLASSES
 from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
+from semimae.engine.bad_steps import BadSteps
+from semimae.engine.checkpoint import TrainState
 from semimae.engine.device import make_autocast, set_up_device, set_up_model
 from semimae.engine.optim import build_optimizer, clip_gradients, ema_update
+from semimae.engine.step import Place, TrainStep
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.methods.registry import build_method
 from semimae.mim.mae import MAE
 from semimae.model import model_of
 from semimae.options.cell import Cell
-from semimae.types import Batch
+from semimae.types import Batch, Step
 
 
 class ForcedRule(nn.Module):
@@ -40,7 +43,7 @@ class ForcedRule(nn.Module):
 
 
 class Ours:
-    """A cell that can make steps, as engine.train does between two rows."""
+    """A cell that makes the steps of the training loop, all on one batch."""
 
     def __init__(self, cell: Cell, prepared: Prepared, split: Split, rejected: float) -> None:
         self.cell = cell
@@ -55,6 +58,10 @@ class Ours:
             self.method.rule = ForcedRule(rejected)  # type: ignore[assignment]
         self.method.to(self.device)
         self.optimizer = build_optimizer(self.model, self.model.backbone, cell.optim)
+        state = TrainState(
+            self.model, self.ema, self.method, self.optimizer, bad_steps=BadSteps(self.device)
+        )
+        self.state, self.train_step = state, TrainStep(state, cell.optim, self.autocast, most_bad=1)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.views = TrainViews(
             prepared,
@@ -69,22 +76,22 @@ class Ours:
         )
 
     @cached_property
+    def made(self) -> Step:
+        """What all steps use."""
+        return self.views(0)
+
+    @property
     def batch(self) -> Batch:
-        """The batch that all steps use."""
-        return self.views(0).batch
+        """The batch of it."""
+        return self.made.batch
 
     def step(self) -> None:
-        """Make one training step without reading data."""
-        with self.autocast():
-            inputs = self.method.label(self.model, self.ema, self.batch)
-            losses = self.method.losses(self.model, self.ema, inputs)
-        total = torch.stack([self.method.weights[k] * v.float() for k, v in losses.items()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.update()
+        """Make one training step, with all that the loop does between two rows but for the data."""
+        place = Place(1, self.cell.optim.lr, self.cell.train.ema_decay)
+        self.state.meter.include(self.train_step(self.made, place))
 
     def update(self) -> None:
-        """Clip, update, move the average."""
+        """Clip, update, move the average, and no more."""
         norm = clip_gradients(self.parameters, self.cell.optim.grad_clip)
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()

@@ -48,6 +48,9 @@ def table(result: dict[str, Any]) -> str:
     if "decoding" in result:
         lines += ["", "**Large images**: JPEG of 500 x 375 to 224 x 224, per image:", ""]
         lines += _rows(["", "ms"], [[k, f"{v:.2f}"] for k, v in result["decoding"].items()])
+    if "lock" in result:
+        shares = [f"{share:.0%} ({what})" for what, share in result["lock"].items()]
+        lines += ["", f"- A thread holds Python's lock for {', '.join(shares)} of an image's time."]
     if "startup" in result:
         lines += ["", "**Starting**:", ""]
         rows = [

@@ -61,7 +61,8 @@ class Batch(NamedTuple):
     mix_noise: Tensor  # [U, 4], uniform noise that decides which views are mixed and how
     # [U], index of each unlabeled image among all of them, for methods with per-image memory
     unlabeled_index: Tensor
-    progress: float  # completed fraction of the run, in [0, 1)
+    # Completed fraction of the run, in [0, 1); a scalar on the device in a CUDA graph
+    progress: float | Tensor
     first_labeled: int = 0  # index of the first of ``labeled`` in the global batch
     first_unlabeled: int = 0  # index of the first of ``weak``
     accumulate: int = 1  # micro-batches over which gradients are accumulated

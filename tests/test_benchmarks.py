@@ -21,7 +21,7 @@ from benchmarks.__main__ import main
 from benchmarks.baseline import Baseline
 from benchmarks.check import CHECKS
 from benchmarks.choices import measure_choices, product_error
-from benchmarks.decoding import OURS, measure_decoding
+from benchmarks.decoding import CACHE, OURS, lock_shares, measure_decoding
 from benchmarks.gpu_study import planned_steps
 from benchmarks.loop import PROFILED, summary
 from benchmarks.measure import interleaved
@@ -69,6 +69,12 @@ def test_decoding_is_measured_with_what_is_installed() -> None:
     milliseconds = measure_decoding(config, 1)
     assert {f"{OURS}: decode, two crops", "Pillow: decode, two crops"} <= milliseconds.keys()
     assert all(value > 0 for value in milliseconds.values())
+
+
+def test_decoding_and_scaling_leave_the_lock() -> None:
+    shares = lock_shares(make_params(SETTINGS["tiny"], "cpu", "fp32").data, 1)
+    assert shares.keys() == {"decoded, two crops", f"two crops of copies of {CACHE} px"}
+    assert all(share < 1 for share in shares.values())
 
 
 def test_dvc_takes_the_made_up_runs_for_finished(tmp_path: Path) -> None:
@@ -190,7 +196,7 @@ def test_the_gpu_program_is_rehearsed_with_what_such_a_machine_has(
     assert set(outcomes.values()) == {"passed"}
     assert set(outcomes) == CHECKS.keys() - {"waits"}
     bench = json.loads((results / "bench.json").read_text())["settings"]["tiny"]
-    assert bench.keys() == {"eager", "FixMatch, eager", "compiled"}
+    assert bench.keys() == {"eager", "graph", "FixMatch, eager", "compiled", "compiled, graph"}
     assert all(figures["unlabeled_per_second"] > 0 for figures in bench.values())
     assert all(figures["profile"]["operations"] > 100 for figures in bench.values())
     assert "Two seeds give a direction" in (results / "study" / "study.md").read_text()

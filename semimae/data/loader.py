@@ -12,7 +12,7 @@ from semimae.data.augment import strong_view, to_float, view_draws, weak_view
 from semimae.data.erasing import ERASING_DRAWS, erase
 from semimae.data.labeled import MIX_DRAWS, mix_neighbors, soft_targets
 from semimae.data.reader import ImageReader
-from semimae.data.sending import sent, sent_together, use
+from semimae.data.sending import Made, received, sent, sent_together, use
 from semimae.data.split import Split
 from semimae.data.store import Prepared, Rows
 from semimae.distributed import own_share
@@ -90,24 +90,36 @@ class TrainViews:
         packed = resident and self.reader.packed is not None and config.crop == "pad"
         inline = packed and device.type != "cpu"
         self.ahead = None if inline else ThreadPoolExecutor(1, initializer=use, initargs=(device,))
-        self.reading: dict[int, Future[list[Step]]] = {}
+        self.reading: dict[int, Future[list[Made]]] = {}
         pixels = (batch_size + 2 * num_unlabeled) * config.channels * config.image_size**2
         self.together = max(1, min(_TOGETHER, _TOGETHER_BYTES // (4 * pixels)))
-        self.made: dict[int, Step] = {}
+        self.made: dict[int, Made] = {}
+        # A GPU makes and copies them beside its work on a step.
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, step: int) -> Step:
         """Return the batch of a step."""
         if self.ahead is None:
             if step not in self.made:
                 steps = range(step, max(step + 1, min(step + self.together, self.num_steps)))
-                self.made = dict(zip(steps, self.make(steps), strict=True))
-            return self.made.pop(step)
+                self.made = dict(zip(steps, self._make_beside(steps), strict=True))
+            return received(*self.made.pop(step))
         for wanted in (step, step + 1):
             if wanted not in self.reading:
-                self.reading[wanted] = self.ahead.submit(self.make, range(wanted, wanted + 1))
+                steps = range(wanted, wanted + 1)
+                self.reading[wanted] = self.ahead.submit(self._make_beside, steps)
         self.reading = {k: v for k, v in self.reading.items() if k >= step}
         (made,) = self.reading.pop(step).result()
-        return made
+        return received(*made)
+
+    def _make_beside(self, steps: range) -> list[Made]:
+        """Make the batches of some steps, on CUDA in a stream of their own."""
+        if self.stream is None:
+            return [(step, None) for step in self.make(steps)]
+        with torch.cuda.stream(self.stream):
+            made = self.make(steps)
+            done = self.stream.record_event()
+        return [(step, done) for step in made]
 
     def make(self, steps: range) -> list[Step]:
         """Return the batches of some steps, made by one call of each operation."""

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from semimae.types import Step
+
 _ALIGNED = 16  # bytes: any type may begin at a multiple
+Made = tuple[Step, torch.cuda.Event | None]  # and when it is there, if another stream makes it
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -43,3 +46,14 @@ def use(device: torch.device) -> None:
     """Make a device a new thread's current one."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def received(step: Step, done: torch.cuda.Event | None) -> Step:
+    """Let the device's current stream wait for a batch that another one makes."""
+    if done is not None:
+        current = torch.cuda.current_stream()
+        current.wait_event(done)
+        for part in (*step.batch, step.hidden_labels):
+            if isinstance(part, Tensor):  # else the other stream would take its memory too early
+                part.record_stream(current)
+    return step

@@ -24,11 +24,13 @@ class BadSteps:
         self.counts = torch.zeros(5, dtype=torch.int64, device=device)
         self.terms: list[str] = []
 
-    def note(self, step: int, losses: Mapping[str, Tensor], grad_norm: Tensor, most: int) -> Tensor:
+    def note(
+        self, step: int | Tensor, losses: Mapping[str, Tensor], grad_norm: Tensor, most: int
+    ) -> Tensor:
         """Take note of a step; return whether it was good, a scalar on the device.
 
         Args:
-            step: Its number, from 1.
+            step: Its number, from 1; may be a scalar on the device.
             losses: The loss terms and ``total``, scalars.
             grad_norm: Norm of the gradient of ``total``.
             most: Bad steps in a row that are allowed.
@@ -39,15 +41,14 @@ class BadSteps:
         row, longest, total, first, term = self.counts
         new = any_bad & (row == 0) & (longest <= most)
         row = (row + 1) * any_bad
-        self.counts = torch.stack(
-            [
-                row,
-                torch.maximum(row, longest),
-                total + any_bad,
-                torch.where(new, step, first),
-                torch.where(new, bad.byte().argmax(), term),  # of equals the first
-            ]
-        )
+        counts = [
+            row,
+            torch.maximum(row, longest),
+            total + any_bad,
+            torch.where(new, step, first),
+            torch.where(new, bad.byte().argmax(), term),  # of equals the first
+        ]
+        self.counts.copy_(torch.stack(counts))  # in its place, where a CUDA graph looks for it
         return ~any_bad
 
     def check(self, most: int) -> tuple[int, int]:

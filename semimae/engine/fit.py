@@ -18,6 +18,7 @@ from semimae.distributed import any_process, gather_rows, own_share
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
 from semimae.engine.device import make_autocast, set_up_device, set_up_model
+from semimae.engine.graph import recorder_on
 from semimae.engine.infer import accuracy, infer_each
 from semimae.engine.loop import train
 from semimae.engine.memory import check_memory, images_fit
@@ -71,6 +72,7 @@ def fit(
     """
     split.check_unlabeled(cell.method, cell.num_unlabeled)
     device = set_up_device(cell.train)
+    recorder = recorder_on(device) if cell.train.graph else None
     check_memory(cell, device)
     model = start or model_of(cell, prepared)
     tune(model.backbone, cell.backbone, generator(cell.seed, "lora"))
@@ -130,6 +132,7 @@ def fit(
             on_row=on_row,
             checkpoints=checkpoints,
             should_stop=should_stop,
+            recorder=recorder,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(

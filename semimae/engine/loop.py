@@ -6,23 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from semimae.distributed import any_process, wait_for_all, world
-from semimae.engine.bad_steps import Undo
 from semimae.engine.checkpoint import Checkpoints, Row, TrainState
-from semimae.engine.diagnostics import measure_gradients, measure_pseudo_labels
-from semimae.engine.gradients import Gradients
-from semimae.engine.meter import Meter
-from semimae.engine.optim import (
-    clip_gradients,
-    cosine_lr,
-    ema_update,
-    gather_state,
-    set_lr,
-    skip_if,
-)
-from semimae.methods.base import Method
+from semimae.engine.graph import GraphedStep, Recorder
+from semimae.engine.optim import cosine_lr, gather_state
+from semimae.engine.step import Place, TrainStep
 from semimae.options.train import CellTrain, OptimConfig, Rhythm
 from semimae.types import Interrupted, Step
 
@@ -42,6 +31,7 @@ def train(
     on_row: Callable[[str, Row], None],
     checkpoints: Checkpoints,
     should_stop: Callable[[], bool],
+    recorder: Recorder | None = None,
 ) -> None:
     """Train from ``state.step`` to ``config.steps``; the result is ``state``.
 
@@ -58,18 +48,18 @@ def train(
         checkpoints: Where the state is saved.
         should_stop: Asked once per step; if true, the state is saved and ``Interrupted`` raised,
             of several processes some steps later.
+        recorder: Records the step, to replay it; ``None``: every step is made anew.
 
     Raises:
         Interrupted: When it was asked to stop.
         UserError: If more than ``rhythm.max_bad_steps`` steps in a row have a loss or gradient that
             is not finite, or all steps of the run.
     """
-    model, method, optimizer, meter = state.model, state.method, state.optimizer, state.meter
-    gradients = Gradients(model, method)
     most_bad = min(rhythm.max_bad_steps, config.steps - 1)  # a run of bad steps alone is no result
     clock = Clock(state)
     asked = False
-    undo = Undo(method, model)
+    plain = TrainStep(state, optim, autocast, most_bad)
+    make_step = plain if recorder is None else GraphedStep(plain, recorder)
 
     def add_row(kind: str, rows: list[Row], values: Row) -> None:
         rows.append({"step": state.step, **clock.now(), **values})
@@ -77,7 +67,7 @@ def train(
 
     def save() -> None:
         clock.now()
-        gather_state(optimizer)
+        gather_state(state.optimizer)
         if world().rank == 0:
             checkpoints.save(state)
         wait_for_all()  # whoever continues at once must find it
@@ -102,48 +92,24 @@ def train(
             warmup=optim.warmup_steps,
             total=config.steps,
         )
-        set_lr(optimizer, lr)
-        with clock.waiting():
-            batch, hidden_labels = steps(state.step)
-        logging, observing = (
-            bool(every) and state.step % every == 0
-            for every in (rhythm.gradient_every, method.gradient_every)
-        )
-        measured: dict[str, Tensor] | None = {} if logging or observing else None
-        undo.begin_step()
-        losses, inputs = gradients.compute(state.ema, batch, autocast, measured)
-        if measured is not None and logging:
-            measure_gradients(meter, measured)
-        grad_norm = clip_gradients(gradients.parameters, optim.grad_clip)
-        finite = state.bad_steps.note(state.step + 1, losses, grad_norm, most_bad)
-        good = finite.float()
-        _meter_weights(meter, method, good)
-        if measured is not None and observing:
-            method.observe_gradients(measured)
-        skip_if(optimizer, 1 - good)
-        optimizer.step()
-        undo.unless(finite)
         decay = config.ema_decay
         if config.ema_warmup:  # TensorFlow's num_updates rule
             decay = min(decay, (1 + state.step) / (10 + state.step))
-        ema_update(state.ema, model, decay)
+        with clock.waiting():
+            step = steps(state.step)
+        logging, observing = (
+            bool(every) and state.step % every == 0
+            for every in (rhythm.gradient_every, state.method.gradient_every)
+        )
+        place = Place(state.step + 1, lr, decay)
+        state.meter.include(make_step(step, place, logging=logging, observing=observing))
         state.step += 1
         if config.compile and state.step == 1:
             _log.info("first step, with compiling: %.1f s", clock.now()["seconds"])
 
-        for name, value in losses.items():
-            meter.add(f"loss/{name}", value, good)
-        for name, value in (dict(inputs.metrics) | {"grad_norm": grad_norm}).items():
-            meter.add(name, value, good)
-        if optim.grad_clip is not None:
-            meter.add("clipped", grad_norm > optim.grad_clip, good)
-        if inputs.pseudo is not None:
-            measure_pseudo_labels(meter, inputs.pseudo, hidden_labels, method.num_classes, good)
-        meter.end_step()
-
         last = state.step == config.steps
         if last or state.step % rhythm.log_every == 0:  # the only place where the host waits
-            values = {"lr": lr, **meter.flush()}
+            values = {"lr": lr, **state.meter.flush()}
             _, num_bad = state.bad_steps.check(most_bad)
             values |= {"bad_steps": float(num_bad)} if num_bad else {}
             add_row("train", state.history, values | {"data_wait": clock.share_of_waiting()})
@@ -205,13 +171,6 @@ class Clock:
         share = self.waited / self.busy
         self.waited = self.busy = 0.0
         return share
-
-
-def _meter_weights(meter: Meter, method: Method, good: Tensor) -> None:
-    """Add the weights that move, as this step has used them."""
-    for name, weight in method.weights.items():
-        if isinstance(weight, Tensor):
-            meter.add(f"weight/{name}", weight.clone(), good)  # it may move in this step
 
 
 def _evaluation_is_due(state: TrainState, last: int, eval_every: int) -> bool:

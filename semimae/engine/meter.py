@@ -1,9 +1,17 @@
 """Means over many steps, kept on the device until they are asked for."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Terms(NamedTuple):
+    """What one step adds."""
+
+    sizes: Mapping[str, int]  # by name, in the order of ``values``
+    values: Tensor  # [2, n]: values times weights, weights
 
 
 class Meter:
@@ -31,20 +39,24 @@ class Meter:
 
     def end_step(self) -> None:
         """Bring the sums up to date."""
-        if not self.waiting:
-            return
+        if self.waiting:
+            self.include(self.take())
+
+    def take(self) -> Terms:
+        """Return what was added since the step began, and forget it."""
         values = [value.float().reshape(-1) for value, _ in self.waiting.values()]
         weights = [
             torch.ones_like(value) if weight is None else weight.float().expand_as(value)
             for value, (_, weight) in zip(values, self.waiting.values(), strict=True)
         ]
         value, weight = torch.cat(values), torch.cat(weights)
-        terms = torch.stack([torch.where(weight > 0, value * weight, 0.0), weight])
-        self._add(dict(zip(self.waiting, map(len, values), strict=True)), terms)
+        sizes = dict(zip(self.waiting, map(len, values), strict=True))
         self.waiting = {}
+        return Terms(sizes, torch.stack([torch.where(weight > 0, value * weight, 0.0), weight]))
 
-    def _add(self, sizes: Mapping[str, int], terms: Tensor) -> None:
-        """Add ``terms`` ``[2, n]`` of names of some sizes, one after the other."""
+    def include(self, added: Terms) -> None:
+        """Add what ``take`` returned to the sums."""
+        sizes, terms = added
         missing = {name: size for name, size in sizes.items() if name not in self.places}
         if missing:
             start = 0 if self.totals is None else self.totals.shape[1]
@@ -78,7 +90,7 @@ class Meter:
     def sums(self, sums: Mapping[str, Tensor]) -> None:
         self.totals, self.places, self.waiting = None, {}, {}
         for name, terms in sums.items():
-            self._add({name: terms.shape[1]}, terms)
+            self.include(Terms({name: terms.shape[1]}, terms))
 
     def flush(self) -> dict[str, float]:
         """Return the mean of every name that has weight, and start again."""

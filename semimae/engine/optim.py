@@ -126,14 +126,14 @@ def packed_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     ]
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float | Tensor) -> None:
     """Set the learning rate of every group, times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 @torch.no_grad()
-def ema_update(ema: nn.Module, model: nn.Module, decay: float) -> None:
+def ema_update(ema: nn.Module, model: nn.Module, decay: float | Tensor) -> None:
     """Move every weight of ``ema`` towards ``model``: ``ema = decay * ema + (1 - decay) * model``.
 
     BatchNorm's running statistics move as the weights do that they belong to.
@@ -142,4 +142,9 @@ def ema_update(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """
     ours: list[Tensor] = [*ema.parameters(), *running_statistics(ema)]
     theirs: list[Tensor] = [*model.parameters(), *running_statistics(model)]
-    torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+    if isinstance(decay, Tensor):  # a scalar on the device, which lerp takes per element alone
+        moves = torch._foreach_sub(theirs, ours)
+        torch._foreach_mul_(moves, 1.0 - decay)
+        torch._foreach_add_(ours, moves)
+    else:
+        torch._foreach_lerp_(ours, theirs, 1.0 - decay)

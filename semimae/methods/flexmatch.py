@@ -43,7 +43,7 @@ class FlexRule(Rule):
         self.counts.scatter_add_(0, after, once.long()).scatter_add_(0, before, -once.long())
         return weighed
 
-    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def weigh(self, probs: Tensor, progress: float | Tensor) -> tuple[Tensor, Tensor]:
         base = base_threshold(self.options, progress)
         confidence, labels = probs.max(dim=-1)
         status = self.counts.to(probs.dtype)

@@ -48,7 +48,7 @@ class FreeRule(Rule):
         self.histogram.lerp_(class_shares(labels, self.num_classes), pace)
         return self.weigh(probs, batch.progress)
 
-    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def weigh(self, probs: Tensor, progress: float | Tensor) -> tuple[Tensor, Tensor]:
         confidence, labels = probs.max(dim=-1)
         thresholds = self.confidence * self.mean_probs / self.mean_probs.max()
         return (confidence >= thresholds[labels]).float(), thresholds.mean()

@@ -127,6 +127,9 @@ def rows_that_count(weight: Tensor, buckets: int = 8) -> Tensor:
     return (weight == 0).byte().argsort(stable=True)[:padded]
 
 
-def fade_in(progress: float, ramp: float) -> float:
+def fade_in(progress: float | Tensor, ramp: float) -> float | Tensor:
     """Return ``exp(-5 (1 - progress / ramp)^2)`` in the ramp, then 1 (arXiv:1703.01780, 3.1)."""
+    if isinstance(progress, Tensor):
+        left = 1 - progress / ramp if ramp else progress * 0
+        return (-5 * left.clamp(min=0) ** 2).exp()
     return math.exp(-5 * (1 - progress / ramp) ** 2) if progress < ramp else 1.0

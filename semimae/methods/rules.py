@@ -31,7 +31,7 @@ class Rule(nn.Module):
         """Return the weights ``[U]`` and the mean threshold; take note of the predictions."""
         raise NotImplementedError
 
-    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def weigh(self, probs: Tensor, progress: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return the same for any images ``[K, N]``, as the rule stands; nothing is noted."""
         raise NotImplementedError
 
@@ -57,10 +57,12 @@ class FixedRule(Rule):
     def forward(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.weigh(probs, batch.progress)
 
-    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def weigh(self, probs: Tensor, progress: float | Tensor) -> tuple[Tensor, Tensor]:
         threshold = base_threshold(self.options, progress)
         keep = probs.max(dim=-1).values >= threshold
-        return keep.float(), torch.full((), threshold, device=probs.device)
+        if not isinstance(threshold, Tensor):
+            threshold = torch.full((), threshold, device=probs.device)
+        return keep.float(), threshold
 
 
 class Alignment(nn.Module):
@@ -97,9 +99,12 @@ class Alignment(nn.Module):
         return aligned / aligned.sum(dim=-1, keepdim=True)
 
 
-def base_threshold(options: Threshold, progress: float) -> float:
+def base_threshold(options: Threshold, progress: float | Tensor) -> float | Tensor:
     """Return the threshold at a share of the run: linear from its start, then constant."""
     start, end, ramp = options.threshold_start, options.threshold, options.threshold_ramp
+    if isinstance(progress, Tensor):
+        done = (progress / ramp).clamp(max=1) if ramp else torch.ones_like(progress)
+        return start + (end - start) * done
     return end if progress >= ramp else start + (end - start) * progress / ramp
 
 

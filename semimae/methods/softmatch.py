@@ -44,7 +44,7 @@ class SoftRule(Rule):
             self.var.lerp_(confidence.var(), pace)
         return self.weigh(probs, batch.progress)
 
-    def weigh(self, probs: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def weigh(self, probs: Tensor, progress: float | Tensor) -> tuple[Tensor, Tensor]:
         confidence = probs.max(dim=-1).values
         below = (confidence - self.mean).clamp(max=0)
         width = (2 * self.var / 4).clamp(min=1e-12)  # all may be equally confident

@@ -89,10 +89,26 @@ class Cell(Frozen):
             if self.mim is not None:
                 raise no_patches("backbone.name=cnn")
             check_joint_pass("backbone.name=cnn", self.train)
+        self._check_graph()
         side = self.backbone.patches_per_side(self.data.image_size)
         if self.mim is not None and side is not None:
             self.mim.check_patches(side, (self.data.image_size // side) ** 2 * self.data.channels)
         return self
+
+    def _check_graph(self) -> None:
+        labels = getattr(self.options, "pseudo_label", None)
+        if not self.train.graph:
+            return
+        if self.train.processes > 1:
+            raise ValueError(
+                f"train.graph=true is for one process, not train.processes={self.train.processes}; "
+                "set it to false"
+            )
+        if getattr(labels, "skip_rejected", None) == "always":
+            raise ValueError(
+                "train.graph=true makes the same operations in each step, and "
+                "pseudo_label.skip_rejected=always does not; set the latter to never"
+            )
 
     @classmethod
     def read(cls, path: Path) -> Self:

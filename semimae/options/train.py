@@ -99,6 +99,10 @@ class CellTrain(Frozen):
         description="Compile the blocks with torch.compile. The first steps are slow, so this only "
         "pays off in long runs."
     )
+    graph: bool = Field(
+        description="Record the step as a CUDA graph and replay it, so that a GPU need not wait "
+        "for the host to start each operation. Equal within rounding. Needs cuda and one process."
+    )
     deterministic: bool = Field(
         description="Use only deterministic algorithms on cuda, so that a resumed run ends with "
         "the same bits as an uninterrupted one. Slower. Always the case on a CPU."

@@ -1,6 +1,8 @@
 import dataclasses
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -404,6 +406,54 @@ def test_diagnostics_never_see_a_label_that_is_trained_on(
             assert label == (-1 if trained_on else prepared.labels[row])
             seen.add(trained_on)
     assert seen == {True, False}
+
+
+class Stream:
+    """Stands for a CUDA stream, and notes what happens."""
+
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self.name, self.notes = name, notes
+
+    def record_event(self) -> str:
+        self.notes.append(f"{self.name} is done")
+        return f"event of {self.name}"
+
+    def wait_event(self, event: str) -> None:
+        self.notes.append(f"{self.name} waits for {event}")
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_gpu_makes_views_beside_the_step_and_their_memory_is_kept(
+    inline: bool, packed: tuple[Prepared, DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    kept: list[int] = []
+    step, beside = Stream("step", notes), Stream("beside", notes)
+
+    @contextmanager
+    def using(stream: Stream) -> Iterator[None]:
+        notes.append(f"on {stream.name}")
+        yield
+        notes.append(f"off {stream.name}")
+
+    monkeypatch.setattr(torch.cuda, "stream", using)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: step)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda t, _: kept.append(id(t)))
+    made = views(packed, halve(packed[0]))
+    made.stream = beside  # type: ignore[assignment]
+    made.together = 1
+    if inline:
+        made.ahead = None
+    batch = made(7)
+    if made.ahead is not None:
+        made.ahead.shutdown()
+    whole = ["on beside", "beside is done", "off beside"]
+    waits = "step waits for event of beside"
+    # The thread makes the next step too, before or after this one is handed out.
+    assert [note for note in notes if note != waits] == whole * (1 if inline else 2)
+    assert notes.index(waits) >= len(whole)
+    assert kept == [id(t) for t in tensors(batch)]
+    assert same(batch, views(packed, halve(packed[0]))(7))
 
 
 @pytest.mark.parametrize("kind", ["files", "packed"])

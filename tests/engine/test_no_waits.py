@@ -15,14 +15,17 @@ from support import SMALL, WITH_OWN_PHASE, changed_params, section
 from torch import Tensor, empty_like, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from semimae.data.augment import num_draws, strong_view, to_float, weak_view
 from semimae.data.erasing import ERASING_DRAWS, erase
 from semimae.data.labeled import MIX_DRAWS, mix_neighbors, soft_targets
+from semimae.engine import graph
 from semimae.engine.bad_steps import BadSteps
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast
 from semimae.engine.loop import train
+from semimae.engine.meter import Terms
 from semimae.engine.optim import build_optimizer
 from semimae.methods.registry import build_method
 from semimae.model import build_model
@@ -30,6 +33,7 @@ from semimae.options.cell import Cell
 from semimae.types import Batch, Interrupted, Step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+GRAPH = "graph"  # on CUDA, as it is recorded
 CLASSES, UNLABELED = 10, 50  # of the dataset
 VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in WITH_OWN_PHASE} | {
     "micro-batches": {"method": "freematch", "train__accumulate": 2},
@@ -79,6 +83,33 @@ class Copies(TorchDispatchMode):
         return out
 
 
+class NoHost(TorchDispatchMode):
+    """Refuses tensors of the host: a CUDA graph can not copy them, or keeps what they were."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        assert all(t.device.type == "cuda" for t in tensors), func
+        if func is torch.ops.aten._fused_adamw_.tensor_lr:
+            return None  # in place; tensors without values do not know of it
+        return func(*args, **(kwargs or {}))
+
+
+class Recorder:
+    """Makes the calls that would be recorded."""
+
+    recorded = 0
+
+    def run(self, call: Callable[[], Terms]) -> Terms:
+        return call()
+
+    def record(self, call: Callable[[], Terms]) -> tuple[Terms, Callable[[], None]]:
+        self.recorded += 1
+        with NoHost():
+            return call(), lambda: None
+
+
 def without_values(module: nn.Module, device: torch.device) -> None:
     """Replace all weights by tensors of the active mode."""
     for part in module.modules():
@@ -116,11 +147,16 @@ def batch_of(cell: Cell) -> Step:
     return Step(batch, classes(unlabeled))
 
 
-@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+@pytest.mark.parametrize("where", [CPU, CUDA, GRAPH], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_between_two_rows_waits_for_nothing(
-    variant: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    variant: str, where: torch.device | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    device, recorder = where, None
+    if not isinstance(device, torch.device):
+        device, recorder = CUDA, Recorder()
+        monkeypatch.setattr(graph, "_PLAIN", 0)
+        monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)  # no mode knows of it
     if device == CUDA:  # the backward pass is torch's own, and its engine wants a real card
         monkeypatch.setattr(Tensor, "backward", lambda loss: backward())
         monkeypatch.setattr(torch.autograd, "grad", lambda loss, of, **_: list(map(empty_like, of)))
@@ -173,10 +209,12 @@ def test_a_step_between_two_rows_waits_for_nothing(
                 on_row=lambda kind, row: rows.append(kind),
                 checkpoints=Nowhere(),
                 should_stop=lambda: state.step == steps,
+                recorder=recorder,
             )
     assert state.step == steps
     assert rows == []
     assert copies.seen == []
+    assert recorder is None or recorder.recorded == steps
     assert state.meter.sums  # what the rows will be made of has been computed
 
 
