@@ -22,8 +22,8 @@ from report_helpers import (
     scores,
 )
 
-from pipeline.reporting.blocks import MINUS
 from pipeline.reporting.charts import COLORS
+from pipeline.reporting.formats import MINUS
 from pipeline.tracking.address import ui_record
 from pipeline.workspace import digest, mlflow_record
 from semimae.evaluation.metrics import Scores
@@ -157,6 +157,44 @@ def test_the_seeds_of_the_leaderboard_are_the_runs(full: Page) -> None:
     listed = {tuple(row[i].replace("\N{EN DASH}", "") for i in of) for row in rows}
     assert {(*each[:3], each[3] or "") for each in drawn} == listed
     assert {row["Seed"] for row in data(page, "leaderboard", "seeds")} == {0, 1, 2}
+
+
+def test_every_other_chart_draws_the_numbers_under_it(full: Page) -> None:
+    page, _ = full
+    compared = 0
+    for name, figure in figures(page).items():
+        (part,) = re.findall(rf'data-figure="{name}"(.+?)</figure>', page, flags=re.S)
+        found = tables(f'<section id="numbers">{part}</section>', "numbers")
+        if not found:  # it is beside the chart, and compared above
+            assert name in ("leaderboard", "differences", "cost")
+            continue
+        for (head, rows), dataset in zip(found, figure["tables"], strict=True):
+            drawn = data(page, name, dataset)
+            assert len(drawn) == len(rows)
+            for record, row in zip(drawn, rows, strict=True):
+                for heading, text in zip(head, row, strict=True):
+                    assert_reads(text, record, heading)
+            compared += 1
+    assert compared > 15
+
+
+def assert_reads(text: str, record: dict[str, Any], heading: str) -> None:
+    """Check that a table's entry says what a chart has under the same heading."""
+    name = re.sub(r" \((%|points)\)$", "", heading)
+    value, low, high = (record.get(f"{name}{end}") for end in ENDS)
+    text = re.sub(" (same on all seeds|one seed)$", "", text)
+    if heading.endswith("(%)") and name != heading:
+        assert text == shown(value, low, high)
+    elif heading.endswith("(points)"):
+        assert text == shown(value, low, high, "+.1f")
+    elif isinstance(value, float):
+        number = text.partition(" ")[0].replace(MINUS, "-")
+        digits = len(number.partition(".")[2])
+        assert round(value, digits) == pytest.approx(float(number.removeprefix("<")), rel=0.01)
+    elif isinstance(value, int):
+        assert text == f"{value:,}"
+    else:
+        assert text == ("\N{EN DASH}" if value is None else value)
 
 
 @pytest.mark.parametrize("key", ["val/top1", "pseudo/coverage", "gradient/cosine"])
