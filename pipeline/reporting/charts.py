@@ -20,6 +20,7 @@ _ACCENT, _GRAY = COLORS[2], "#808790"
 _LABEL = {
     "percent": "format(100 * datum.value, '.1~f')",
     "points": "format(100 * datum.value, '+.1~f')",
+    **dict.fromkeys(("loss", "number"), "format(datum.value, '.3~g')"),
     "seconds": "datum.value < 120 ? datum.value + ' s' : format(datum.value / 60, '.3~g') + ' min'",
 }
 _TIP = {
@@ -103,7 +104,7 @@ def reliability(bins: Table) -> Chart:
         _axis(of, bins, name, domain=[0, 1])
         for of, name in ((alt.X, "Confidence"), (alt.Y, "Accuracy"))
     )
-    ends = alt.Chart(alt.InlineData(values=[{"at": 0}, {"at": 1}]))
+    ends = alt.Chart(alt.sequence(0, 2, as_="at"))  # no named data: the page fills those in
     ideal = ends.mark_line(color=_GRAY, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
     size = alt.Size(field="Images", type="quantitative", legend=None)
     dots = base.mark_circle(opacity=1).encode(x=x, y=y, size=size)

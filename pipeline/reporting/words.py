@@ -60,10 +60,10 @@ def judgment(c: Comparison, *, short: bool = False) -> str:
 
     A narrow column asks "significant?", and its caption says how p-values are corrected.
     """
-    if c.difference.n == 1:
-        return "no test" if c.p is None else f"McNemar test: p {_p(c.p)}"
     if c.p is None:
-        return "the same on every seed, no test"
+        return "no test"
+    if c.difference.n == 1:
+        return f"McNemar test: p {_p(c.p)}"
     if short:
         return f"{'yes' if c.is_significant else 'no'} (p {_p(c.p)})"
     return f"{'not ' * (not c.is_significant)}significant (p {_p(c.p)}, Holm-corrected)"
@@ -98,10 +98,10 @@ def against(c: Comparison) -> str:
     words = f"{c.a.name} compared with {c.b.name}: {points(d.mean)} points"
     if d.n == 1:
         return f"{words} with one seed.{_on_images(c)}"
+    if c.p is None:
+        return f"{words} on every seed.{_on_images(c)}"
     ends = limits(d.low, d.high, points)
-    return f"{words} on the same seeds{', 95% interval ' * bool(ends)}{ends}; {judgment(c)}." + (
-        _on_images(c)
-    )
+    return f"{words} on the same seeds, 95% interval {ends}; {judgment(c)}.{_on_images(c)}"
 
 
 def unlabeled(a: Analysis, c: Comparison | None) -> str:

@@ -255,6 +255,19 @@ def test_charts_of_the_headline_draw_its_scores(full: Page) -> None:
         assert f"{row['Class']}{ends}{row['Test images']}" in texts
 
 
+def test_every_data_set_of_a_chart_is_one_of_its_tables(full: Page) -> None:
+    """Those that Altair would add are lost, since the page fills in the tables."""
+    for name, figure in figures(full[0]).items():
+        spec = figure["spec"]
+        sources = [part["data"] for part in (spec, *spec["layer"]) if "data" in part]
+        named = {source["name"] for source in sources if "name" in source}
+        assert named == figure["tables"].keys(), name
+        assert "datasets" not in spec
+        assert ({"sequence": {"start": 0, "stop": 2, "as": "at"}} in sources) == (
+            name == "calibration"  # its diagonal, at 0 and 1
+        )
+
+
 def test_pictures_of_the_charts_are_those_of_the_page(full: Page) -> None:
     """Each figure is a file beside report.md, and no two share one."""
     page, markdown = full
