@@ -1,12 +1,10 @@
 """How many labels do I need? Read off between the points that were measured."""
 
-from typing import Any
-
 from pipeline.reporting import charts, tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Column, Figure, Interval, Table
-from pipeline.reporting.compare import TOP1, method_name, over_seeds
-from pipeline.reporting.formats import count
+from pipeline.reporting.compare import method_name, over_seeds
+from pipeline.reporting.formats import count, percent
 from pipeline.reporting.statistics import crossing
 
 
@@ -29,36 +27,33 @@ def _needed(lines: list[tables.Line]) -> Table:
     by_method: dict[str, list[tables.Line]] = {}
     for line in lines:
         by_method.setdefault(line.setting.method, []).append(line)
-    curves = {m: found for m, found in by_method.items() if len(found) > 1}
-    means = [over_seeds(line.runs).mean for found in curves.values() for line in found]
+    curves = [found for found in by_method.values() if len(found) > 1]
+    means = [over_seeds(line.runs).mean for found in curves for line in found]
     step = max(0.01, round((max(means) - min(means)) / 6, 2)) if means else 1.0
     first = round(min(means, default=0.0) / step) + 1
     targets = [i * step for i in range(first, first + 8) if i * step <= max(means, default=-1.0)]
 
-    def get(curve: list[tables.Line]) -> Any:
-        x = [float(line.runs[0].num_labeled) for line in curve]
-        spreads = [over_seeds(line.runs) for line in curve]
-        heights = [
-            [s.mean for s in spreads],
-            [s.mean if s.high is None else s.high for s in spreads],
-            [s.mean if s.low is None else s.low for s in spreads],
-        ]
-
-        def needed(target: float) -> Interval:
-            return _within(x[0], x[-1], *(crossing(x, height, target) for height in heights))
-
-        return needed
+    def at(target: float) -> Column:
+        return Column(f"{percent(target)}%", lambda curve: _needed_by(curve, target), "count")
 
     return Table(
         "Labeled images needed for a test accuracy, interpolated between the measured means on a "
         "logarithmic scale. The interval is where the ends of the 95% intervals cross it. Nothing "
         "is said beyond the largest number of labels that was measured.",
-        [
-            Column(TOP1, lambda target: target, "percent"),
-            *(Column(method_name(m), get(curve), "count") for m, curve in curves.items()),
-        ],
-        targets,
+        [Column("Method", lambda curve: method_name(curve[0].setting.method)), *map(at, targets)],
+        curves if targets else [],
     )
+
+
+def _needed_by(curve: list[tables.Line], target: float) -> Interval:
+    x = [float(line.runs[0].num_labeled) for line in curve]
+    spreads = [over_seeds(line.runs) for line in curve]
+    heights = (
+        [s.mean for s in spreads],
+        [s.mean if s.high is None else s.high for s in spreads],
+        [s.mean if s.low is None else s.low for s in spreads],
+    )
+    return _within(x[0], x[-1], *(crossing(x, height, target) for height in heights))
 
 
 def _within(smallest: float, largest: float, value: float, low: float, high: float) -> Interval:

@@ -142,7 +142,7 @@ def fractions(a: Analysis) -> Table:
             return c and words.judgment(c, short=True)
 
         difference = Column(heading, lambda line: (c := of(line)) and c.difference, "points")
-        return [difference, Column("Significant?", answer, "words")]
+        return [difference, Column("Significant?", answer)]
 
     return Table(
         "The setting that this report focuses on, for each number of labels. P-values are "
