@@ -236,8 +236,7 @@ def _start(trained: "Trained") -> str:
 
 
 def _license(trained: "Trained") -> str:
-    report = trained.info.start
-    known = report.license if report is not None else None
+    known = trained.info.start.license if trained.info.start else None
     return known or (
         "not known to this project; ask their authors. That of MAE's repository, for one, is "
         "CC-BY-NC-4.0"
@@ -265,10 +264,9 @@ def _loading(trained: "Trained", name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return a JSON file, or nothing if there is none."""
-    try:
-        content: dict[str, Any] = read_json(path)
-    except FileNotFoundError:
+    if not path.is_file():
         return {}
+    try:
+        return dict(read_json(path))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); run `dvc repro`.") from None
-    return content

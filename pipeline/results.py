@@ -67,8 +67,8 @@ def keep_results(
         "cpu_hours": sum(run.cpu_seconds for run in runs) / 3600,
         "hours": sum(run.seconds for run in runs) / 3600,
         # Of where they were trained, which need not be here.
-        "devices": sorted({run.details.origin.machine for run in runs}),
-        "torch": sorted({run.details.origin.torch or "not recorded" for run in runs}),
+        "devices": sorted({run.origin.machine for run in runs}),
+        "torch": sorted({run.origin.torch or "not recorded" for run in runs}),
     }
     with replaced_folder(root / RESULTS / name) as folder:
         for path in _COPIED:
@@ -138,8 +138,7 @@ def _tables(a: "Analysis") -> "list[Block]":
     from pipeline.reporting.blocks import Column, Table
     from pipeline.reporting.compare import method_name, over_seeds
 
-    accuracy = tables.mean_of("pseudo_accuracy_final")
-    right = Column("Pseudo labels in use that are right", accuracy, "percent")
+    right = tables.mean("Pseudo labels in use that are right", "pseudo_accuracy_final", "percent")
     lead = Column(
         f"Lead of {method_name(a.asked.method)}",
         lambda line: line.lead and line.lead.difference,

@@ -1,20 +1,15 @@
 """What is needed to judge and repeat the numbers: runs and provenance."""
 
-from typing import Any
-
 from pipeline.reporting import tables
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import Block, Column, Section, Table, Text, count
+from pipeline.reporting.blocks import Block, Table, Text, table_of
 from pipeline.reporting.compare import labels_of
+from pipeline.reporting.formats import count
 from pipeline.reporting.rerun import grid_command
 from pipeline.workspace import flat
 
 
-def _at(index: int) -> Any:
-    return lambda row: row[index]
-
-
-def runs_section(a: Analysis) -> Section:
+def runs(a: Analysis) -> list[Block]:
     """List the runs, those of a setting below each other."""
     grouped = (*a.grid.values(), *a.timed.values(), a.evidence.runs)
     found = list({run.cell_id: run for group in grouped for run in group}.values())
@@ -34,65 +29,62 @@ def runs_section(a: Analysis) -> Section:
         "trained; the code is a hash of the library, which also shows changes that were not "
         "committed. All scores and ids are in ablation.csv."
     )
-    return Section("runs", "Runs", [Text(f"{about} {mlflow} {search}"), tables.runs(a, found)])
+    return [Text(f"{about} {mlflow} {search}"), tables.runs(a, found)]
 
 
-def provenance_section(a: Analysis, commit: str | None) -> Section:
+def provenance(a: Analysis, commit: str | None) -> list[Block]:
     """State data, splits, code, parameters, and what is missing."""
-    params = a.evidence.params
-    facts = _facts(a, commit)
-    blocks: list[Block] = [
-        Table("Data and code.", [Column("What", _at(0)), Column("Value", _at(1), "words")], facts)
+    facts = _dataset(a) | {"Commit that was checked out for this report": commit or "none"}
+    missing = [
+        {"Run": m.name, "Folder": f"runs/{m.folder}", "Why": m.reason} for m in a.evidence.missing
     ]
-    if a.fractions():
-        blocks.append(_split_table(a))
-    if missing := a.evidence.missing:
-        columns = [
-            Column("Run", lambda m: m.name),
-            Column("Folder", lambda m: f"runs/{m.folder}"),
-            Column("Why", lambda m: m.reason),
-        ]
-        blocks.append(Table("Missing runs.", columns, missing))
+    params, text, values = a.evidence.params, "", {}
     if params is not None:
-        rows = [(name, str(value)) for name, value in flat(params.model_dump(mode="json")).items()]
-        columns = [Column("Parameter", _at(0)), Column("Value", _at(1), "words")]
-        blocks.append(Table("params.yaml.", columns, rows, folded=True))
-        blocks.append(
-            Text(
-                "Everything here is read from the stage files below runs/. `dvc repro` makes them "
-                "and this report. To make the same grid, whatever params.yaml says by then: "
-                f"`{grid_command(params)}`."
-            )
+        values = flat(params.model_dump(mode="json"))
+        text = (
+            "Everything here is read from the stage files below runs/. `dvc repro` makes them and "
+            "this report. To make the same grid, whatever params.yaml says by then: "
+            f"`{grid_command(params)}`."
         )
-    return Section("provenance", "Provenance", blocks)
+    return [
+        _pairs("Data and code.", "What", facts),
+        _splits(a),
+        table_of("Missing runs.", {"Run": "text", "Folder": "text", "Why": "text"}, missing),
+        _pairs("params.yaml.", "Parameter", values, folded=True),
+        Text(text),
+    ]
 
 
-def _facts(a: Analysis, commit: str | None) -> list[tuple[str, str]]:
-    facts = []
-    if info := a.evidence.dataset:
-        rows = ", ".join(f"{count(n)} {name}" for name, n in info.counts.items() if n)
-        size = " \N{MULTIPLICATION SIGN} ".join(
-            map(str, (info.image_size, info.image_size, info.channels))
-        )
-        facts += [
-            ("Dataset", f"{info.name}, {info.num_classes} classes, {size} pixels"),
-            ("Fingerprint", info.fingerprint),
-            ("Images", rows),
-            ("Images left out because they cannot be read", count(info.num_skipped)),
-            ("Test images that are also in another split", count(info.duplicates_test_train)),
-        ]
-    return [*facts, ("Commit that was checked out for this report", commit or "none")]
+def _pairs(caption: str, name: str, values: dict[str, str], *, folded: bool = False) -> Table:
+    rows = [{name: key, "Value": str(value)} for key, value in values.items()]
+    return table_of(caption, {name: "text", "Value": "words"}, rows, folded=folded)
 
 
-def _split_table(a: Analysis) -> Table:
-    runs = [a.run_of(fraction) for fraction in a.fractions()]
-    return Table(
-        "Images of each split.",
-        [
-            Column("Labels", lambda run: labels_of(run)),
-            Column("Labeled", lambda run: run.num_labeled, "count"),
-            Column("Unlabeled", lambda run: run.details and run.details.num_unlabeled, "count"),
-            Column("Validation", lambda run: run.val_images, "count"),
-        ],
-        runs,
+def _dataset(a: Analysis) -> dict[str, str]:
+    info = a.evidence.dataset
+    if info is None:
+        return {}
+    size = " \N{MULTIPLICATION SIGN} ".join(
+        map(str, (info.image_size, info.image_size, info.channels))
     )
+    return {
+        "Dataset": f"{info.name}, {info.num_classes} classes, {size} pixels",
+        "Fingerprint": info.fingerprint,
+        "Images": ", ".join(f"{count(n)} {name}" for name, n in info.counts.items() if n),
+        "Images left out because they cannot be read": count(info.num_skipped),
+        "Test images that are also in another split": count(info.duplicates_test_train),
+    }
+
+
+def _splits(a: Analysis) -> Table:
+    rows = [
+        {
+            "Labels": labels_of(run),
+            "Labeled": run.num_labeled,
+            "Unlabeled": run.num_unlabeled,
+            "Validation": run.val_images,
+        }
+        for run in map(a.run_of, a.fractions())
+    ]
+    kinds = {"Labels": "text", "Labeled": "count", "Unlabeled": "count", "Validation": "count"}
+    return table_of("Images of each split.", kinds, rows)

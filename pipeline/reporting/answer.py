@@ -2,10 +2,10 @@
 
 from pipeline.reporting import charts, tables, words
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import Block, Facts, Figure, Section, Text, count, duration, percent
+from pipeline.reporting.blocks import Block, Facts, Figure, Text
 from pipeline.reporting.choice import choice, labels_used
 from pipeline.reporting.compare import (
-    Comparison,
+    TOP1,
     Setting,
     compare,
     labels_of,
@@ -13,16 +13,16 @@ from pipeline.reporting.compare import (
     over_seeds,
     setting_of,
 )
+from pipeline.reporting.formats import count, duration, limits, percent, points
 from pipeline.reporting.rerun import exp_run
 from pipeline.reporting.statistics import ALPHA
-from pipeline.reporting.tables import TOP1
 from semimae.options.grid import PLAIN
 
 _FEW_SEEDS = 5
 _NAMED = 12  # missing cells that are named one by one on the first screen
 
 
-def answer_section(a: Analysis) -> Section:
+def answer(a: Analysis) -> list[Block]:
     """Answer the first questions in words, in four numbers, and for each label fraction."""
     found = a.verdicts[a.main_fraction]
     runs = a.grid[found.best]
@@ -35,62 +35,46 @@ def answer_section(a: Analysis) -> Section:
             (f"Lead over {c.b.name} (points)", "points", c.difference, words.judgment(c))
             for c in against
         ),
-        ("Cost of one such run", "seconds", seconds, words.cost(runs)),
+        ("Cost of one such run", "seconds", seconds, words.cost(runs[0])),
     ]
     total = sum(run.seconds for run in a.evidence.runs)
     whole = (
         f"The report covers {count(len(a.evidence.runs))} distinct runs with {duration(total)} of "
         f"training in total: {words.device_hours(a.evidence.runs)}."
     )
-    blocks: list[Block] = [
-        *_texts((_missing(a), "note")),
+    return [
+        Text(_missing(a), tone="note"),
         Text(words.lead(a, a.main_fraction), tone="lead"),
         Facts(facts),
         *_ranking(a),
-        *_texts(_unlabeled(a, helped), (words.frozen(a.evidence.runs), "")),
-        *_texts(*_baselines(a, found.best), _model_in_use(a), (choice(a, a.main_fraction), "")),
-        *_texts(*((words.against(c), "") for c in against if c.images and c != helped)),
-        *_texts((words.settle(found.over_next), "")),
+        Text(words.unlabeled(a, helped)),
+        Text(words.frozen(a.evidence.runs)),
+        *_baselines(a, found.best),
+        *_model_in_use(a),
+        Text(choice(a, a.main_fraction)),
+        *(Text(words.against(c)) for c in against if c.images and c != helped),
+        Text(words.settle(found.over_next)),
         *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
         Text(whole),
         Text(_rules(a), tone="small"),
     ]
-    return Section("answer", "Which setting won?", blocks)
 
 
-def headline_only_section(a: Analysis) -> Section:
+def headline_only(a: Analysis) -> list[Block]:
     """Say how good the headline is, where no run of the grid is finished."""
     headline = a.evidence.headline
     assert headline is not None, "read_evidence refuses to report nothing"
-    scores = headline.details.scores["classifier"]
     lead = (
         f"The headline run, {setting_of(headline).name} with {labels_of(headline)}, reaches "
         f"{percent(headline.top1)}% test top-1. No run of the grid is finished, so there is "
         "nothing to compare it with."
     )
     facts = [
-        ("Test top-1 (%)", "percent", scores.top1, ""),
-        ("Training time", "seconds", headline.seconds, words.cost([headline])),
+        ("Test top-1 (%)", "percent", headline.scores["classifier"].top1, ""),
+        ("Training time", "seconds", headline.seconds, words.cost(headline)),
     ]
-    texts = [*_texts((_missing(a), "note")), Text(lead, tone="lead")]
-    blocks: list[Block] = [*texts, Facts(facts), *_texts(_model_in_use(a))]
-    return Section("answer", "Which setting won?", blocks)
-
-
-def _texts(*given: tuple[str, str]) -> list[Text]:
-    """Return texts with their tones, without empty ones."""
-    return [Text(text, tone=tone) for text, tone in given if text]
-
-
-def _unlabeled(a: Analysis, c: Comparison | None) -> tuple[str, str]:
-    """Say whether the unlabeled images helped, and in which tone."""
-    if c is None:
-        return "", ""
-    of_both, of_labels = (
-        duration(sum(run.seconds for run in runs) / len(runs))
-        for runs in (a.with_baselines[c.a], a.with_baselines[c.b])
-    )
-    return words.unlabeled(c, (of_both, of_labels)), ""
+    missing = Text(_missing(a), tone="note")
+    return [missing, Text(lead, tone="lead"), Facts(facts), *_model_in_use(a)]
 
 
 def _ranking(a: Analysis) -> list[Block]:
@@ -99,39 +83,31 @@ def _ranking(a: Analysis) -> list[Block]:
         return []
     several = any(len(line.runs) > 1 for line in table.rows)
     means = "means over seeds with 95% intervals. The ticks are the seeds"
-    figure = Figure(
-        "leaderboard",
-        f"Test top-1: {means if several else 'one seed'}.",
-        "Test accuracy of each setting with its interval and its seeds, best first.",
-        charts.ranking(charts.color(a.methods), TOP1),
-        {
-            "settings": table,
-            "seeds": tables.runs(a, [run for line in table.rows for run in line.runs]),
-        },
-        wide=True,
-        beside=True,
-    )
-    return [figure]
+    seeds = tables.runs(a, [run for line in table.rows for run in line.runs])
+    color = charts.by_method(a.methods)
+    chart = charts.rows("settings", table, "Setting", TOP1, color, seeds=seeds)
+    title = f"Test top-1: {means if several else 'one seed'}."
+    return [Figure("leaderboard", title, chart, wide=True, beside=True)]
 
 
-def _model_in_use(a: Analysis) -> tuple[str, str]:
-    """Say which model the commands use, how to use the one that is recommended, and the tone."""
+def _model_in_use(a: Analysis) -> list[Text]:
+    """Say which model the commands use, and how to use the one that is recommended."""
     headline = a.evidence.headline
-    if headline is None or headline.details is None:
-        return "", ""
-    scores = headline.details.scores["classifier"]
+    if headline is None or not headline.scores:
+        return []
+    scores = headline.scores["classifier"]
     text = (
         f"`predict`, `export` and `serve` use the model in `runs/headline`: "
         f"{setting_of(headline).name} with {labels_of(headline)}, seed {headline.seed}. It gets "
-        f"{percent(scores.top1.value)}% {words.interval(scores.top1.low, scores.top1.high)} of "
+        f"{percent(scores.top1.value)}% {limits(scores.top1.low, scores.top1.high)} of "
         f"{count(scores.num_images)} test images right. {labels_used(headline)}"
     )
     fraction = a.asked.label_fraction
     if fraction not in a.fractions():
-        return text, ""
+        return [Text(text)]
     best = a.verdicts[fraction].best
     if best == a.asked:
-        return f"{text} Its setting is the one that this report recommends.", ""
+        return [Text(f"{text} Its setting is the one that this report recommends.")]
     changed = [
         f"{name}={new}"
         for name, new, old in zip(("method", "mask_ratio"), best[:2], a.asked[:2], strict=True)
@@ -141,7 +117,7 @@ def _model_in_use(a: Analysis) -> tuple[str, str]:
     if best.variant != PLAIN:
         steps.append(f"copy the values of variant {best.variant} into params.yaml")
     text += f" This report recommends {best.name} instead. To use that, {' and '.join(steps)}."
-    return text, "note"
+    return [Text(text, tone="note")]
 
 
 def _missing(a: Analysis) -> str:
@@ -190,22 +166,22 @@ def _rules(a: Analysis) -> str:
     return text
 
 
-def _baselines(a: Analysis, best: Setting) -> list[tuple[str, str]]:
-    """Say how the preferred setting fares against each baseline, and in which tone."""
-
-    def time(setting: Setting) -> str:
-        runs = a.with_baselines[setting]
-        return duration(sum(run.seconds for run in runs) / len(runs))
-
+def _baselines(a: Analysis, best: Setting) -> list[Text]:
+    """Say how the preferred setting fares against each baseline."""
     pairs = [(s, best) for s in a.baselines if s.label_fraction == best.label_fraction]
     found = []
     for c in compare(a.with_baselines, pairs):
         wins = c.difference.mean > 0
         d = c.difference if wins else c.difference.reversed()
-        by = f"{percent(d.mean)} points {words.interval(d.low, d.high, signed=True)}".rstrip()
+        by = f"{percent(d.mean)} points {limits(d.low, d.high, points)}".rstrip()
         reached = f"{c.a.name} reaches {percent(over_seeds(a.baselines[c.a]).mean)}% test top-1"
-        first = f"The baseline wins. {reached}, {by} more than {best.name}."
-        other = f"The baseline {reached}; {best.name} is {by} above it."
-        times = f"One run of it takes {time(c.a)}, one of {best.name} {time(best)}."
-        found.append((f"{first if wins else other} {times}", "note" if wins else ""))
+        text = (
+            f"The baseline wins. {reached}, {by} more than {best.name}."
+            if wins
+            else f"The baseline {reached}; {best.name} is {by} above it."
+        )
+        times = (
+            f"{words.time(a.with_baselines[c.a])}, one of {best.name} {words.time(a.grid[best])}"
+        )
+        found.append(Text(f"{text} One run of it takes {times}.", tone="note" if wins else ""))
     return found

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
+from pipeline.reporting.formats import FORMATS, NONE, limits
 from pipeline.reporting.statistics import Spread
 from semimae.evaluation.metrics import Estimate
-
-# By name, so that no reader of the code takes them for hyphens.
-NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 class Link(NamedTuple):
@@ -33,7 +32,7 @@ class Column(NamedTuple):
 
     name: str
     get: Callable[[Any], Any]  # a text, Link, number, Spread, Estimate or Interval, or None
-    kind: str = "text"  # a key of FORMATS
+    kind: str = "text"  # a key of FORMATS; "key": for charts and the page's script alone
 
     @property
     def is_numeric(self) -> bool:
@@ -53,15 +52,32 @@ class Table:
     strong: Any = None  # the row to stress
     anchor: Callable[[Any], str] | None = None  # of a row, for links to it
 
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def kind(self, name: str) -> str:
+        """Return the kind of a column."""
+        return next(c.kind for c in self.columns if c.name == name)
+
     def of(self, name: str, row: Any) -> str:
         """Return what a row has in a column, which the page can be filtered by; "": nothing."""
         return next((str(c.get(row)) for c in self.columns if c.name == name), "")
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows as numbers and words, as a chart reads them."""
-        return [
-            {key: value for c in self.columns for key, value in _flat(c, row)} for row in self.rows
-        ]
+        return [{k: v for c in self.columns for k, v in _flat(c, row)} for row in self.rows]
+
+
+def table_of(
+    caption: str,
+    kinds: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    folded: bool = False,
+) -> Table:
+    """Return a table of rows that hold their values by the columns' names."""
+    columns = [Column(name, itemgetter(name), kind) for name, kind in kinds.items()]
+    return Table(caption, columns, rows, folded)
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,9 @@ class Text:
     tone: str = ""
     link: Link | None = None  # follows the text
 
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -82,22 +101,26 @@ class Facts:
     facts: Sequence[tuple[str, str, Any, str]]  # label, kind, value, small print
 
 
+class Chart(NamedTuple):
+    """A specification in Vega-Lite, and the tables that are its data sets."""
+
+    spec: dict[str, Any]
+    tables: Mapping[str, Table]
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A chart, in words too, with the tables that it draws."""
+    """A chart, with a title that says what it draws."""
 
     type: ClassVar[str] = "figure"
     name: str  # of the file in plots/
     title: str
-    alt: str
-    chart: dict[str, Any]  # Vega-Lite, on data sets that are named as the tables
-    tables: Mapping[str, Table]
+    chart: Chart
     wide: bool = False
     beside: bool = False  # whether the page shows the table anyway
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """An image with its words."""
 
     png: str  # base64
@@ -121,63 +144,12 @@ class Pictures:
 Block = Table | Text | Facts | Figure | Pictures
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page with a heading; without blocks it is left out."""
+class Section(NamedTuple):
+    """A part of the page with a heading."""
 
     anchor: str
     title: str
-    blocks: list[Block] = field(default_factory=list)
-
-
-def percent(value: float) -> str:
-    """Return a proportion in percent with one decimal, without the sign."""
-    return f"{100 * value:.1f}".replace("-", MINUS)
-
-
-def points(value: float) -> str:
-    """Return a difference of proportions in signed percentage points."""
-    return f"{100 * value:+.1f}".replace("-", MINUS)
-
-
-def p_value(p: float) -> str:
-    """Return a p-value in two significant digits, in three below 0.1."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def count(number: float) -> str:
-    """Return a whole number."""
-    return f"{number:,.0f}"
-
-
-def work(flops: float) -> str:
-    """Return a number of floating-point operations for people."""
-    prefixes = ("", "k", "M", "G", "T", "P", "E")
-    step = min(int(math.log10(max(flops, 1))) // 3, len(prefixes) - 1)
-    return f"{flops / 1000**step:.3g}\N{NO-BREAK SPACE}{prefixes[step]}FLOP"
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-FORMATS: dict[str, Callable[[Any], str]] = {
-    "text": str,
-    "words": str,  # a sentence, which may be broken
-    "percent": percent,
-    "points": points,
-    "p": p_value,
-    "count": count,
-    "work": work,
-    "seconds": duration,
-    "number": lambda value: f"{value:.3g}",
-    "loss": lambda value: f"{value:.3f}",
-}
+    blocks: Sequence[Block]
 
 
 class Shown(NamedTuple):
@@ -192,13 +164,10 @@ def show(value: Any, kind: str) -> Shown:
     """Return what a value looks like."""
     if isinstance(value, Link):
         return Shown(value.text, href=value.href)
-    found = _interval(value)
-    if found.value is None:
-        return Shown(found.note or NONE)
-    text = FORMATS[kind]
-    if found.low is None or found.high is None:
-        return Shown(text(found.value), found.note)
-    return Shown(text(found.value), f"[{text(found.low)}, {text(found.high)}]")
+    number, low, high, note = _interval(value)
+    if number is None:
+        return Shown(note or NONE)
+    return Shown(FORMATS[kind](number), limits(low, high, FORMATS[kind]) or note)
 
 
 def _interval(value: Any) -> Interval:
@@ -217,9 +186,8 @@ def _flat(column: Column, row: Any) -> list[tuple[str, Any]]:
         return [(column.name, value.text)]
     if not isinstance(value, Spread | Estimate | Interval):
         return [(column.name, _short(value))]
-    found = _interval(value)
-    ends = (("", found.value), (" low", found.low), (" high", found.high))
-    return [(f"{column.name}{end}", _short(each)) for end, each in ends]
+    named = zip(("", " low", " high"), _interval(value), strict=False)
+    return [(f"{column.name}{end}", _short(each)) for end, each in named]
 
 
 def _short(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import count, percent, points
 from pipeline.reporting.compare import (
     Labels,
     Setting,
@@ -12,9 +11,10 @@ from pipeline.reporting.compare import (
     val_top1,
     validation_by_image,
 )
+from pipeline.reporting.formats import count, limits, percent, points
 from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import FEWEST
-from pipeline.reporting.words import interval, p_text
+from pipeline.reporting.words import p_text
 from semimae.evaluation.metrics import proportion
 
 _LISTED = 4  # settings that are named one by one
@@ -75,8 +75,8 @@ def _on_these_images(a: Analysis, fraction: Labels) -> str:
         number = runs[0].val_images or 0
         one = proportion(round(spread.mean * number), number)
         low, high = one.low, one.high
-    limits = interval(low, high)
-    text = f"{best.name} gets {percent(spread.mean)}%{' ' * bool(limits)}{limits} of them right"
+    interval = limits(low, high)
+    text = f"{best.name} gets {percent(spread.mean)}%{' ' * bool(interval)}{interval} of them right"
     other = next(s for s in a.by_validation(a.grid, fraction) if s != best)
     c = validation_by_image(a.grid, best, other)
     if c is None:
@@ -84,7 +84,7 @@ def _on_these_images(a: Analysis, fraction: Labels) -> str:
     return (
         f"{text}, {other.name} {percent(over_seeds(a.grid[other], val_top1).mean)}%: a difference "
         f"of {points(c.mean)} points (95% bootstrap interval over images "
-        f"{interval(c.low, c.high, signed=True)}, p {p_text(c.p)})."
+        f"{limits(c.low, c.high, points)}, p {p_text(c.p)})."
     )
 
 

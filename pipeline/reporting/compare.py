@@ -22,6 +22,7 @@ from semimae.options.grid import PLAIN
 Metric = Callable[[Run], float]
 Labels = float | None  # a label fraction; None: what the headline has instead
 BASELINE = "supervised"
+TOP1 = "Test top-1"  # how tables and charts call it
 _NAMES = {
     "self_training": "Self-training",
     "fixmatch": "FixMatch",
@@ -69,15 +70,14 @@ class Comparison(NamedTuple):
     a: Setting
     b: Setting
     difference: Spread
-    adjusted_p: float | None = None
     images: ByImage | None = None  # the same image by image
-    images_p: float | None = None  # with one seed: of McNemar's test, adjusted
-    tests: int = 1  # how many the p-values are adjusted for
+    p: float | None = None  # adjusted; with one seed, of McNemar's test on the images
+    tests: int = 1  # how many it is adjusted for
 
     @property
     def is_significant(self) -> bool:
         """Whether a difference over seeds is significant after correction."""
-        return self.adjusted_p is not None and self.adjusted_p < ALPHA
+        return self.difference.n > 1 and self.p is not None and self.p < ALPHA
 
     def reversed(self) -> "Comparison":
         """Return ``b - a``."""
@@ -145,29 +145,27 @@ def compare(grid: Grid, pairs: Iterable[Pair], metric: Metric = top1) -> list[Co
         ours, theirs = ({run.seed: metric(run) for run in grid[s]} for s in (a, b))
         if (difference := paired_difference(ours, theirs)) is not None:
             images = _by_image(grid[a], grid[b], "test") if metric is top1 else None
-            found.append(Comparison(a, b, difference, images=images))
-    by_seeds = holm([c.difference.p for c in found])
-    by_images = holm([c.images.p if c.images and c.difference.n == 1 else None for c in found])
-    return [
-        c._replace(adjusted_p=p, images_p=q, tests=len(found))
-        for c, p, q in zip(found, by_seeds, by_images, strict=True)
-    ]
+            p = images.p if images and difference.n == 1 else difference.p
+            found.append(Comparison(a, b, difference, images, p))
+    adjusted = holm([c.p for c in found])
+    return [c._replace(p=p, tests=len(found)) for c, p in zip(found, adjusted, strict=True)]
 
 
 def _by_image(a: list[Run], b: list[Run], part: str) -> ByImage | None:
-    right = [{r.seed: r.details.right(part) for r in runs if r.details} for runs in (a, b)]
+    right = [{r.seed: r.right(part) for r in runs if r.folders} for runs in (a, b)]
     return by_image(*right, shared=part == "test" or same_validation([*a, *b]))
 
 
 def same_validation(runs: Sequence[Run]) -> bool:
     """Tell whether runs have the same validation images, as seeds have with folds of all labels."""
-    rows = [run.details.predictions.get("val_row") for run in runs if run.details]
-    return bool(rows) and all(r is not None and np.array_equal(r, rows[0]) for r in rows)
+    rows = [run.predictions.get("val_row") for run in runs if run.folders]
+    first = rows[0] if rows else None
+    return first is not None and all(r is not None and np.array_equal(r, first) for r in rows)
 
 
 def validation_by_image(grid: Grid, a: Setting, b: Setting) -> ByImage | None:
     """Compare two settings on their validation images; None where a kept table has none."""
-    if not all(run.details for s in (a, b) for run in grid[s]):
+    if not all(run.folders for s in (a, b) for run in grid[s]):
         return None
     return _by_image(grid[a], grid[b], "val")
 
@@ -177,7 +175,7 @@ def differ(grid: Grid, a: Setting, b: Setting) -> bool:
 
     A kept table has no images: then the order of the accuracies stands.
     """
-    if not all(run.details for s in (a, b) for run in grid[s]):
+    if not all(run.folders for s in (a, b) for run in grid[s]):
         return True
     found = validation_by_image(grid, a, b)
     return found is not None and found.p < ALPHA
@@ -187,5 +185,5 @@ def labels_of(run: Run) -> str:
     """Say how a run's labels were chosen."""
     if run.label_fraction is not None:
         return f"{100 * run.label_fraction:g}% of labels"
-    names = run.details.cell.data.labeled_list if run.details else None
+    names = run.cell.data.labeled_list if run.cell else None
     return f"{run.num_labeled:,} labels" + (f" of {Path(names).name}" if names else "")

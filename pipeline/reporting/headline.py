@@ -3,26 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from pipeline.reporting import charts
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import (
-    Block,
-    Column,
-    Figure,
-    Link,
-    Section,
-    Table,
-    Text,
-    count,
-    percent,
-)
+from pipeline.reporting.blocks import Block, Figure, Link, Text, table_of
 from pipeline.reporting.choice import judges
 from pipeline.reporting.compare import labels_of, setting_of
+from pipeline.reporting.formats import count, limits, percent
 from pipeline.reporting.rerun import headline_command
-from pipeline.reporting.runs import Details, Run
-from pipeline.reporting.words import interval
+from pipeline.reporting.runs import Run
 from semimae.evaluation.metrics import Estimate, Scores, proportion
 
 _MOST_CLASSES = 50  # more do not fit a figure
@@ -45,61 +33,54 @@ def class_names(a: Analysis, num_classes: int) -> list[str]:
     return list(dataset.class_names) if dataset else [str(i) for i in range(num_classes)]
 
 
-def headline_section(a: Analysis) -> Section:
+def headline(a: Analysis) -> list[Block]:
     """Show every protocol's scores, accuracy per class, confusion and calibration."""
-    headline = a.evidence.headline
-    if headline is None:
+    run = a.evidence.headline
+    if run is None or run.cell is None:
         words = "The headline run that params.yaml asks for is not finished; `dvc repro` makes it."
-        return Section("headline", "Headline run", [Text(words, tone="note")])
-    details: Details = headline.details
-    scores = details.scores["classifier"]
+        return [Text(words, tone="note")]
+    scores = run.scores["classifier"]
     names = class_names(a, len(scores.per_class))
-    link = Link("Its folder, commit and MLflow run", f"#{headline.anchor}")
-    blocks: list[Block] = [
-        Text(
-            f"{setting_of(headline).name}, {labels_of(headline)} ({count(headline.num_labeled)} "
-            f"labeled and {count(details.num_unlabeled)} unlabeled images), seed {headline.seed}. "
-            "Intervals are 95%: Wilson over "
-            f"{count(scores.num_images)} test images, bootstrap for the calibration error. They do "
-            "not cover the randomness of training; those of the leaderboard do. Features are "
-            f"pooled by `{details.pool}`. To train it again: `{headline_command(details.cell)}`.",
-            link=link,
-        ),
-        _protocols(details),
-    ]
-    if "fine_tune" not in details.scores:
-        blocks.append(Text("Fine-tuning has not run yet: `dvc repro fine_tune`.", tone="note"))
-    blocks += [Text(_calibration(headline)), *_reliability(details), _coverage(details)]
-    blocks += [_classes(names, scores), _confusion(names, scores)]
-    return Section("headline", "Headline run", blocks)
-
-
-def _protocols(details: Details) -> Table:
-    def of(name: str) -> Any:
-        return lambda protocol: getattr(details.scores[protocol], name)
-
-    return Table(
-        "Test scores. ECE is the expected calibration error over 15 bins, NLL the negative "
-        "log-likelihood.",
-        [
-            Column("Protocol", _PROTOCOLS.get),
-            Column("Top-1", of("top1"), "percent"),
-            Column("Top-5", of("top5"), "percent"),
-            Column("ECE", of("ece"), "percent"),
-            Column("NLL", of("nll"), "loss"),
-        ],
-        [name for name in _PROTOCOLS if name in details.scores],
+    tuned = (
+        "" if "fine_tune" in run.scores else "Fine-tuning has not run yet: `dvc repro fine_tune`."
     )
+    return [
+        Text(
+            f"{setting_of(run).name}, {labels_of(run)} ({count(run.num_labeled)} labeled and "
+            f"{count(run.num_unlabeled or 0)} unlabeled images), seed {run.seed}. Intervals are "
+            f"95%: Wilson over {count(scores.num_images)} test images, bootstrap for the "
+            "calibration error. They do not cover the randomness of training; those of the "
+            f"leaderboard do. Features are pooled by `{run.pool}`. To train it again: "
+            f"`{headline_command(run.cell)}`.",
+            link=Link("Its folder, commit and MLflow run", f"#{run.anchor}"),
+        ),
+        table_of(
+            "Test scores. ECE is the expected calibration error over 15 bins, NLL the negative "
+            "log-likelihood.",
+            {"Protocol": "text", "Top-1": "percent", "Top-5": "percent"}
+            | {"ECE": "percent", "NLL": "loss"},
+            [
+                {"Protocol": title, "Top-1": s.top1, "Top-5": s.top5, "ECE": s.ece, "NLL": s.nll}
+                for name, title in _PROTOCOLS.items()
+                if (s := run.scores.get(name)) is not None
+            ],
+        ),
+        Text(tuned, tone="note"),
+        Text(_calibration(run)),
+        _reliability(run),
+        _coverage(run),
+        _classes(names, scores),
+        _confusion(names, scores),
+    ]
 
 
-def _calibration(headline: Run) -> str:
+def _calibration(run: Run) -> str:
     def error(ece: Estimate) -> str:
-        return f"{percent(ece.value)}% {interval(ece.low, ece.high)}"
+        return f"{percent(ece.value)}% {limits(ece.low, ece.high)}"
 
-    details: Details = headline.details
-    images = judges(headline)
-    before = error(details.scores["classifier"].ece)
-    if details.temperature is None:
+    images = judges(run)
+    before = error(run.scores["classifier"].ece)
+    if run.temperature is None:
         from semimae.calibration import MIN_IMAGES  # loads torch, which takes seconds
 
         return (
@@ -108,88 +89,83 @@ def _calibration(headline: Run) -> str:
             f"{before}."
         )
     return (
-        f"The probabilities are calibrated by a temperature of {details.temperature:.2f}, which is "
+        f"The probabilities are calibrated by a temperature of {run.temperature:.2f}, which is "
         f"fitted on {images} and stored with the model. It changes the expected calibration error "
-        f"from {before} to {error(details.scores['calibrated'].ece)}."
+        f"from {before} to {error(run.scores['calibrated'].ece)}."
     )
 
 
-def _reliability(details: Details) -> list[Block]:
-    bins = details.scores.get("calibrated", details.scores["classifier"]).calibration
+def _reliability(run: Run) -> Block:
+    bins = run.scores.get("calibrated", run.scores["classifier"]).calibration
     width = 100 / len(bins)
-
-    table = Table(
+    table = table_of(
         "Test images by confidence, with the means of each bin.",
+        {"Bin": "text", "Images": "count", "Confidence": "percent", "Accuracy": "percent"},
         [
-            Column("From, to (%)", lambda i: f"{i * width:.0f} to {(i + 1) * width:.0f}"),
-            Column("Images", lambda i: bins[i].num_images, "count"),
-            Column("Confidence", lambda i: bins[i].confidence, "percent"),
-            Column("Accuracy", lambda i: bins[i].accuracy, "percent"),
+            {
+                "Bin": f"{i * width:.0f} to {(i + 1) * width:.0f}%",
+                "Images": b.num_images,
+                "Confidence": b.confidence,
+                "Accuracy": b.accuracy,
+            }
+            for i, b in enumerate(bins)
+            if b.num_images
         ],
-        [i for i, b in enumerate(bins) if b.num_images],
     )
-    if sum(b.num_images > 0 for b in bins) < 2:
-        return [table]
+    if len(table.rows) < 2:
+        return table
     title = "Calibration: accuracy over confidence. Points below the diagonal are overconfident."
-    alt = "Test accuracy of the classifier over its confidence, beside the diagonal."
-    return [Figure("calibration", title, alt, charts.reliability(), {"bins": table})]
+    return Figure("calibration", title, charts.reliability(table))
 
 
-def _coverage(details: Details) -> Figure:
-    confidence, right = details.predictions["test_confidence"], details.right("test")
+def _coverage(run: Run) -> Figure:
+    confidence, right = run.predictions["test_confidence"], run.right("test")
     kept = {threshold: right[confidence >= threshold] for threshold in _ABSTAIN}
-    table = Table(
+    table = table_of(
         "Test images whose probability reaches a threshold of `predict --abstain`, with 95% Wilson "
         "intervals.",
+        {"Confidence": "percent", "Coverage": "percent", "Accuracy": "percent"},
         [
-            Column("Confidence", lambda threshold: threshold, "percent"),
-            Column("Coverage", lambda threshold: len(kept[threshold]) / len(right), "percent"),
-            Column("Accuracy", lambda t: proportion(int(kept[t].sum()), len(kept[t])), "percent"),
+            {
+                "Confidence": threshold,
+                "Coverage": len(images) / len(right),
+                "Accuracy": proportion(int(images.sum()), len(images)),
+            }
+            for threshold, images in kept.items()
+            if len(images)
         ],
-        [threshold for threshold in _ABSTAIN if len(kept[threshold])],
     )
-    return Figure(
-        "accuracy_over_coverage",
-        "Accuracy over coverage: what `predict --abstain` gains, and which share it leaves",
-        "Test accuracy of the most confident images over their share.",
-        charts.coverage(),
-        {"coverage": table},
-    )
+    title = "Accuracy over coverage: what `predict --abstain` gains, and which share it leaves"
+    chart = charts.lines("coverage", table, "Coverage", "Accuracy", charts.PLAIN)
+    return Figure("accuracy_over_coverage", title, chart)
 
 
-def _classes(names: Sequence[str], scores: Scores) -> Figure | Table:
-    order = list(range(len(names)))
-    columns = [
-        Column("Class", lambda i: names[i]),
-        Column("Accuracy", lambda i: scores.per_class[i], "percent"),
-        Column("Test images", lambda i: sum(scores.confusion[i]), "count"),
-    ]
+def _classes(names: Sequence[str], scores: Scores) -> Block:
+    kinds = {"Class": "text", "Accuracy": "percent", "Test images": "count"}
+    found = zip(names, scores.per_class, map(sum, scores.confusion), strict=True)
+    rows: list[dict[str, Any]] = [dict(zip(kinds, row, strict=True)) for row in found]
     if len(names) > _MOST_CLASSES:
-        order.sort(key=lambda i: scores.per_class[i].value)
+        rows.sort(key=lambda row: row["Accuracy"].value)
         caption = f"The {_WORST} classes of lowest accuracy, of {len(names)}."
-        return Table(caption, columns, order[:_WORST])
-    table, alt = Table("Accuracy of each class.", columns, order), "Test accuracy of each class."
-    chart = charts.per_class("Accuracy")
-    return Figure("per_class", "Accuracy of each class", alt, chart, {"classes": table})
+        return table_of(caption, kinds, rows[:_WORST])
+    table = table_of("Accuracy of each class.", kinds, rows)
+    chart = charts.rows("classes", table, "Class", "Accuracy", charts.PLAIN)
+    return Figure("per_class", "Accuracy of each class", chart)
 
 
-def _confusion(names: Sequence[str], scores: Scores) -> Figure | Table:
-    counts = np.array(scores.confusion)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    columns = [
-        Column("True class", lambda pair: names[pair[0]]),
-        Column("Predicted class", lambda pair: names[pair[1]]),
-        Column("Images", lambda pair: int(counts[pair]), "count"),
-        Column("Share", lambda pair: float(share[pair]), "percent"),
+def _confusion(names: Sequence[str], scores: Scores) -> Block:
+    kinds = {"True class": "text", "Predicted class": "text", "Images": "count", "Share": "percent"}
+    rows: list[dict[str, Any]] = [
+        dict(zip(kinds, (true, predicted, images, images / max(sum(row), 1)), strict=True))
+        for true, row in zip(names, scores.confusion, strict=True)
+        for predicted, images in zip(names, row, strict=True)
     ]
-    cells = list(np.ndindex(*counts.shape))
     if len(names) > _MOST_CLASSES:
-        wrong = [(i, j) for i, j in cells if i != j and counts[i, j]]
-        wrong.sort(key=lambda pair: -counts[pair])
-        return Table("The pairs of classes that are confused most often.", columns, wrong[:_WORST])
-    tips = {"True class": "", "Predicted class": "", "Images": "count", "Share": "percent"}
+        wrong = [r for r in rows if r["Images"] and r["True class"] != r["Predicted class"]]
+        wrong.sort(key=lambda row: -row["Images"])
+        return table_of("The pairs of classes that are confused most often.", kinds, wrong[:_WORST])
     text = "Images" if len(names) <= 20 else ""
-    chart = charts.shades("pairs", "Predicted class", "True class", "Share", tips, text=text)
+    table = table_of("Test images.", kinds, rows)
+    chart = charts.shades("pairs", table, "Predicted class", "True class", text=text)
     title = "Confusion matrix, counts of test images. Click on a cell to see its images below."
-    alt = "Confusion matrix of the classifier on the test set; the shade is the share of the class."
-    return Figure("confusion", title, alt, chart, {"pairs": Table("Test images.", columns, cells)})
+    return Figure("confusion", title, chart)

@@ -52,7 +52,7 @@ def html(a: Analysis, sections: list[Section]) -> str:
             dataset=a.evidence.name,
             sections=sections,
             figures={figure.name: _sent(figure) for figure in figures},
-            methods=charts.color(a.methods),
+            methods=charts.colors(a.methods),
             fractions=fractions if len(fractions) > 1 else [],
             main=words.short_labels(a, a.main_fraction) if a.grid else "",
             vega=Markup(_vega()),
@@ -63,13 +63,12 @@ def html(a: Analysis, sections: list[Section]) -> str:
 
 def picture(a: Analysis, figure: Figure) -> str:
     """Return a figure as an SVG, of the main label fraction where it can show only one."""
-    data = {name: table.records() for name, table in figure.tables.items()}
+    spec, tables = figure.chart
     main = words.short_labels(a, a.main_fraction) if a.grid else ""
-    params = [
-        p | ({"value": main} if p["name"] == "labels" else {}) for p in figure.chart["params"]
-    ]
+    params = [p | ({"value": main} if p["name"] == "labels" else {}) for p in spec["params"]]
+    data = {name: table.records() for name, table in tables.items()}
     look = {"width": _PICTURE_WIDTH, "background": "white"}
-    return draw(figure.chart | {"params": params, "datasets": data} | look)
+    return draw(spec | {"params": params, "datasets": data} | look)
 
 
 def draw(specification: dict[str, Any]) -> str:
@@ -86,12 +85,12 @@ def _vega() -> str:
 def _sent(figure: Figure) -> dict[str, Any]:
     """Return a figure as the page's script reads it: names once, then rows."""
     sent = {}
-    for name, table in figure.tables.items():
+    for name, table in figure.chart.tables.items():
         records = table.records()
         fields = list(dict.fromkeys(key for record in records for key in record))
         rows = [[record.get(field) for field in fields] for record in records]
         sent[name] = {"fields": fields, "rows": rows}
-    return {"spec": figure.chart, "tables": sent}
+    return {"spec": figure.chart.spec, "tables": sent}
 
 
 @functools.cache
@@ -123,7 +122,7 @@ def summary(a: Analysis) -> dict[str, Any]:
     headline = a.evidence.headline
     found: dict[str, Any] = {
         protocol: {"top1": scores.top1.value, "ece": scores.ece.value}
-        for protocol, scores in (headline.details.scores if headline else {}).items()
+        for protocol, scores in (headline.scores if headline else {}).items()
     }
     if headline is not None:  # what to choose between experiments by
         found["validation"] = {"top1": headline.val_top1}

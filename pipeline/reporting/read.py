@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.reporting.runs import Details, Evidence, Missing, Origin, Row, Run
+from pipeline.reporting.runs import Evidence, Missing, Origin, Row, Run
 from pipeline.tracking.address import PAGES, local_pages
 from pipeline.workspace import (
     HEADLINE,
@@ -91,7 +91,8 @@ def read_kept(folder: Path) -> Evidence:
         # Tables of earlier versions have no such columns: they are of CPUs.
         budget = "time" if "time" in row["folder"].split("-") else "images"
         old = {"budget": budget, "device": "cpu", "device_hours": float(row["cpu_seconds"]) / 3600}
-        runs.append(Run.model_validate(old | row, strict=False))
+        run = Run.model_validate(old | row, strict=False)
+        runs.append(run.model_copy(update={"origin": Origin(run.commit, device=run.device)}))
     baselines = about["baselines"]
     steps = [run for run in runs if run.budget == "images"]
     timed = [run for run in runs if run.budget == "time"]
@@ -193,20 +194,18 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
         mlflow_run=run_id,
         cell_id=identity,
         folder=f"runs/{folder.name}",
-        details=Details(
-            cell=cell,
-            folders=folders,
-            num_unlabeled=split["num_unlabeled"],
-            scores=scores,
-            frozen={n: Scores.model_validate(v) for n, v in frozen.items()},
-            pool=probed["pool"],
-            temperature=probed["temperature"],
-            history=history,
-            validation=validation,
-            origin=origin,
-            mlflow=address,
-            examples=[Example.model_validate(example) for example in probed["examples"]],
-        ),
+        folders=folders,
+        cell=cell,
+        num_unlabeled=split["num_unlabeled"],
+        scores=scores,
+        frozen={n: Scores.model_validate(v) for n, v in frozen.items()},
+        pool=probed["pool"],
+        temperature=probed["temperature"],
+        history=history,
+        validation=validation,
+        origin=origin,
+        mlflow=address,
+        examples=[Example.model_validate(example) for example in probed["examples"]],
     )
 
 

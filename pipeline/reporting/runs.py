@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SkipValidation
 
 from pipeline.workspace import PREDICTIONS, RECONSTRUCTIONS
 from semimae.data.store import DatasetInfo
@@ -37,46 +37,17 @@ class Origin(NamedTuple):
         """The device for people."""
         if self.device is None:
             return "not recorded"
+        if self.device_name is None:  # a kept table
+            return self.device
         many, threads = f"{self.processes} x " if self.processes != 1 else "", ""
         if self.device == "cpu":
             threads = f", {self.threads} thread" + "s" * (self.threads != 1)
         return f"{many}{self.device} ({self.device_name}{threads})"
 
 
-@dataclass(frozen=True, eq=False)
-class Details:
-    """What the stage files hold of a run, and ``ablation.csv`` does not."""
-
-    cell: Cell
-    folders: tuple[Path, ...]  # all that hold this very cell; files are read from the first
-    num_unlabeled: int
-    scores: dict[str, Scores]  # by protocol
-    frozen: dict[str, Scores]  # the same of the starting weights, if there are any
-    pool: str  # of the features that the linear probe and k-NN see
-    temperature: float | None  # that calibrates the probabilities
-    history: list[Row]
-    validation: list[Row]
-    origin: Origin
-    mlflow: str | None  # address of the run's page, while MLflow's UI runs
-    examples: list[Example]  # of test images, worth a look
-
-    @cached_property
-    def predictions(self) -> dict[str, NDArray[Any]]:
-        """What the classifier says of each validation and test image; see ``evaluation.probe``."""
-        with np.load(self.folders[0] / PREDICTIONS) as file:
-            return dict(file)
-
-    def right(self, part: str) -> NDArray[np.bool_]:
-        """Return which images of ``val`` or ``test`` the classifier gets right, ``[N]``."""
-        found = self.predictions
-        right: NDArray[np.bool_] = found[f"{part}_predicted"] == found[f"{part}_label"]
-        return right
-
-    @property
-    def reconstructions(self) -> Path | None:
-        """Images that the run reconstructs, where its method does."""
-        path = self.folders[0] / RECONSTRUCTIONS
-        return path if path.is_file() and self.cell.mim is not None else None
+def _unlisted(default: Any = None) -> Any:
+    """Return a field that is no column of ablation.csv."""
+    return Field(default=default, exclude=True, repr=False)
 
 
 class Run(Frozen):
@@ -113,7 +84,39 @@ class Run(Frozen):
     mlflow_run: str | None = None
     cell_id: str
     folder: str
-    details: Any = Field(default=None, exclude=True, repr=False)  # Details; None: only a table
+    # What only the stage files hold; of a kept table it is empty.
+    folders: tuple[Path, ...] = _unlisted(())  # all that hold this very cell; the first is read
+    cell: Cell | None = _unlisted()
+    num_unlabeled: int | None = _unlisted()
+    scores: dict[str, Scores] = _unlisted({})  # by protocol
+    frozen: dict[str, Scores] = _unlisted({})  # the same of the starting weights, if it has any
+    pool: str | None = _unlisted()  # of the features that the linear probe and k-NN see
+    temperature: float | None = _unlisted()  # that calibrates the probabilities
+    history: SkipValidation[list[Row]] = _unlisted([])
+    validation: SkipValidation[list[Row]] = _unlisted([])
+    origin: Origin = _unlisted(Origin())
+    mlflow: str | None = _unlisted()  # address of the run's page, while MLflow's UI runs
+    examples: list[Example] = _unlisted([])  # test images, worth a look
+
+    @cached_property
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What the classifier says of each validation and test image; see ``evaluation.probe``."""
+        with np.load(self.folders[0] / PREDICTIONS) as file:
+            return dict(file)
+
+    def right(self, part: str) -> NDArray[np.bool_]:
+        """Return which images of ``val`` or ``test`` the classifier gets right, ``[N]``."""
+        found = self.predictions
+        right: NDArray[np.bool_] = found[f"{part}_predicted"] == found[f"{part}_label"]
+        return right
+
+    @property
+    def reconstructions(self) -> Path | None:
+        """Images that the run reconstructs, where its method does."""
+        if self.cell is None or self.cell.mim is None:
+            return None
+        path = self.folders[0] / RECONSTRUCTIONS
+        return path if path.is_file() else None
 
     @property
     def name(self) -> str:
@@ -130,7 +133,7 @@ class Run(Frozen):
         return f"run-{self.cell_id}"
 
 
-COLUMNS = [name for name in Run.model_fields if name != "details"]
+COLUMNS = [name for name, field in Run.model_fields.items() if not field.exclude]
 
 
 class Missing(NamedTuple):

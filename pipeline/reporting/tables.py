@@ -7,6 +7,7 @@ from pipeline.reporting import words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Column, Interval, Link, Table
 from pipeline.reporting.compare import (
+    TOP1,
     Comparison,
     Grid,
     Setting,
@@ -14,15 +15,11 @@ from pipeline.reporting.compare import (
     method_name,
     over_seeds,
     setting_of,
-    top1,
     val_top1,
 )
 from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import Spread, mean_over_seeds
 from semimae.evaluation.metrics import wilson
-
-TOP1 = "Test top-1"
-_FROZEN = {"Linear probe": "linear_probe", "k-NN": "knn"}
 
 
 class Line(NamedTuple):
@@ -39,29 +36,26 @@ def lines(grid: Grid, settings: Sequence[Setting] | None = None) -> list[Line]:
     return [Line(s, grid[s]) for s in (grid if settings is None else settings)]
 
 
-def mean_of(name: str) -> Any:
-    """Return a getter of the mean of a column of ablation.csv, without its interval."""
+def mean(heading: str, name: str, kind: str, *, interval: bool = False) -> Column:
+    """Return the column of the means of a column of ablation.csv, perhaps with intervals."""
 
-    def get(line: Line) -> float | None:
+    def get(line: Line) -> Any:
         spread = mean_known(line.runs, name)
+        if interval:
+            return spread or Interval(None, note="not known")
         return spread and spread.mean
 
-    return get
-
-
-def spread_of(name: str) -> Any:
-    """Return a getter of the mean of a column of ablation.csv, with its interval if it is known."""
-    return lambda line: mean_known(line.runs, name) or Interval(None, note="not known")
+    return Column(heading, get, kind)
 
 
 SETTING = Column("Setting", lambda line: Link(line.setting.name, f"#{line.runs[0].anchor}"))
 METHOD = Column("Method", lambda line: method_name(line.setting.method), "key")
 ACCURACY = Column(TOP1, lambda line: over_seeds(line.runs), "percent")
 SEEDS = Column("Seeds", lambda line: len(line.runs), "count")
-TIME = Column("Time per run", mean_of("seconds"), "seconds")
+TIME = mean("Time per run", "seconds", "seconds")
 STEPS = Column("Steps", lambda line: line.runs[0].steps, "count")
 IMAGES = Column("Images seen", lambda line: line.runs[0].images_seen, "count")
-VALIDATION = Column("Validation", lambda line: over_seeds(line.runs, val_top1).mean, "percent")
+VALIDATION = mean("Validation", "val_top1", "percent")
 RESULT = Column("Result", lambda n: n.lead and words.judgment(n.lead), "words")
 
 
@@ -92,19 +86,14 @@ def leaderboard(a: Analysis) -> Table:
     note = ""
     if names := list(dict.fromkeys(s.name for s in a.baselines)):
         note = f" Nothing is chosen among the baselines: {'; '.join(names)}."
+    frozen = (("Linear probe", "linear_probe"), ("k-NN", "knn"))
     return Table(
         "Means over seeds in % with 95% t intervals, by the classifier's test accuracy. The "
         f"highlighted row is the setting that this report focuses on.{note}",
         [
-            SETTING,
-            METHOD,
-            labels_column(a),
-            ACCURACY,
-            *(Column(n, spread_of(k), "percent") for n, k in _FROZEN.items()),
-            VALIDATION,
-            SEEDS,
-            IMAGES,
-            TIME,
+            *(SETTING, METHOD, labels_column(a), ACCURACY),
+            *(mean(heading, name, "percent", interval=True) for heading, name in frozen),
+            *(VALIDATION, SEEDS, IMAGES, TIME),
         ],
         rows,
         strong=next((row for row in rows if row.setting == best), None),
@@ -135,7 +124,7 @@ def differences(
             Column("Result", words.judgment, "words"),
         ],
         found,
-        folded=folded,
+        folded,
     )
 
 
@@ -147,18 +136,21 @@ def fractions(a: Analysis) -> Table:
     def is_chosen(line: Line) -> str:
         return "undecided" if found[line.setting.label_fraction].tied else "best"
 
+    def lead(heading: str, of: Callable[[Line], Comparison | None]) -> list[Column]:
+        def answer(line: Line) -> str | None:
+            c = of(line)
+            return c and words.judgment(c, short=True)
+
+        difference = Column(heading, lambda line: (c := of(line)) and c.difference, "points")
+        return [difference, Column("Significant?", answer)]
+
     return Table(
         "The setting that this report focuses on, for each number of labels. P-values are "
         "corrected by Holm's method.",
         [
-            labels_column(a),
-            SETTING,
-            Column("Validation", is_chosen),
-            ACCURACY,
-            Column("Lead over the runner-up", lambda n: n.lead and n.lead.difference, "points"),
-            Column("Significant?", lambda n: n.lead and words.short_judgment(n.lead), "words"),
-            Column("Lead over supervised", lambda n: n.other and n.other.difference, "points"),
-            Column("Significant?", lambda n: n.other and words.short_judgment(n.other), "words"),
+            *(labels_column(a), SETTING, Column("Validation", is_chosen), ACCURACY),
+            *lead("Lead over the runner-up", lambda line: line.lead),
+            *lead("Lead over supervised", lambda line: line.other),
         ],
         rows,
         strong=rows[list(found).index(a.main_fraction)],
@@ -169,7 +161,7 @@ def equal_time(a: Analysis) -> Table:
     """The methods when each trains for as long as the others."""
     rows = [n for f in a.fractions(a.timed) for n in lines(a.timed, a.ranked(a.timed, f))]
     rows.sort(key=lambda n: -over_seeds(n.runs).mean)
-    cpu = Column("Processor time", mean_of("cpu_seconds"), "seconds")
+    cpu = mean("Processor time", "cpu_seconds", "seconds")
     columns = [SETTING, METHOD, labels_column(a), ACCURACY, VALIDATION, SEEDS, STEPS, IMAGES, TIME]
     caption = f"Each method {words.choice_of_settings(a)}, at equal time."
     return Table(caption, [*columns, cpu], rows)
@@ -177,28 +169,16 @@ def equal_time(a: Analysis) -> Table:
 
 def costs(a: Analysis, grid: Grid, caption: str) -> Table:
     """What one run of each setting costs."""
-    known = Column("Arithmetic", mean_of("flops"), "work")
-    device = Column("Device", lambda n: ", ".join(dict.fromkeys(map(machine, n.runs))))
-    hours = Column("Device-hours", mean_of("device_hours"), "number")
-    names = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS]
-    columns = [*names, IMAGES, TIME, hours, known, device]
-    return Table(caption, columns, lines(grid))
-
-
-def machine(run: Run) -> str:
-    """Return the device of a run for people."""
-    return str(run.details.origin.machine) if run.details else run.device or "not recorded"
+    device = Column("Device", lambda n: ", ".join(dict.fromkeys(r.origin.machine for r in n.runs)))
+    hours = mean("Device-hours", "device_hours", "number")
+    columns = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS, IMAGES, TIME, hours]
+    return Table(caption, [*columns, mean("Arithmetic", "flops", "work"), device], lines(grid))
 
 
 def pseudo_labels(a: Analysis) -> Table:
     """Coverage and accuracy of the pseudo labels at the end of training, and of which images."""
-    rows = [
-        line
-        for fraction in a.fractions()
-        for line in lines(a.grid, a.best(a.grid, fraction))
-        if line.runs[0].val_pseudo_coverage_final is not None
-    ]
-
+    best = [setting for fraction in a.fractions() for setting in a.best(a.grid, fraction)]
+    use_them = [s for s in best if a.grid[s][0].val_pseudo_coverage_final is not None]
     return Table(
         "Pseudo labels in use at the end of training, in %. Images whose label is trained on never "
         "count. Where the classes of the other unlabeled images are not known, validation images "
@@ -206,16 +186,14 @@ def pseudo_labels(a: Analysis) -> Table:
         "whole, without a weak view. Intervals: t over seeds; with one seed, Wilson over the "
         "validation images in use.",
         [
-            SETTING,
-            METHOD,
-            labels_column(a),
-            Column("Coverage", spread_of("pseudo_coverage_final"), "percent"),
-            Column("Right, unlabeled images", spread_of("pseudo_accuracy_final"), "percent"),
+            *(SETTING, METHOD, labels_column(a)),
+            mean("Coverage", "pseudo_coverage_final", "percent", interval=True),
+            mean("Right, unlabeled images", "pseudo_accuracy_final", "percent", interval=True),
             Column("Right, validation images", _right_on_validation, "percent"),
             Column("Validation images in use", _validation_in_use, "count"),
             Column("Validation images", lambda n: sum(r.val_images or 0 for r in n.runs), "count"),
         ],
-        rows,
+        lines(a.grid, use_them),
     )
 
 
@@ -237,31 +215,26 @@ def _right_on_validation(line: Line) -> Spread | Interval:
 def runs(a: Analysis, found: Sequence[Run]) -> Table:
     """Every run with its folder, commit and MLflow run: what the other tables link to."""
 
-    def of(get: Callable[[Line], Any]) -> Callable[[Run], Any]:
-        return lambda run: get(Line(setting_of(run), [run]))
-
     def commit(run: Run) -> str | None:
-        code = run.details.origin.code if run.details else None
-        return run.commit and run.commit[:10] + (f", code {code}" if code else "")
+        code = f", code {run.origin.code}" if run.origin.code else ""
+        return run.commit and run.commit[:10] + code
 
     def mlflow(run: Run) -> Any:
-        address = run.details.mlflow if run.details else None
         text = run.mlflow_run and run.mlflow_run[:8]
-        return Link(text, address) if text and address else text
+        return Link(text, run.mlflow) if text and run.mlflow else text
 
     def folders(run: Run) -> str:
-        paths = run.details.folders if run.details else ()
-        return ", ".join(f"runs/{path.name}" for path in paths) or run.folder
+        return ", ".join(f"runs/{path.name}" for path in run.folders) or run.folder
 
     return Table(
         "Every run.",
         [
             Column("Run", lambda run: run.name),
             Column("Setting", lambda run: setting_of(run).name, "key"),
-            Column("Method", of(METHOD.get), "key"),
-            Column("Labels", of(labels_column(a).get), "key"),
+            Column("Method", lambda run: method_name(run.method), "key"),
+            Column("Labels", lambda run: words.short_labels(a, run.label_fraction), "key"),
             Column("Seed", lambda run: run.seed, "key"),
-            Column(TOP1, top1, "percent"),
+            Column(TOP1, lambda run: run.top1, "percent"),
             Column("Validation", val_top1, "percent"),
             Column("Steps", lambda run: run.steps, "count"),
             Column("Time", lambda run: run.seconds, "seconds"),

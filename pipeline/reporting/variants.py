@@ -2,16 +2,16 @@
 
 from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import Block, Column, Section, Table, Text
+from pipeline.reporting.blocks import Block, Column, Table, Text, table_of
 from pipeline.reporting.compare import Labels, Setting, compare, method_name, over_seeds, val_top1
 from semimae.options.grid import PLAIN
 
 
-def variants_section(a: Analysis) -> Section:
+def variants(a: Analysis) -> list[Block]:
     """Compare each variant with the plain one, and the methods within each variant."""
     params, names = a.evidence.params, list(dict.fromkeys(s.variant for s in a.grid))
     if len(names) < 2:
-        return Section("variants", "Variants")
+        return []
     blocks: list[Block] = [
         Text(
             "A variant changes values that the grid has no list for. A method that does not have "
@@ -19,17 +19,15 @@ def variants_section(a: Analysis) -> Section:
         )
     ]
     if params is not None:
-        values = Column("Values", lambda variant: words.changes(params, variant), "words")
-        columns = [Column("Variant", lambda variant: variant), values]
-        blocks.append(Table("What they change.", columns, [n for n in names if n != PLAIN]))
-    return Section("variants", "Variants", [*blocks, *variant_tables(a)])
+        changes = [(n, words.changes(params, n)) for n in names if n != PLAIN]
+        rows = [{"Variant": name, "Values": values} for name, values in changes]
+        blocks.append(table_of("What they change.", {"Variant": "text", "Values": "words"}, rows))
+    return [*blocks, *variant_tables(a)]
 
 
 def variant_tables(a: Analysis) -> list[Table]:
     """Return the variants against the plain one, and the headline's method against the others."""
-    of = (_gains, _against_methods)
-    found = [table(a, fraction) for fraction in a.fractions() for table in of]
-    return [table for table in found if table.rows]
+    return [table(a, f) for f in a.fractions() for table in (_gains, _against_methods)]
 
 
 def _gains(a: Analysis, fraction: Labels) -> Table:

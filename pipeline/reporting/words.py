@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import count, p_value, percent, points, work
 from pipeline.reporting.compare import Comparison, Labels, labels_of, over_seeds
+from pipeline.reporting.formats import count, duration, limits, p_value, percent, points, work
 from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import ALPHA, seeds_to_settle
 from pipeline.workspace import flat
@@ -25,66 +25,53 @@ def short_labels(a: Analysis, fraction: Labels) -> str:
     return f"{number} labels" if fraction is None else f"{100 * fraction:g}% ({number})"
 
 
-def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """Return an interval in percent or, signed, in points."""
-    if low is None or high is None:
-        return ""
-    text = points if signed else percent
-    return f"[{text(low)}, {text(high)}]"
-
-
 def lead(a: Analysis, fraction: Labels) -> str:
     """Say which setting the report speaks of, how good it is, and whether it stands out."""
     found = a.verdicts[fraction]
     spread = over_seeds(a.grid[found.best])
     seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
-    limits = interval(spread.low, spread.high)
+    ends = limits(spread.low, spread.high)
     return (
         f"With {labels(a, fraction)}, {found.best.name} reaches {percent(spread.mean)}% test "
-        f"top-1 {seeds}{', 95% interval ' * bool(limits)}{limits}. {runner_up(found.over_next)}"
+        f"top-1 {seeds}{', 95% interval ' * bool(ends)}{ends}. {_runner_up(found.over_next)}"
     )
 
 
-def runner_up(c: Comparison | None) -> str:
-    """Compare the best setting with the next one in a sentence."""
+def _runner_up(c: Comparison | None) -> str:
     if c is None:
         return "The grid has no other method to compare it with."
     other, difference = f"{c.b.name}, the runner-up", f"{points(c.difference.mean)} points"
     one_seed = c.difference.n == 1
-    p = c.images_p if one_seed else c.adjusted_p
-    if p is None and c.difference.mean == 0:
+    if c.p is None and c.difference.mean == 0:
         return f"It is level with {other}."
-    if p is None:
+    if c.p is None:
         same = "the same on every seed, so there is nothing to test"
         return f"Its lead over {other}, is {difference}, {same}."
-    test = f"p {p_text(p)}{', McNemar test' * one_seed}, Holm-corrected"
-    if p >= ALPHA:
+    test = f"p {p_text(c.p)}{', McNemar test' * one_seed}, Holm-corrected"
+    if c.p >= ALPHA:
         return f"It is not significantly different from {other} ({difference}, {test})."
     better = "better" if c.difference.mean > 0 else "worse"
     what = "On the test images, this one model" if one_seed else "It"
     return f"{what} is significantly {better} than {other} ({difference}, {test})."
 
 
-def judgment(c: Comparison) -> str:
-    """Say in a table's cell whether a difference is significant."""
+def judgment(c: Comparison, *, short: bool = False) -> str:
+    """Say in a table's cell whether a difference is significant.
+
+    A narrow column asks "significant?", and its caption says how p-values are corrected.
+    """
+    if c.p is None:
+        return "no test"
     if c.difference.n == 1:
-        return "no test" if c.images_p is None else f"McNemar test: p {p_text(c.images_p)}"
-    if c.difference.p is None:
-        return "the same on every seed, no test"
-    word = "significant" if c.is_significant else "not significant"
-    return f"{word} (p {p_text(c.adjusted_p)}, Holm-corrected)"
-
-
-def short_judgment(c: Comparison) -> str:
-    """Answer "significant?" in a narrow column, whose caption says how p-values are corrected."""
-    if c.difference.n == 1 or c.difference.p is None:
-        return judgment(c)
-    return f"{'yes' if c.is_significant else 'no'} (p {p_text(c.adjusted_p)})"
+        return f"McNemar test: p {p_text(c.p)}"
+    if short:
+        return f"{'yes' if c.is_significant else 'no'} (p {p_text(c.p)})"
+    return f"{'not ' * (not c.is_significant)}significant (p {p_text(c.p)}, Holm-corrected)"
 
 
 def settle(c: Comparison | None) -> str:
     """Say what would settle a question that is open."""
-    if c is None or c.is_significant or (c.difference.n > 1 and c.difference.p is None):
+    if c is None or c.is_significant or (c.difference.n > 1 and c.p is None):
         return ""
     if c.difference.n == 1:
         return (
@@ -108,37 +95,40 @@ def settle(c: Comparison | None) -> str:
 def against(c: Comparison) -> str:
     """Compare two settings over seeds and on the same test images."""
     d = c.difference
-    limits = f", 95% interval {interval(d.low, d.high, signed=True)}" if d.low is not None else ""
     words = f"{c.a.name} compared with {c.b.name}: {points(d.mean)} points"
     if d.n == 1:
         return f"{words} with one seed.{_on_images(c)}"
-    return f"{words} on the same seeds{limits}; {judgment(c)}.{_on_images(c)}"
+    if c.p is None:
+        return f"{words} on every seed.{_on_images(c)}"
+    ends = limits(d.low, d.high, points)
+    return f"{words} on the same seeds, 95% interval {ends}; {judgment(c)}.{_on_images(c)}"
 
 
-def unlabeled(c: Comparison, times: tuple[str, str]) -> str:
+def unlabeled(a: Analysis, c: Comparison | None) -> str:
     """Answer whether the unlabeled images helped.
 
     Args:
+        a: What the report draws on.
         c: The best setting that uses them, compared with the best one that does not.
-        times: How long a run of each takes.
     """
-    one_seed = c.difference.n == 1
-    p = c.images_p if one_seed else c.adjusted_p
-    if p is None or p >= ALPHA:
+    if c is None:
+        return ""
+    if c.p is None or c.p >= ALPHA:
         answer = "Not significantly."
     elif c.difference.mean > 0:
-        answer = "Yes, in this one run of each." if one_seed else "Yes."
+        answer = "Yes, in this one run of each." if c.difference.n == 1 else "Yes."
     else:
         answer = "No, they made it worse."
     return (
         f"Did the unlabeled images help? {answer} {against(c)} A run of {c.a.name} takes "
-        f"{times[0]}, a run of {c.b.name}, which uses labels only, {times[1]}."
+        f"{time(a.with_baselines[c.a])}, a run of {c.b.name}, which uses labels only, "
+        f"{time(a.with_baselines[c.b])}."
     )
 
 
 def frozen(runs: Sequence[Run]) -> str:
     """Say how good the starting weights are without any training, if runs start from some."""
-    found = {r.seed: r.details.frozen for r in runs if r.details is not None and r.details.frozen}
+    found = {r.seed: r.frozen for r in runs if r.frozen}
     if not found:
         return ""
     probe, knn = (
@@ -156,26 +146,30 @@ def _on_images(c: Comparison) -> str:
     found = c.images
     if found is None:
         return ""
-    limits = f"95% bootstrap interval over images {interval(found.low, found.high, signed=True)}"
+    ends = f"95% bootstrap interval over images {limits(found.low, found.high, points)}"
     if found.num_seeds > 1:
         return (
             f" On the same {count(found.num_images)} test images, averaged over "
-            f"{found.num_seeds} seeds, the difference is {points(found.mean)} points ({limits})."
+            f"{found.num_seeds} seeds, the difference is {points(found.mean)} points ({ends})."
         )
-    differ = "" if c.images_p is not None and c.images_p < ALPHA else "do not "
+    differ = "" if c.p is not None and c.p < ALPHA else "do not "
     return (
         f" Of the same {count(found.num_images)} test images, {c.a.name} alone is right on "
-        f"{count(found.only_a)} and {c.b.name} alone on {count(found.only_b)} ({limits}). These "
-        f"two trained models {differ}differ significantly (exact McNemar test, p "
-        f"{p_text(c.images_p)}, Holm-corrected). That does not cover the randomness of training."
+        f"{count(found.only_a)} and {c.b.name} alone on {count(found.only_b)} ({ends}). These "
+        f"two trained models {differ}differ significantly (exact McNemar test, p {p_text(c.p)}, "
+        "Holm-corrected). That does not cover the randomness of training."
     )
 
 
-def cost(runs: Sequence[Run]) -> str:
-    """Return the images, arithmetic and device of one run, and how its time varies."""
-    one = runs[0]
-    flops = f", {work(one.flops)}" if one.flops else ""
-    return f"{count(one.images_seen)} images{flops}, {one.device or 'device unknown'}"
+def time(runs: Sequence[Run]) -> str:
+    """Return how long one of some runs takes."""
+    return duration(sum(run.seconds for run in runs) / len(runs))
+
+
+def cost(run: Run) -> str:
+    """Return the images, arithmetic and device of a run."""
+    flops = f", {work(run.flops)}" if run.flops else ""
+    return f"{count(run.images_seen)} images{flops}, {run.device or 'device unknown'}"
 
 
 def device_hours(runs: Sequence[Run]) -> str:
@@ -197,13 +191,13 @@ def choice_of_settings(a: Analysis) -> str:
     return f"at the {varied} that {images} prefer"
 
 
-def p_text(p: float | None) -> str:
-    """Return how a p-value reads in a sentence, after the letter p."""
-    text = p_value(1.0 if p is None else p)
-    return text if text.startswith("<") else f"= {text}"
-
-
 def changes(params: Params, variant: str) -> str:
     """Return what a variant changes, by the keys of params.yaml."""
     values = flat(params.ablation.changes[variant])
     return ", ".join(f"{key}: {value}" for key, value in values.items())
+
+
+def p_text(p: float | None) -> str:
+    """Return how a p-value reads in a sentence, after the letter p."""
+    text = p_value(1.0 if p is None else p)
+    return text if text.startswith("<") else f"= {text}"

@@ -1,6 +1,7 @@
 """The connection to the tracking store, and the run of this invocation."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -28,17 +29,25 @@ Row = dict[str, float]
 BATCH = 1000  # metrics per request, MLflow's limit
 PIPELINE = "semimae.pipeline"  # tag of the run that holds an invocation's report
 NOTE = "mlflow.note.content"  # shown as the description in MLflow's UI
+# The list of runs has no columns of scores until somebody chooses them, unless the page's address
+# names a view that is stored like this, as MLflow's button for sharing one does.
+_COLUMNS = (
+    *("metrics.`test/classifier/top1`", "metrics.`val/top1`"),
+    *("params.`method`", "params.`mask_ratio`", "params.`num_labeled`", "params.`seed`"),
+)
+_VIEW = {"selectedColumns": _COLUMNS, "orderByKey": _COLUMNS[0], "orderByAsc": False}
 _EXPERIMENT = {
     KIND: "custom_model_development",  # the UI then opens with the list of runs
-    NOTE: (
-        "**See scores:** under *Runs*, click *Columns* and choose the parameters `method`, "
-        "`mask_ratio`, `label_fraction`, `seed` and the metrics `test/classifier/top1` and "
-        "`val/top1`. **Compare:** select runs and click *Compare*; the parallel coordinates show "
-        "the whole grid.\n\n"
-        "Each setting and seed is a run, with its training curves and test scores. The run named "
-        "`report ...` holds the report of an invocation, `reports/index.html`, as an artifact."
-    ),
+    "mlflow.sharedViewState.scores": json.dumps(_VIEW),
 }
+_NOTE = (
+    "**[See the scores](#/experiments/{}/runs?viewStateShareKey=scores&workflowType="
+    "machine_learning)**: all runs, best first, with top-1 accuracy on test and validation images, "
+    "method, mask ratio, labels and seed. **Compare:** select runs there and click *Compare*; the "
+    "parallel coordinates show the whole grid.\n\n"
+    "Each setting and seed is a run, with its training curves and test scores. The run named "
+    "`report ...` holds the report of an invocation, `reports/index.html`, as an artifact."
+)
 # MLflow's compare page draws the first metric of a run by default.
 _FIRST = ("test/classifier/top1", "val/top1", "loss/total")
 
@@ -72,6 +81,7 @@ def connect(root: Path) -> Store:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             identity = client.create_experiment(name, address.artifacts, _EXPERIMENT)
+            client.set_experiment_tag(identity, NOTE, _NOTE.format(identity))
             experiment = client.get_experiment(identity)
     if experiment.lifecycle_stage != "active":
         raise UserError(

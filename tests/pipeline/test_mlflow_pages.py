@@ -96,7 +96,8 @@ def runs(pages: Server) -> dict[str, Any]:
     tags = named(experiment["tags"])
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     where_to_click, what_is_there = tags["mlflow.note.content"].split("\n\n")
-    assert "click *Columns*" in where_to_click
+    link = f"#/experiments/{experiment['experiment_id']}/runs?viewStateShareKey=scores&"
+    assert f"[See the scores]({link}workflowType=machine_learning)" in where_to_click
     assert "`report ...` holds the report" in what_is_there
     answer = pages.post(
         "runs/search",
@@ -125,10 +126,18 @@ def test_the_list_is_flat_and_says_what_each_run_is(runs: dict[str, Any]) -> Non
     assert "`runs/semi_mae-0.75-0.1-0-images-plain/`" in note
 
 
-def test_the_columns_that_the_note_names_are_there(runs: dict[str, Any]) -> None:
+def test_the_columns_of_the_view_that_the_note_opens_are_there(
+    runs: dict[str, Any], pages: Server
+) -> None:
+    (experiment,) = pages.post("experiments/search", max_results=10, filter="name = 'semi-mae'")[
+        "experiments"
+    ]
+    view = json.loads(named(experiment["tags"])["mlflow.sharedViewState.scores"])
     data = runs["semi_mae m0.75 f0.1 s0"]["data"]
-    assert {"method", "mask_ratio", "label_fraction", "seed"} <= named(data["params"]).keys()
-    assert {"test/classifier/top1", "val/top1"} <= {metric["key"] for metric in data["metrics"]}
+    there = {f"metrics.`{metric['key']}`" for metric in data["metrics"]}
+    there |= {f"params.`{name}`" for name in named(data["params"])}
+    assert len(view["selectedColumns"]) == 6
+    assert {*view["selectedColumns"], view["orderByKey"]} <= there
 
 
 def test_a_run_in_progress_shows_its_dataset(tmp_path: Path) -> None:

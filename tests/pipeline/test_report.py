@@ -23,7 +23,7 @@ from report_helpers import (
 )
 from scipy.stats import t as student
 
-from pipeline.reporting.blocks import MINUS
+from pipeline.reporting.formats import MINUS
 from pipeline.reporting.runs import COLUMNS
 from pipeline.reporting.statistics import (
     Spread,

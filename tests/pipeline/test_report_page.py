@@ -22,8 +22,8 @@ from report_helpers import (
     scores,
 )
 
-from pipeline.reporting.blocks import MINUS
 from pipeline.reporting.charts import COLORS
+from pipeline.reporting.formats import MINUS
 from pipeline.tracking.address import ui_record
 from pipeline.workspace import digest, mlflow_record
 from semimae.evaluation.metrics import Scores
@@ -159,6 +159,44 @@ def test_the_seeds_of_the_leaderboard_are_the_runs(full: Page) -> None:
     assert {row["Seed"] for row in data(page, "leaderboard", "seeds")} == {0, 1, 2}
 
 
+def test_every_other_chart_draws_the_numbers_under_it(full: Page) -> None:
+    page, _ = full
+    compared = 0
+    for name, figure in figures(page).items():
+        (part,) = re.findall(rf'data-figure="{name}"(.+?)</figure>', page, flags=re.S)
+        found = tables(f'<section id="numbers">{part}</section>', "numbers")
+        if not found:  # it is beside the chart, and compared above
+            assert name in ("leaderboard", "differences", "cost")
+            continue
+        for (head, rows), dataset in zip(found, figure["tables"], strict=True):
+            drawn = data(page, name, dataset)
+            assert len(drawn) == len(rows)
+            for record, row in zip(drawn, rows, strict=True):
+                for heading, text in zip(head, row, strict=True):
+                    assert_reads(text, record, heading)
+            compared += 1
+    assert compared > 15
+
+
+def assert_reads(text: str, record: dict[str, Any], heading: str) -> None:
+    """Check that a table's entry says what a chart has under the same heading."""
+    name = re.sub(r" \((%|points)\)$", "", heading)
+    value, low, high = (record.get(f"{name}{end}") for end in ENDS)
+    text = re.sub(" (same on all seeds|one seed)$", "", text)
+    if heading.endswith("(%)") and name != heading:
+        assert text == shown(value, low, high)
+    elif heading.endswith("(points)"):
+        assert text == shown(value, low, high, "+.1f")
+    elif isinstance(value, float):
+        number = text.partition(" ")[0].replace(MINUS, "-")
+        digits = len(number.partition(".")[2])
+        assert round(value, digits) == pytest.approx(float(number.removeprefix("<")), rel=0.01)
+    elif isinstance(value, int):
+        assert text == f"{value:,}"
+    else:
+        assert text == ("\N{EN DASH}" if value is None else value)
+
+
 @pytest.mark.parametrize("key", ["val/top1", "pseudo/coverage", "gradient/cosine"])
 def test_curves_draw_what_the_stage_files_say(key: str, full: Page) -> None:
     page, _ = full
@@ -215,6 +253,19 @@ def test_charts_of_the_headline_draw_its_scores(full: Page) -> None:
     for row in classes:
         ends = shown(*(row[f"Accuracy{end}"] for end in ENDS))
         assert f"{row['Class']}{ends}{row['Test images']}" in texts
+
+
+def test_every_data_set_of_a_chart_is_one_of_its_tables(full: Page) -> None:
+    """Those that Altair would add are lost, since the page fills in the tables."""
+    for name, figure in figures(full[0]).items():
+        spec = figure["spec"]
+        sources = [part["data"] for part in (spec, *spec["layer"]) if "data" in part]
+        named = {source["name"] for source in sources if "name" in source}
+        assert named == figure["tables"].keys(), name
+        assert "datasets" not in spec
+        assert ({"sequence": {"start": 0, "stop": 2, "as": "at"}} in sources) == (
+            name == "calibration"  # its diagonal, at 0 and 1
+        )
 
 
 def test_pictures_of_the_charts_are_those_of_the_page(full: Page) -> None:
@@ -330,7 +381,8 @@ def test_no_number_of_labels_beyond_the_largest(full: Page) -> None:
     """What is asked for lies between the points that were measured, or is said to lie outside."""
     page, _ = full
     (head, rows) = tables(page, "labels")[-1]
-    assert head == ["Test top-1 (%)", "Supervised", "FixMatch", "FlexMatch", "Semi-MAE"]
+    assert [row[0] for row in rows] == ["Supervised", "FixMatch", "FlexMatch", "Semi-MAE"]
+    assert head == ["Method", "66.0%", "69.0%", "72.0%", "75.0%", "78.0%", "81.0%"]
     texts = [text for row in rows for text in row[1:]]
     numbers = [int(n.replace(",", "")) for t in texts for n in re.findall(r"[\d,]*\d", t)]
     assert min(numbers) >= 100
