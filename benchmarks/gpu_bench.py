@@ -58,11 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("there is no GPU here; --rehearse runs the same program on the CPU.")
     began = time.perf_counter()
     device = torch.device("cpu" if options.rehearse else "cuda")
-    order = (
-        [("tiny", v) for v in (EAGER, GRAPH, FIXMATCH, COMPILED, BOTH)]
-        if options.rehearse
-        else ORDER
-    )
+    order = [("tiny", v) for v in (EAGER, GRAPH, FIXMATCH, COMPILED)] if options.rehearse else ORDER
     rounds, steps = (2, 2) if options.rehearse else (3, 20)
     precision = "fp32" if options.rehearse else "bf16"
     if options.rehearse:

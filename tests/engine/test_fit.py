@@ -19,6 +19,7 @@ from semimae.engine import loop
 from semimae.engine.checkpoint import Checkpoints, TrainState
 from semimae.engine.device import make_autocast, set_up_device
 from semimae.engine.fit import fit, temperature_of
+from semimae.engine.gradients import Gradients
 from semimae.engine.infer import infer
 from semimae.model import model_of
 from semimae.model_file import ModelInfo, open_model, save_model
@@ -115,7 +116,7 @@ def test_rows_say_how_long_steps_waited_for_data(
 
         monkeypatch.setattr(owner, name, slow)
 
-    taking(loop.Gradients, "compute", 1.0)
+    taking(Gradients, "compute", 1.0)
     taking(fit_module, "evaluate", 50.0)  # neither of these two is a step
     taking(Checkpoints, "save", 70.0)
     quick = run(small_cell(method), digits, digits_split, tmp_path / "quick")
