@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.noted import log_file, mismatch, notes, read_status
-from pipeline.workers import Outcome, Task, last_line
+from pipeline.noted import last_line, log_file, mismatch, notes, read_status
+from pipeline.workers import Outcome, Task
 from pipeline.workspace import python_path, write_json
 from semimae.types import UserError
 

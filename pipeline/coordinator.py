@@ -14,9 +14,9 @@ import typer
 
 from pipeline.board import Board
 from pipeline.dvc_lock import DvcLock
-from pipeline.noted import STAGES, dvc_name, log_file, mismatch
+from pipeline.noted import STAGES, dvc_name, last_line, log_file, mismatch, warnings_in
 from pipeline.progress import duration
-from pipeline.workers import STOPPED, Outcome, Pool, Task, last_line, warnings_in
+from pipeline.workers import STOPPED, Outcome, Pool, Task
 from pipeline.workspace import HEADLINE, RUNS, run_folders
 from semimae.options.cell import cell_id
 from semimae.options.params import Params

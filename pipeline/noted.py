@@ -67,6 +67,23 @@ def log_file(root: Path, name: str) -> Path:
     return notes(root, name) / "log.txt"
 
 
+def last_line(root: Path, name: str) -> str:
+    """Return the last line of a cell's log."""
+    return next(filter(str.strip, reversed(_logged(root, name))), "")
+
+
+def warnings_in(root: Path, name: str) -> list[str]:
+    """Return the warnings that stages of a cell have printed."""
+    return [line for line in _logged(root, name) if line.startswith("warning: ")]
+
+
+def _logged(root: Path, name: str) -> list[str]:
+    try:
+        return log_file(root, name).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
 def inputs_file(root: Path, name: str, stage: str) -> Path:
     """Return the file of `inputs` that a stage of a cell depends on."""
     pattern = STAGES[stage].code

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 from pipeline.cell import JOBS
-from pipeline.noted import log_file, status_file
+from pipeline.noted import status_file
 from pipeline.tracking import LATER
 from semimae.types import UserError
 
@@ -193,23 +193,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Close the pipes of a worker, which ends it, and wait until it has ended."""
     with contextlib.suppress(BrokenPipeError):
         process.__exit__(None, None, None)
-
-
-def last_line(root: Path, name: str) -> str:
-    """Return the last line of a cell's log."""
-    return next(filter(str.strip, reversed(_logged(root, name))), "")
-
-
-def warnings_in(root: Path, name: str) -> list[str]:
-    """Return the warnings that stages of a cell have printed."""
-    return [line for line in _logged(root, name) if line.startswith("warning: ")]
-
-
-def _logged(root: Path, name: str) -> list[str]:
-    try:
-        return log_file(root, name).read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
 
 
 def gpus(asked: str) -> list[str]:
