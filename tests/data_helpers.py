@@ -26,6 +26,7 @@ DEFAULTS = {
     "std": None,
     "test_fraction": 0.25,
     "val_fraction": 0.2,
+    "folds": 0,
     "include_labeled": True,
     "labeled_list": None,
     "crop": "pad",

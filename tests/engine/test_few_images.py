@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import small_rhythm
+from support import section, small_rhythm
 
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -18,7 +18,6 @@ from semimae.engine.memory import images_fit
 from semimae.engine.phases import fit_phases
 from semimae.evaluation.probe import probe
 from semimae.options.cell import Cell
-from semimae.options.evaluation import LinearProbeConfig
 from semimae.options.method import METHODS
 from semimae.types import UserError
 
@@ -160,7 +159,8 @@ def test_scores_with_one_labeled_and_one_test_image(
     split = split_of(prepared, [labeled], [val])
     cell = small_cell("supervised", **SHORT)
     state = run(cell, prepared, split, tmp_path)
-    config = LinearProbeConfig(l2=(1.0,), max_iter=5, knn_k=99, knn_temperature=0.001)
+    changes = {"l2": [1.0], "max_iter": 5, "knn_k": 99, "knn_temperature": 0.001}
+    config = section("linear_probe", **changes)
     result = probe(state.ema, cell, prepared, split, config).scores
     json.dumps(result, allow_nan=False)
     knn = result["protocols"]["knn"]
