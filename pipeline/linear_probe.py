@@ -26,7 +26,7 @@ from pipeline.workspace import (
 )
 
 if TYPE_CHECKING:
-    from semimae.engine.folds import HeldOut
+    from semimae.engine.infer import HeldOut
 
 
 def linear_probe(
@@ -73,7 +73,7 @@ def _held_out(folder: Path) -> "HeldOut":
     import numpy as np
     import torch
 
-    from semimae.engine.folds import HeldOut
+    from semimae.engine.infer import HeldOut
 
     with np.load(folder / "train" / HELD_OUT) as arrays:
         return HeldOut(arrays["rows"], torch.from_numpy(arrays["probabilities"]))

@@ -20,19 +20,12 @@ from semimae.data.split import Split, as_rows
 from semimae.data.store import Prepared, Rows
 from semimae.distributed import any_process, wait_for_all, world
 from semimae.engine.checkpoint import Row, TrainState
-from semimae.engine.infer import probabilities_of
+from semimae.engine.infer import HeldOut, probabilities_of
 from semimae.engine.phases import fit_phases, is_finished, lock_for_all
 from semimae.files import file_hash, replaced_file, write_text
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
 from semimae.tensors import save_tensors
-
-
-class HeldOut(NamedTuple):
-    """What models say of images that were held out of their training."""
-
-    rows: Rows  # [N], ascending: each labeled image of cross-validation once
-    probabilities: Tensor  # [N, classes], float64
 
 
 class Fitted(NamedTuple):

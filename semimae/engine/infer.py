@@ -26,6 +26,13 @@ class Outputs(NamedTuple):
     labels: Tensor  # [N]
 
 
+class HeldOut(NamedTuple):
+    """What models say of images that were held out of their training."""
+
+    rows: Rows  # [N], ascending: each labeled image of cross-validation once
+    probabilities: Tensor  # [N, classes], float64
+
+
 def until_stopped(
     batches: Iterable[ImagesAndLabels], should_stop: Callable[[], bool]
 ) -> Iterator[ImagesAndLabels]:

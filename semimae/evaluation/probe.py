@@ -14,8 +14,7 @@ from semimae.calibration import tempered
 from semimae.data.split import Split, as_rows
 from semimae.data.store import Prepared, Rows
 from semimae.engine.device import set_up_device
-from semimae.engine.folds import HeldOut
-from semimae.engine.infer import Outputs, infer
+from semimae.engine.infer import HeldOut, Outputs, infer
 from semimae.evaluation.examples import examples
 from semimae.evaluation.metrics import score
 from semimae.evaluation.trained_probes import train_probes

@@ -92,7 +92,7 @@ def test_recipes_state_the_strength_of_their_source() -> None:
         assert data.randaugment_magnitude_std == 3 * 0.5, path
         assert data.randaugment_probability == 0.5, path
         found += 1
-    assert found == 6
+    assert found == 7
 
 
 # --- magnitudes

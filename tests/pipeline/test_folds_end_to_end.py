@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import set_params
 from test_end_to_end import SMALL, Project
 
 pytestmark = pytest.mark.slow
 
 FOLDS = {
-    ("refit",): True,
-    ("data", "folds"): 2,
-    ("ablation", "method"): ["supervised", "semi_mae"],
-    ("ablation", "mask_ratio"): [0.75],
+    "refit": True,
+    "data__folds": 2,
+    "ablation__method": ["supervised", "semi_mae"],
+    "ablation__mask_ratio": [0.75],
 }
 
 
 def test_from_folds_to_the_model_that_the_report_recommends(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
-    project.set_params(SMALL | FOLDS)
+    set_params(project.folder, **SMALL | FOLDS)
     said = project.run(sys.executable, "-m", "pipeline", "grid")
     assert "Cells to train or score: 2," in said  # the headline is one of them
     split = project.read("runs/headline/split.json")
@@ -45,7 +46,7 @@ def test_from_folds_to_the_model_that_the_report_recommends(tmp_path: Path) -> N
 
     # What another choice costs: the model is there.
     weights = project.folder / "runs/supervised-0.75-0.1-0-images-plain/train/model.safetensors"
-    project.set_params({("method",): "supervised"})
+    set_params(project.folder, method="supervised")
     running, cached = project.dvc("repro")
     assert "train" in cached
     assert not any("train" in stage for stage in running - cached)
