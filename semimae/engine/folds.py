@@ -7,6 +7,7 @@ last one is on all labels, which leaves nothing to validate it on: its validatio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,39 +65,24 @@ def fit_run(
         should_stop: Asked once per step.
     """
     once = cell.once
+    train = partial(
+        fit_phases, once, prepared, rhythm=rhythm, finished=finished, should_stop=should_stop
+    )
     parts: list[_Fold] = []
     before: list[dict[str, Any]] = []
-
-    def telling(number: int) -> Callable[[str, Row], None]:
-        return lambda kind, row: on_fold(number, row)
-
     for number in range(len(split.folds)):
-        part = _fit_fold(
-            once,
-            prepared,
-            split.without_fold(number, prepared),
-            rhythm,
+        part = split.without_fold(number, prepared)
+        train_part = partial(
+            train,
+            part,
             resume=resume / f"fold-{number}",
-            finished=finished,
-            on_row=telling(number),
-            should_stop=should_stop,
+            on_row=lambda kind, row, number=number: on_fold(number, row),
         )
-        parts.append(part)
-        before += [{"fold": number, **cost} for cost in part.costs]
-    held_out, judged = None, None
-    if parts:
-        held_out, judged = _together(parts, prepared)
-    state, costs = fit_phases(
-        once,
-        prepared,
-        split,
-        rhythm,
-        resume=resume,
-        finished=finished,
-        on_row=on_row,
-        should_stop=should_stop,
-        judged=judged,
-    )
+        fold = _fit_fold(train_part, once, prepared, part, finished(once), should_stop)
+        parts.append(fold)
+        before += [{"fold": number, **cost} for cost in fold.costs]
+    held_out, judged = _together(parts, prepared) if parts else (None, None)
+    state, costs = train(split, resume=resume, on_row=on_row, judged=judged)
     return Fitted(state, before + costs, held_out)
 
 
@@ -110,34 +96,22 @@ class _Fold(NamedTuple):
 
 
 def _fit_fold(
+    train: Callable[[], tuple[TrainState, list[dict[str, Any]]]],
     cell: Cell,
     prepared: Prepared,
     split: Split,
-    rhythm: Rhythm,
-    *,
-    resume: Path,
-    finished: Callable[[Cell], Path],
-    on_row: Callable[[str, Row], None],
+    folder: Path,
     should_stop: Callable[[], bool],
 ) -> _Fold:
     """Train with the validation images held out, unless that is done; another cell may be at it."""
     texts = (cell.model_dump_json(), prepared.info.fingerprint, split.model_dump_json())
     key = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-    path = finished(cell) / f"fold-{key}.safetensors"
+    path = folder / f"fold-{key}.safetensors"
     record = path.with_suffix(".json")  # written last
     rows = as_rows(split.val)
     with lock_for_all(path.with_suffix(".lock"), should_stop):
         if not any_process(world().rank == 0 and is_finished(path)):
-            state, costs = fit_phases(
-                cell,
-                prepared,
-                split,
-                rhythm,
-                resume=resume,
-                finished=finished,
-                on_row=on_row,
-                should_stop=should_stop,
-            )
+            state, costs = train()
             probabilities = probabilities_of(state.ema, cell, prepared, rows, should_stop)
             if world().rank == 0:
                 took = {

@@ -79,9 +79,11 @@ def probe(
     def scaled(outputs: Outputs) -> Tensor:
         return standardize(outputs.features.to(device), bank)
 
+    x = scaled(labeled)
+
     @functools.cache
     def weights(l2: float) -> Tensor:
-        return fit_linear(scaled(labeled), bank_labels, num_classes, l2, config.max_iter)
+        return fit_linear(x, bank_labels, num_classes, l2, config.max_iter)
 
     def num_right(l2: float) -> int:
         """Return how many images are classified right that were held out of the fit."""
@@ -90,7 +92,7 @@ def probe(
             predicted = linear_probabilities(weights(l2), scaled(outputs)).argmax(dim=1).cpu()
             right += int((predicted == outputs.labels).sum())
         for fold in split.folds:
-            x, out = scaled(labeled), torch.from_numpy(np.isin(split.labeled, fold)).to(device)
+            out = torch.from_numpy(np.isin(split.labeled, fold)).to(device)
             weight = fit_linear(x[~out], bank_labels[~out], num_classes, l2, config.max_iter)
             predicted = linear_probabilities(weight, x[out]).argmax(dim=1)
             right += int((predicted == bank_labels[out]).sum())
