@@ -1,6 +1,8 @@
 """Reading files of weights, without running code that may be in them."""
 
 import argparse
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg
@@ -158,20 +161,34 @@ def read_hub(spec: str) -> Source:
         spec: ``hf:ORG/NAME``, or ``hf:ORG/NAME@REVISION`` to hold on to one.
 
     Raises:
-        UserError: If it cannot be fetched, or is not in one safetensors file.
+        UserError: If it cannot be fetched, or is not in safetensors files.
     """
     name, _, revision = spec.removeprefix(HUB).partition("@")
+
+    def fetch(file: str) -> Path:
+        return Path(hf_hub_download(name, file, revision=revision or None))
+
     try:
-        path = Path(hf_hub_download(name, "model.safetensors", revision=revision or None))
-    except Exception as error:  # of the name, the network, the hub or its client
+        try:
+            paths = [fetch("model.safetensors")]
+        except EntryNotFoundError:  # a large model is in several files, which an index lists
+            index = json.loads(fetch("model.safetensors.index.json").read_text())
+            paths = [fetch(file) for file in sorted(set(index["weight_map"].values()))]
+    except Exception as error:  # of the name, the network, the hub, its client or the index
         raise UserError(
             f"backbone.weights={spec} cannot be fetched ({type(error).__name__}); check the name "
             "and whether its license has to be accepted first, or download its model.safetensors "
             "where there is a network, and give that file."
         ) from None
     try:
-        card = hf_hub_download(name, "README.md", revision=revision or None)
-        license = ModelCard.load(card).data.get("license")
+        license = ModelCard.load(fetch("README.md")).data.get("license")
     except Exception:  # no card, or none that can be read: the license is not known
         license = None
-    return Source(read_file(path), file_hash(path), license if isinstance(license, str) else None)
+    tensors = {name: tensor for path in paths for name, tensor in read_file(path)[""].items()}
+    return Source({"": tensors}, _hash_of(paths), license if isinstance(license, str) else None)
+
+
+def _hash_of(paths: list[Path]) -> str:
+    """Return the hash of a file; of several, the hash of their hashes."""
+    hashes = [file_hash(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
