@@ -14,7 +14,7 @@ _GROUP = 8  # channels per group of the normalization
 class ConvStem(nn.Module):
     """Maps images ``[B, C, S, S]`` to one token per patch, ``[B, L, D]``.
 
-    Each stage is a 3x3 convolution, normalization, max pooling and ReLU, and halves the side; a
+    Each stage is a 3x3 convolution, max pooling, normalization and ReLU, and halves the side; a
     last 3x3 convolution maps to the width of the tokens. So a token sees its patch and what lies
     around it. Nothing mixes the images of a batch, as batch normalization would: a batch may be
     split, and images may be left out of it, without changing the others. With group normalization
@@ -45,9 +45,9 @@ class ConvStem(nn.Module):
         for before, after in itertools.pairwise(widths):
             stages += [
                 StdConv2d(before, after, 3, padding=1),
+                nn.MaxPool2d(2),  # first: a quarter of the values is left to normalize
                 nn.GroupNorm(after // _GROUP, after),
-                nn.MaxPool2d(2),
-                nn.ReLU(),  # of a quarter of the values, and the same as before pooling
+                nn.ReLU(),
             ]
         self.stages = nn.Sequential(*stages)
         self.proj = nn.Conv2d(widths[-1], embed_dim, 3, padding=1)

@@ -41,7 +41,7 @@ def test_there_is_a_token_per_patch(patch_size: int, channels: int) -> None:
 def test_a_stage_standardizes_its_weights() -> None:
     """Against the definition: each output channel's weights have mean 0 and variance 1."""
     stem = ConvStem(8, 2, 3, 16, 32)
-    convolution, norm = stem.stages[0], stem.stages[1]
+    convolution, norm = stem.stages[0], stem.stages[2]
     x = uniform((2, 3, 8, 8), 0, "x")
     weight = convolution.weight.flatten(1)
     weight = (weight - weight.mean(1, keepdim=True)) / weight.var(
