@@ -427,7 +427,7 @@ def test_unknown_name_ends_with_the_nearest_and_code_2(
         main()
     assert end.value.code == 2
     output = capsys.readouterr().err
-    assert output.startswith("error: there is no recipe 'cifar_10'; did you mean cifar10")
+    assert output.startswith("error: there is no recipe 'cifar_10' (did you mean 'cifar10'?)")
     assert output.count("\n") == 1
 
 
