@@ -48,7 +48,7 @@ def inputs() -> None:
     check_weights(params, resolve_root(params.data.root, root))
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
-    settings = {key: reduce(getitem, key.split("."), values) for key in OF_SPLIT}
+    settings: dict[str, object] = {key: reduce(getitem, key.split("."), values) for key in OF_SPLIT}
     settings["sha256 of data.labeled_list"] = hash_labeled_list(params, root)
     _write(INPUTS / "split.json", stage_code("split", options=True), settings)
     # A variant may use another pseudo-label rule, which lives in another file.
