@@ -8,13 +8,15 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated
 
 import typer
 
+from pipeline.fine_tune import fine_tune
+from pipeline.linear_probe import linear_probe
 from pipeline.noted import (
     FINISHED,
     STAGES,
@@ -32,8 +34,9 @@ from pipeline.noted import (
 )
 from pipeline.progress import QUIET
 from pipeline.source_code import library_hashes
-from pipeline.stage import PARAMS_ABOVE, PREPARED_ABOVE
+from pipeline.split import split
 from pipeline.tracking import ALL, LATER
+from pipeline.train import train
 from pipeline.workspace import HEADLINE, RUNS, disk_trouble, dvc_root, python_path, read_json
 from semimae.files import held_lock
 from semimae.options.grid import GridPoint
@@ -42,6 +45,8 @@ from semimae.types import Interrupted, UserError
 
 # In the environment: how many jobs share the machine's cores, where `train.threads` is 0.
 JOBS = "SEMIMAE_JOBS"
+# Of the stages that run in the cell's folder. Their heavy imports wait until they are called.
+_COMMANDS = {"train": train, "linear_probe": linear_probe, "fine_tune": fine_tune}
 
 
 class StageName(StrEnum):  # typer takes no lists of literals
@@ -123,7 +128,10 @@ class Worker:
         began = time.monotonic()
         # As in a process of its own, a warning is given again.
         with warnings.catch_warnings(), contextlib.chdir(self._folder(name, stage)):
-            _command(name, stage)()
+            if stage == "split":
+                split(RUNS / name, *(GridPoint.parse(name) or ()))
+            else:
+                _COMMANDS[stage]()
         self._check_source(name, stage)
         note(self.root, name, stage, read, time.monotonic() - began)
 
@@ -152,26 +160,6 @@ class Worker:
         torch.set_num_threads(self.threads)
         gc.collect()
         torch.cuda.empty_cache()  # other workers of this GPU may need it; nothing without one
-
-
-def _command(name: str, stage: str) -> Callable[[], None]:
-    if stage == "split":
-        from pipeline.split import split
-
-        point = GridPoint.parse(name)
-        return lambda: split(RUNS / name, *(point or ()))
-    if stage == "train":
-        from pipeline.train import train
-
-        return lambda: train(PREPARED_ABOVE, PARAMS_ABOVE)
-    if stage == "linear_probe":
-        from pipeline.linear_probe import linear_probe
-
-        return lambda: linear_probe(PREPARED_ABOVE, PARAMS_ABOVE)
-    assert stage == "fine_tune"
-    from pipeline.fine_tune import fine_tune
-
-    return lambda: fine_tune(PREPARED_ABOVE, PARAMS_ABOVE)
 
 
 def _load() -> None:

@@ -154,7 +154,7 @@ class Coordinator:
         noted = [Task(task.name, self._noted(task)) for task in tasks]
         self._record(noted)
         rest = _less(tasks, {task.name: task.stages for task in noted})
-        found = self.lock.restore([self._dvc_names(task) for task in rest])
+        found = self.lock.restore([[self._dvc_name(t.name, s) for s in t.stages] for t in rest])
         known = {t.name: [s for s in t.stages if self._dvc_name(t.name, s) in found] for t in rest}
         return _less(rest, known)
 
@@ -176,9 +176,6 @@ class Coordinator:
 
     def _dvc_name(self, name: str, stage: str) -> str:
         return dvc_name(name, stage, self.params.ablation.baseline.variant)
-
-    def _dvc_names(self, task: Task) -> list[str]:
-        return [self._dvc_name(task.name, stage) for stage in task.stages]
 
     def _end_if(self, failed: Sequence[Outcome]) -> None:
         for task, _, line in failed:

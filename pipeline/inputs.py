@@ -1,13 +1,14 @@
 """Stage ``inputs``: the code and the parts of params.yaml that each stage of a cell depends on."""
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 from pipeline.outside import check_weights, hash_labeled_list
 from pipeline.source_code import fine_tuning_code, stage_code, training_code
 from pipeline.workspace import INPUTS, write_json
 from semimae.options.method import METHODS
-from semimae.options.method_base import MethodOptions
 from semimae.options.params import Params
 
 # Keys of params.yaml that affect config.json and split.json. The headline's split also depends on
@@ -47,34 +48,21 @@ def inputs() -> None:
     check_weights(params, resolve_root(params.data.root, root))
     values = params.model_dump(mode="json")
     _write(INPUTS / "prepare.json", stage_code("prepare"))
-    settings = {key: _value(values, key) for key in OF_SPLIT}
+    settings: dict[str, object] = {key: reduce(getitem, key.split("."), values) for key in OF_SPLIT}
     settings["sha256 of data.labeled_list"] = hash_labeled_list(params, root)
     _write(INPUTS / "split.json", stage_code("split", options=True), settings)
-    for name, methods in _as_asked(params).items():
-        _write(INPUTS / "train" / f"{name}.json", training_code(methods))
+    # A variant may use another pseudo-label rule, which lives in another file.
+    variants = params.variants().values()
+    for name in METHODS:
+        code = training_code(each.options(name) for each in variants)
+        _write(INPUTS / "train" / f"{name}.json", code)
     probe = {"linear_probe": values["linear_probe"]}
     _write(INPUTS / "linear_probe.json", stage_code("linear_probe"), probe)
     tune = {"fine_tune": values["fine_tune"]}
     _write(INPUTS / "fine_tune.json", fine_tuning_code(), tune)
 
 
-def _as_asked(params: Params) -> dict[str, list[MethodOptions]]:
-    """Return each method with the options that the headline, the grid and its variants use.
-
-    A variant may use another pseudo-label rule, which lives in another file.
-    """
-    variants = params.variants().values()
-    return {name: [each.options(name) for each in variants] for name in METHODS}
-
-
 def _write(
     path: Path, code: Mapping[str, str], settings: Mapping[str, object] | None = None
 ) -> None:
     write_json(path, {"settings": settings or {}, "code": dict(sorted(code.items()))})
-
-
-def _value(tree: object, key: str) -> object:
-    for part in key.split("."):
-        assert isinstance(tree, dict)
-        tree = tree[part]
-    return tree

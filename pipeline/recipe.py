@@ -1,6 +1,5 @@
 """``recipe``: ready-made params files."""
 
-import difflib
 import itertools
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import typer
 from pipeline.overlay import complete, read
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
+from semimae.options.explain import near
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -116,9 +116,7 @@ def find(root: Path, name: str) -> Recipe:
     """
     recipes = _recipes(root)
     if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; see `recipe list`."
-        raise UserError(f"there is no recipe {name!r}{hint}")
+        raise UserError(f"there is no recipe {name!r}{near(name, recipes)}; see `recipe list`.")
     return recipes[name]
 
 

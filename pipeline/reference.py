@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
-from semimae.options.cell import FREE
+from semimae.options.grid import FREE
 from semimae.options.method import METHODS
 from semimae.options.params import Params
 

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from semimae.options.params_file import load_mapping
 from semimae.types import UserError
 
 
@@ -39,13 +40,7 @@ def parse(content: str | bytes, path: Path) -> CommentedMap:
     Raises:
         UserError: If it does not hold keys and values.
     """
-    try:
-        tree = _yaml().load(content)
-    except Exception as error:  # odd tags and dates make ruamel.yaml raise errors of any kind
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
-    if not isinstance(tree, CommentedMap):
-        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    tree: CommentedMap = load_mapping(_yaml(), content, path)
     return tree
 
 

@@ -12,7 +12,6 @@ from pipeline.round_trip import dump, parse
 from pipeline.workers import gpus, slots
 from pipeline.workspace import dvc_root
 from semimae.files import write_text
-from semimae.options.cell import Cell
 from semimae.options.grid import PLAIN
 from semimae.options.params import Params
 from semimae.types import UserError
@@ -29,7 +28,13 @@ _FOLDS = (5, 3)  # of cross-validation, the first that there is time for
 _COARSE = 0.05  # a difference in accuracy that validation should be able to show
 
 
-Speeds = dict[tuple[str, str], float]
+class Timed(NamedTuple):
+    """A setting of the grid or a baseline, and the seconds that a step of it takes here."""
+
+    method: str
+    variant: str
+    seconds: float
+    steps: int | None  # of a baseline, which has its own length
 
 
 class Choice(NamedTuple):
@@ -75,11 +80,11 @@ def start(
     choices = [*where, *_choose(found, params)]
     params = Params.parse(_changed(text, choices), target)
     typer.echo("Measuring how long a training step takes on this machine ...")
-    speeds = _speeds(params, len(found.class_names))
-    choices += _validation(found, params, speeds, minutes)
-    params = Params.parse(_changed(text, choices), target)
-    lengths, expected = _lengths(params, speeds, minutes)
-    choices += lengths
+    timed = _timed(params, len(found.class_names))
+    validation = _validation(found, params, timed, minutes)
+    folds = validation[0].value if validation else 0
+    lengths, expected = _lengths(timed, params, minutes, folds)
+    choices += validation + lengths
     written = _changed(text, choices)
     Params.parse(written, target)
     write_text(target, written)
@@ -152,40 +157,38 @@ def _choose(found: "Survey", params: Params) -> list[Choice]:
     return choices
 
 
-def _settings(params: Params) -> dict[Cell, tuple[str, str]]:
-    """Return the cells of the grid and the baselines, each with its method and variant."""
-    return {cell: (cell.method, first.variant) for cell, (first, *_) in params.grid().items()}
-
-
-def _speeds(params: Params, num_classes: int) -> Speeds:
-    """Return the seconds that a step takes on this machine, by method and variant."""
+def _timed(params: Params, num_classes: int) -> list[Timed]:
+    """Measure a step of each setting of the grid and the baselines on this machine."""
     from semimae.evaluation.speed import seconds_per_step
 
-    return {which: seconds_per_step(cell, num_classes) for cell, which in _settings(params).items()}
+    own_length = params.ablation.baseline.variant
+    return [
+        Timed(
+            cell.method,
+            first.variant,
+            seconds_per_step(cell, num_classes),
+            cell.train.steps if first.variant in own_length else None,
+        )
+        for cell, (first, *_) in params.grid().items()
+    ]
 
 
-def _jobs(params: Params, number: int) -> int:
-    """Return how many of some cells `make repro` trains at a time."""
+def _steps(
+    timed: list[Timed], params: Params, minutes: float, folds: int
+) -> tuple[float, float, float]:
+    """Return the steps that there is time for, and in seconds: of one such step, of all else."""
     devices = [] if params.train.device == "cpu" else gpus("auto")
     jobs = len(slots(None, devices, 1, params.train.processes))
-    return min(jobs, number, jobs if devices else os.cpu_count() or 1)
-
-
-def _steps(params: Params, speeds: Speeds, minutes: float) -> tuple[float, float, float]:
-    """Return the steps that there is time for, and in seconds: of one such step, of all else."""
-    settings = _settings(params)
-    jobs = _jobs(params, len(settings))
-    per_step, fixed = 0.0, float(_BESIDE * len(settings))
-    for cell, which in settings.items():
-        seconds = speeds[which] * cell.trainings
-        if which[1] in params.ablation.baseline.variant:  # has its own length
-            fixed += seconds * cell.train.steps
-        else:
-            per_step += seconds
+    jobs = min(jobs, len(timed), jobs if devices else os.cpu_count() or 1)
+    trainings = folds + 1 if folds else 1
+    per_step = sum(trainings * each.seconds for each in timed if each.steps is None)
+    fixed = _BESIDE * len(timed) + sum(trainings * t.seconds * t.steps for t in timed if t.steps)
     return (60 * minutes * jobs - fixed) / per_step, per_step / jobs, fixed / jobs
 
 
-def _validation(found: "Survey", params: Params, speeds: Speeds, minutes: float) -> list[Choice]:
+def _validation(
+    found: "Survey", params: Params, timed: list[Timed], minutes: float
+) -> list[Choice]:
     """Choose folds where validation images are too few, if there is time for as many steps."""
     from pipeline.reporting.statistics import FEWEST  # its imports take a second
 
@@ -195,15 +198,12 @@ def _validation(found: "Survey", params: Params, speeds: Speeds, minutes: float)
         return []
     images = f"{number} validation image{'s' * (number != 1)}"
     for folds in _FOLDS:
-        choices = [
-            Choice("data.folds", folds, f"{images} could not tell settings apart"),
-            Choice("refit", True, "the final model learns from all labels"),
-        ]
-        data = params.data.model_copy(update={"folds": folds})
-        tried = params.model_copy(update={"data": data, "refit": True})
-        steps, _, _ = _steps(tried, speeds, minutes)
+        steps, _, _ = _steps(timed, params, minutes, folds)
         if steps >= params.train.steps:
-            return choices
+            return [
+                Choice("data.folds", folds, f"{images} could not tell settings apart"),
+                Choice("refit", True, "the final model learns from all labels"),
+            ]
     typer.echo(
         f"{images} will not tell settings apart. Cross-validation would (data.folds: {folds} and "
         f"refit: true), but {minutes:g} minutes are too few for its {folds + 1} trainings of each "
@@ -212,12 +212,14 @@ def _validation(found: "Survey", params: Params, speeds: Speeds, minutes: float)
     return []
 
 
-def _lengths(params: Params, speeds: Speeds, minutes: float) -> tuple[list[Choice], float]:
+def _lengths(
+    timed: list[Timed], params: Params, minutes: float, folds: int
+) -> tuple[list[Choice], float]:
     """Return the length of the runs, from this machine's speed, and the total in seconds."""
-    asked, per_step, fixed = _steps(params, speeds, minutes)
+    asked, per_step, fixed = _steps(timed, params, minutes, folds)
     steps = max(_FEWEST, min(_MOST, round(asked / 50) * 50))
-    own = {m: value for (m, v), value in speeds.items() if v == PLAIN}
-    text = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in own.items())
+    plain = [each for each in timed if each.variant == PLAIN]
+    text = ", ".join(f"{each.method} {1000 * each.seconds:.0f} ms" for each in plain)
     reason = f"{minutes:g} minutes; a step takes {text}"
     if steps == _FEWEST:
         reason += f"; fewer than {_FEWEST} steps would show nothing"

@@ -230,7 +230,8 @@ def _save(trained: "Trained", folder: Path, out: Path) -> None:
                     "cache_size": dataset.cache_size,
                     "white_level": dataset.white_level,
                 },
-                pip_requirements=[f"{name}=={_public_version(name)}" for name in _NEEDED],
+                # Without a build tag, which no package index has.
+                pip_requirements=[f"{n}=={installed(n).partition('+')[0]}" for n in _NEEDED],
                 metadata={"classes": list(dataset.class_names)},
             )
     card = model_card(trained, folder, [])
@@ -242,8 +243,3 @@ def _example(size: int) -> str:
     file = io.BytesIO()
     Image.linear_gradient("L").resize((size, size)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _public_version(package: str) -> str:
-    """Return the installed version without its build tag, which no package index has."""
-    return installed(package).partition("+")[0]

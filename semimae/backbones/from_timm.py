@@ -161,8 +161,17 @@ def _check(config: TimmConfig, family: Family) -> None:
         raise UserError(
             "backbone.pool=norm_avg: only backbone.name: vit has it; set backbone.pool: avg."
         )
+    if config.pool == "token" and family.backbone in (ConvNet, Swin):
+        raise UserError(
+            f"backbone.pool=token: {config.model} has no class token; set backbone.pool: avg."
+        )
     if family.is_convolutional:
-        _check_convolutional(config)
+        for key in ("patch_size", "embed_dim", "depth", "num_heads", "window_size"):
+            if getattr(config, key) is not None:
+                raise UserError(
+                    f"backbone.{key}={getattr(config, key)}: {config.model} is a convolutional "
+                    "network whose name says its sizes; set it to null."
+                )
         return
     for key in ("depth", "num_heads"):
         value = getattr(config, key)
@@ -170,27 +179,10 @@ def _check(config: TimmConfig, family: Family) -> None:
             kind = "a list, one number per stage" if family.has_stages else "one number"
             shown = list(value) if isinstance(value, tuple) else value
             raise UserError(f"backbone.{key}={shown}: {config.model} takes {kind}.")
-    if family.has_stages and config.pool == "token":
-        raise UserError(
-            f"backbone.pool=token: {config.model} has no class token; set backbone.pool: avg."
-        )
     if not family.has_stages and config.window_size is not None:
         raise UserError(
             f"backbone.window_size={config.window_size}: {config.model} has no windows; set it to "
             "null."
-        )
-
-
-def _check_convolutional(config: TimmConfig) -> None:
-    for key in ("patch_size", "embed_dim", "depth", "num_heads", "window_size"):
-        if getattr(config, key) is not None:
-            raise UserError(
-                f"backbone.{key}={getattr(config, key)}: {config.model} is a convolutional network "
-                "whose name says its sizes; set it to null."
-            )
-    if config.pool == "token":
-        raise UserError(
-            f"backbone.pool=token: {config.model} has no class token; set backbone.pool: avg."
         )
 
 

@@ -36,7 +36,7 @@ def fit_sizes(state: State, backbone: Any) -> State:
     wanted = model.state_dict()
     made = dict(state)
     if not backbone.has_patches:
-        first = _first_convolution(model)
+        first = first_convolution(model)
         if first in made and made[first].ndim == 4:
             made[first] = _of_channels(made[first], wanted[first].shape[1])
         filtered = _FILTERS.get(type(model))
@@ -137,6 +137,7 @@ def _of_channels(weight: Tensor, channels: int) -> Tensor:
     return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
 
 
-def _first_convolution(model: nn.Module) -> str:
+def first_convolution(model: nn.Module) -> str:
+    """Return the name of the weights of a model's first convolution."""
     found = (n for n, part in model.named_modules() if isinstance(part, nn.Conv2d))
     return f"{next(found)}.weight"

@@ -20,7 +20,7 @@ from semimae.backbones.weight_names import (
     stays_behind,
 )
 from semimae.backbones.weight_report import ENCODER, WeightReport, incomplete, sizes
-from semimae.backbones.weight_sizes import fit_sizes, resize_positions
+from semimae.backbones.weight_sizes import first_convolution, fit_sizes, resize_positions
 from semimae.types import UserError
 
 State = dict[str, Tensor]
@@ -160,10 +160,7 @@ def _fitting(given: State, fitted: State, wanted: State, fresh: set[str], spec: 
 
 def _layouts(backbone: Any) -> Iterable[Layout]:
     """Return how a backbone's weights may be named."""
-    if backbone.has_patches:
-        return LAYOUTS
-    first = next(n for n, part in backbone.vit.named_modules() if isinstance(part, nn.Conv2d))
-    return [Layout("timm", f"{first}.weight")]
+    return LAYOUTS if backbone.has_patches else [Layout("timm", first_convolution(backbone.vit))]
 
 
 def _at_least_single(state: State) -> State:

@@ -10,6 +10,7 @@ from semimae.data.split import Split
 from semimae.data.store import DatasetInfo, Prepared
 from semimae.engine.checkpoint import Checkpoints
 from semimae.engine.fit import fit
+from semimae.ingest.choose import make_split
 from semimae.options.cell import Cell
 from semimae.options.train import Rhythm
 
@@ -81,19 +82,7 @@ def _noise(cell: Cell, num_classes: int) -> tuple[Prepared, Split]:
             "duplicates_test_train": 0,
         }
     )
-    rows = np.arange(len(labels))
-    val = rows[rows % count == 0]
-    split = Split(
-        fingerprint="noise",
-        seed=0,
-        label_fraction=1.0,
-        num_labels=None,
-        labeled_list=None,
-        listed=None,
-        include_labeled=True,
-        labeled=tuple(np.setdiff1d(rows, val).tolist()),
-        val=tuple(val.tolist()),
-        class_counts=(count - 1,) * num_classes,
-        num_unlabeled=len(labels) - len(val),
+    prepared = Prepared(info, names, labels, splits, images)
+    return prepared, make_split(
+        prepared, seed=0, label_fraction=1.0, val_fraction=1 / count, include_labeled=True
     )
-    return Prepared(info, names, labels, splits, images), split

@@ -14,27 +14,13 @@ from semimae.types import UserError
 FOLDERS = ("train", "val", "test", "unlabeled")
 _WANTED = "expected: train/CLASS/IMAGES and, optionally, val/CLASS/, test/CLASS/, unlabeled/"
 # Other names of the folders, with only their letters and digits.
-_OTHER_WORDS = {
-    "training": "train",
-    "trainset": "train",
-    "labeled": "train",
-    "labelled": "train",
-    "validation": "val",
-    "valid": "val",
-    "validate": "val",
-    "valset": "val",
-    "dev": "val",
-    "tests": "test",
-    "testing": "test",
-    "testset": "test",
-    "unlabelled": "unlabeled",
-    "unlabel": "unlabeled",
-    "unlabels": "unlabeled",
-    "nolabel": "unlabeled",
-    "nolabels": "unlabeled",
-    "notlabeled": "unlabeled",
-    "unsup": "unlabeled",
+_WORDS = {
+    "train": "training trainset labeled labelled",
+    "val": "validation valid validate valset dev",
+    "test": "tests testing testset",
+    "unlabeled": "unlabelled unlabel unlabels nolabel nolabels notlabeled unsup",
 }
+_OTHER_WORDS = {word: folder for folder, words in _WORDS.items() for word in words.split()}
 _SIMILAR = 0.75  # of difflib's ratio; "unlabeld" has 0.94, "tset" 0.75
 _SHOWN = 8  # class folders that a suggested command lists
 

@@ -1,12 +1,14 @@
 """Options of the backbones."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from semimae.files import file_hash
 from semimae.options.train import CellTrain
-from semimae.types import Frozen, PathText
+from semimae.types import Frozen, PathText, UserError
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 PerStage = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]  # YAML has lists
@@ -196,6 +198,16 @@ class CNNConfig(Frozen):
 
 # The registry: a new backbone is a file, a class here and a member of this union.
 BackboneConfig = Annotated[ViTConfig | TimmConfig | CNNConfig, Field(discriminator="name")]
+
+
+def weights_hash(weights: str | None, root: Path) -> str | None:
+    """Return the SHA-256 of a file of weights below ``root``; ``None`` where there is no file."""
+    if weights is None or weights.startswith(("timm:", "hf:")):
+        return None
+    try:
+        return file_hash(root / weights)
+    except OSError as error:
+        raise UserError(f"backbone.weights={weights}: {error.strerror}: {root / weights}") from None
 
 
 def _refuse_tag(weights: str | None, name: str) -> None:

@@ -6,31 +6,23 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from semimae.files import file_hash
 from semimae.options.backbone import (
     BackboneConfig,
     CNNConfig,
     check_joint_pass,
     no_patches,
+    weights_hash,
 )
-from semimae.options.data import CellData, DataConfig
+from semimae.options.data import CellData
 from semimae.options.labeled import LabeledConfig
 from semimae.options.method import AnyMethod, SelfTrainingOptions, SupervisedOptions
 from semimae.options.method_base import Phase
 from semimae.options.mim import Masked
 from semimae.options.phase import changed
-from semimae.options.self_training import TeacherConfig
-from semimae.options.train import CellTrain, OptimConfig, TrainConfig
+from semimae.options.train import CellTrain, OptimConfig
 from semimae.types import Frozen, UserError
 
 Dataset = Literal["digits", "cifar10", "cifar100", "stl10", "imagefolder", "csv"]
-# Keys that are not part of a cell, because they do not affect the weights. A run can continue after
-# they change.
-FREE = frozenset(
-    f"{section}.{key}"
-    for section, whole, part in (("data", DataConfig, CellData), ("train", TrainConfig, CellTrain))
-    for key in whole.model_fields.keys() - part.model_fields.keys()
-)
 
 
 class Cell(Frozen):
@@ -53,15 +45,12 @@ class Cell(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        given = [
-            f"{name}={value}"
-            for name, value in (
-                ("label_fraction", self.label_fraction),
-                ("num_labels", self.num_labels),
-                ("data.labeled_list", self.data.labeled_list),
-            )
-            if value is not None
-        ]
+        ways = {
+            "label_fraction": self.label_fraction,
+            "num_labels": self.num_labels,
+            "data.labeled_list": self.data.labeled_list,
+        }
+        given = [f"{name}={value}" for name, value in ways.items() if value is not None]
         if len(given) != 1:
             raise ValueError(
                 f"{' and '.join(given) or 'nothing'} says which images are labeled; set exactly "
@@ -96,14 +85,13 @@ class Cell(Frozen):
         return self
 
     def _check_graph(self) -> None:
-        labels = getattr(self.options, "pseudo_label", None)
         if not self.train.graph:
             return
-        if self.train.processes > 1:
+        if (processes := self.train.processes) > 1:
             raise ValueError(
-                f"train.graph=true is for one process, not train.processes={self.train.processes}; "
-                "set it to false"
+                f"train.graph=true is for one process, not {processes}; set it to false"
             )
+        labels = getattr(self.options, "pseudo_label", None)
         if getattr(labels, "skip_rejected", None) == "always":
             raise ValueError(
                 "train.graph=true makes the same operations in each step, and "
@@ -142,24 +130,22 @@ class Cell(Frozen):
         Raises:
             UserError: If the file cannot be read.
         """
-        own = _weights_hash(self.backbone.weights, root)
+        own = weights_hash(self.backbone.weights, root)
         made = self if own is None else self.model_copy(update={"weights_sha256": own})
         if not isinstance(self.options, SelfTrainingOptions):
             return made
         teachers = self.options.self_training.teachers
-        hashes = tuple(_weights_hash(teacher.weights, root) for teacher in teachers)
+        hashes = tuple(weights_hash(teacher.weights, root) for teacher in teachers)
         options = self.options.model_copy(update={"teachers_sha256": hashes})
         return made.model_copy(update={"options": options})
 
     @property
     def as_asked(self) -> Self:
         """The cell as params.yaml describes it, without the content of its initial weights."""
-        made = self.model_copy(update={"weights_sha256": None})
-        if not isinstance(self.options, SelfTrainingOptions):
-            return made
-        return made.model_copy(
-            update={"options": self.options.model_copy(update={"teachers_sha256": ()})}
-        )
+        changes: dict[str, object] = {"weights_sha256": None}
+        if isinstance(self.options, SelfTrainingOptions):
+            changes["options"] = self.options.model_copy(update={"teachers_sha256": ()})
+        return self.model_copy(update=changes)
 
     def of_phase(self, phase: Phase) -> Self:
         """Return the cell of one of its phases: with the settings that the phase has of its own.
@@ -208,27 +194,12 @@ class Cell(Frozen):
             changes = {
                 "options": supervised,
                 "train": train,
-                "backbone": self._backbone_of(number, teacher),
+                "backbone": teacher.changed(self.backbone, f"self_training.teachers.{number}"),
                 "seed": self.seed if teacher.seed is None else teacher.seed,
                 "weights_sha256": own_hash,
             }
             made.append(self.model_copy(update=changes))
         return made
-
-    def _backbone_of(self, number: int, teacher: TeacherConfig) -> BackboneConfig:
-        changes = teacher.of_backbone
-        if not changes:
-            return self.backbone.without_unread()
-        values = self.backbone.model_dump() | changes
-        try:
-            return type(self.backbone).model_validate(values).without_unread()
-        except ValidationError as error:
-            first = error.errors()[0]
-            named = ".".join(map(str, first["loc"])) or "its backbone"
-            raise ValueError(
-                f"self_training.teachers.{number}: {named} is not for backbone.name: "
-                f"{self.backbone.name}, or does not fit it: {first['msg']}"
-            ) from None
 
     @property
     def method(self) -> str:
@@ -272,16 +243,6 @@ class Cell(Frozen):
             parts.append(f"n{self.num_labels}")
         parts.append(f"s{self.seed}")
         return " ".join([*parts, "refit"] if self.refit and not self.data.folds else parts)
-
-
-def _weights_hash(weights: str | None, root: Path) -> str | None:
-    """Return the SHA-256 of a file of weights; ``None`` where there is no file."""
-    if weights is None or weights.startswith(("timm:", "hf:")):
-        return None
-    try:
-        return file_hash(root / weights)
-    except OSError as error:
-        raise UserError(f"backbone.weights={weights}: {error.strerror}: {root / weights}") from None
 
 
 def cell_id(folder: Path) -> str:

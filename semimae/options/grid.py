@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import Field, model_validator
 
-from semimae.options.cell import FREE
-from semimae.options.data import READ_BY_PREPARE
+from semimae.options.data import READ_BY_PREPARE, CellData, DataConfig
 from semimae.options.explain import near
 from semimae.options.method import METHODS
 from semimae.options.mim import MaskRatio
+from semimae.options.train import CellTrain, TrainConfig
 from semimae.types import Frozen
 
 MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})]
@@ -26,6 +26,13 @@ _FOLDER = re.compile(
 _VARIED = (
     *("data", "backbone", "labeled", "mim", "pseudo_label", "ssmae", "start", "self_training"),
     *("optim", "train"),
+)
+# Keys that are not part of a cell, because they do not affect the weights. A run can continue after
+# they change.
+FREE = frozenset(
+    f"{section}.{key}"
+    for section, whole, part in (("data", DataConfig, CellData), ("train", TrainConfig, CellTrain))
+    for key in whole.model_fields.keys() - part.model_fields.keys()
 )
 _SHARED = {  # fields that a variant must not change
     **dict.fromkeys(FREE, "it does not affect the weights"),

@@ -238,10 +238,7 @@ AnyMethod = Annotated[
     Field(discriminator="name"),
 ]
 
-
-def _by_name() -> dict[str, type[MethodOptions]]:
-    members = get_args(get_args(AnyMethod)[0])
-    return {get_args(cls.model_fields["name"].annotation)[0]: cls for cls in members}
-
-
-METHODS: Mapping[str, type[MethodOptions]] = _by_name()
+METHODS: Mapping[str, type[MethodOptions]] = {
+    get_args(cls.model_fields["name"].annotation)[0]: cls
+    for cls in get_args(get_args(AnyMethod)[0])
+}

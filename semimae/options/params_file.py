@@ -37,18 +37,29 @@ def parse_yaml(content: bytes | str, path: Path) -> dict[str, Any]:
     """
     if len(content) > _LARGEST_FILE:
         raise UserError(f"{path} is too large; allowed: up to {_LARGEST_FILE} bytes.")
-    try:
-        tree = YAML(typ="safe", pure=True).load(content)  # pure: the same messages everywhere
-    except Exception as error:  # odd tags and dates make ruamel.yaml raise errors of any kind
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
+    # pure: the same messages everywhere
+    tree: dict[str, Any] = load_mapping(YAML(typ="safe", pure=True), content, path)
     if _count(tree, {}) > _MOST_VALUES:
         raise UserError(
             f"{path} has aliases (*name) that stand for more than {_MOST_VALUES:,} values, or for "
             "themselves; write the values out."
         )
+    return tree
+
+
+def load_mapping(yaml: YAML, content: bytes | str, path: Path) -> Any:
+    """Return the keys and values of a text. Messages refer to it as ``path``.
+
+    Raises:
+        UserError: If it is not YAML, or without keys.
+    """
+    try:
+        tree = yaml.load(content)
+    except Exception as error:  # odd tags and dates make ruamel.yaml raise errors of any kind
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds {type(tree).__name__}; it must hold keys and values.")
     return tree
 
 

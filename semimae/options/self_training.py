@@ -1,10 +1,10 @@
 """Options of self-training: who labels the unlabeled images."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from semimae.options.backbone import Tuning, Weights
+from semimae.options.backbone import BackboneConfig, Tuning, Weights
 from semimae.options.train import Steps
 from semimae.types import Frozen
 
@@ -17,11 +17,22 @@ class TeacherConfig(Frozen):
     weights: Weights = None
     model: str | None = Field(default=None, min_length=1)
 
-    @property
-    def of_backbone(self) -> dict[str, Any]:
-        """What it changes in the section ``backbone``."""
-        own = self.model_dump(exclude={"seed"})
-        return {name: value for name, value in own.items() if value is not None}
+    def changed(self, backbone: BackboneConfig, key: str) -> BackboneConfig:
+        """Return the run's backbone with what this teacher changes in it.
+
+        Raises:
+            ValueError: If that is not valid. The message begins with ``key``, the teacher's own.
+        """
+        own = self.model_dump(exclude={"seed"}, exclude_none=True)
+        try:
+            return type(backbone).model_validate(backbone.model_dump() | own).without_unread()
+        except ValidationError as error:
+            first = error.errors()[0]
+            named = ".".join(map(str, first["loc"])) or "its backbone"
+            raise ValueError(
+                f"{key}: {named} is not for backbone.name: {backbone.name}, or does not fit it: "
+                f"{first['msg']}"
+            ) from None
 
 
 class SelfTrainingConfig(Frozen):

@@ -10,7 +10,7 @@ import semimae.methods
 from semimae.methods.base import Method
 from semimae.methods.pseudo import PseudoLabelMethod
 from semimae.methods.rules import Rule
-from semimae.options.cell import FREE
+from semimae.options.grid import FREE
 from semimae.options.method import METHODS
 from semimae.options.params import Params
 
