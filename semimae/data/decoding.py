@@ -1,6 +1,6 @@
 """Processes that decode image files: threads would wait for each other's Python lock.
 
-A process serves one connection, a pair of sockets. It gets a pickled ``Request`` and answers with
+A process serves one connection, a pair of sockets. It gets a ``Request`` as JSON and answers with
 the number of bytes of an error message and the message, or with 0 and the pixels. Pixels arrive
 where they are wanted, by one call that waits for all of them without the lock. Nothing is kept in
 shared memory, of which a container often has 64 MB, and Python's own pools, which pickle results
@@ -8,14 +8,15 @@ and run the main module again in each process, are not needed.
 """
 
 import atexit
+import json
 import os
-import pickle
 import queue
 import signal
 import socket
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -89,12 +90,10 @@ def processes(count: int) -> Processes:
 def serve() -> None:
     """Answer requests at the socket that stands for standard input, until it is closed."""
     warnings.simplefilter("ignore")  # `prepare` has heard them; each process would repeat them
-    with socket.socket(fileno=0) as connection, connection.makefile("rb") as requests:
-        while True:
-            try:
-                connection.sendall(_answer(pickle.load(requests)))
-            except (EOFError, ConnectionError):
-                return
+    with suppress(ConnectionError), socket.socket(fileno=0) as connection:
+        for line in connection.makefile("rb"):
+            files, *others = json.loads(line)
+            connection.sendall(_answer(Request(Files(*files), *others)))
 
 
 def _answer(request: Request) -> bytes:
@@ -132,7 +131,7 @@ class _Process:
     def read(self, request: Request, views: Tensor) -> None:
         size = bytearray(_SIZE)
         try:
-            self.connection.sendall(pickle.dumps(request))
+            self.connection.sendall(json.dumps(request).encode() + b"\n")
             self._receive(memoryview(size))
             if any(size):
                 message = bytearray(int.from_bytes(size, "big"))
