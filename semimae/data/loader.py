@@ -46,6 +46,7 @@ class TrainViews:
         num_steps: int,
         device: torch.device,
         labeled: LabeledConfig | None = None,
+        weak_only: bool = False,
         accumulate: int = 1,
         path_rates: Tensor | None = None,
         resident: bool = True,
@@ -64,6 +65,7 @@ class TrainViews:
             device: Where the views are made.
             labeled: How labeled images are mixed and their labels smoothed; ``None`` for methods
                 that learn no labels.
+            weak_only: Make no labeled and strong views, for methods that only reconstruct.
             accumulate: Micro-batches per step, for ``Batch``.
             path_rates: Probability that each residual branch is left out; ``None``: none ever is.
             resident: Whether packed images are kept on the device, or on the host.
@@ -73,6 +75,9 @@ class TrainViews:
         self.num_patches, self.num_steps, self.accumulate = num_patches, num_steps, accumulate
         # Draws are the global batch's; views are made of this process's share alone.
         self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
+        self.purposes = {"weak": False, "strong": True}
+        if weak_only:
+            self.own_labeled, self.purposes = slice(0, 0), {"weak": False}
         self.regularized, self.num_classes = labeled, prepared.info.num_classes
         self.path_rates = path_rates
         self.labels = torch.from_numpy(prepared.labels)
@@ -130,10 +135,9 @@ class TrainViews:
         fields = [{name: next(flat) for name in own} for own in numbers]
         labeled = self._labeled(rows, steps)
         own, none = self.own_unlabeled, labeled[0][0][:0]
-        pairs = [(none, none)] * len(steps)
-        if self.num_unlabeled:
-            made = self._views(others, places(own), {"weak": False, "strong": True}, steps)
-            pairs = list(zip(*made, strict=True))
+        missing = [[none] * len(steps)] * 2
+        made = self._views(others, places(own), self.purposes, steps) if self.num_unlabeled else []
+        pairs = list(zip(*[*made, *missing][:2], strict=True))
         result = []
         for index, step in enumerate(steps):
             hidden = fields[index].pop("hidden")
