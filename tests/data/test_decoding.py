@@ -18,7 +18,8 @@ from data_helpers import data_config
 from PIL import Image
 
 from semimae.data.decoding import Request, processes
-from semimae.data.loader import TrainViews, eval_batches
+from semimae.data.evaluation import eval_batches
+from semimae.data.loader import TrainViews
 from semimae.data.reader import ImageReader, num_processes
 from semimae.data.store import Prepared
 from semimae.ingest.choose import make_split

@@ -16,8 +16,10 @@ from support import changed_params
 
 from semimae.data import loader
 from semimae.data.crops import center_crop, resized_crop
-from semimae.data.loader import TrainViews, eval_batches, sample_rows
+from semimae.data.evaluation import eval_batches
+from semimae.data.loader import TrainViews
 from semimae.data.reader import ImageReader
+from semimae.data.sampling import sample_rows
 from semimae.data.sending import as_one, in_one
 from semimae.data.split import Split
 from semimae.data.store import Prepared
