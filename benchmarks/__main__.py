@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.choices import measure_choices, measure_compile, product_error
-from benchmarks.decoding import lock_shares, measure_decoding
+from benchmarks.decoding import lock_shares, measure_decoding, measure_workers
 from benchmarks.measure import machine, peak_flops
 from benchmarks.run import measure_growth, measure_setting
 from benchmarks.settings import SETTINGS, make_params
@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> Path:
         data = make_params(first, device.type, options.precision).data
         add("decoding", measure_decoding(data, rounds))
         add("lock", lock_shares(data, rounds))
+        add("workers", measure_workers(data, rounds))
         add("choices", measure_choices(first, device, rounds))
         add("medium_error", product_error())
         add("startup", measure_startup(rounds, grid=options.grid))

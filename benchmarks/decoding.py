@@ -3,13 +3,15 @@
 import contextlib
 import cProfile
 import io
+import os
 import pstats
+import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -23,12 +25,16 @@ from benchmarks.measure import Call, interleaved
 from semimae.data.cache import PixelCache
 from semimae.data.crops import Box, random_box, resized_crop, scaled
 from semimae.data.images import convert
+from semimae.data.reader import ImageReader
+from semimae.data.store import DatasetInfo, Prepared
 from semimae.ingest.source import from_files
 from semimae.ingest.write_cache import write_cache
 from semimae.options.data import DataConfig
 from semimae.random import uniform
 
 WIDTH, HEIGHT, SIDE, CACHE, FILES = 500, 375, 224, 256, 16
+READ = 8 * FILES  # at a time, by several workers
+KINDS: Final[tuple[Literal["threads", "processes"], ...]] = ("threads", "processes")
 OURS = "Pillow, scaled by torch"  # what this project does
 # Calls in which Python's lock is free. Copies of pixels hold it, and so does all of Python's work.
 FREE = ("'decode' of 'ImagingDecoder'", "_upsample_bicubic2d_aa")
@@ -117,6 +123,54 @@ def lock_shares(config: DataConfig, rounds: int) -> dict[str, float]:
             free = sum(own[function] for function in own if any(part in function for part in FREE))
             shares[name] = 1 - free / seconds[name]
     return shares
+
+
+def measure_workers(config: DataConfig, rounds: int) -> dict[str, dict[str, float]]:
+    """Return medians of decoding and cropping by threads and by processes, 1 and 2 of them.
+
+    They are images per second of wall time, and processor milliseconds per image: of this process,
+    whose threads share a lock, and of all.
+    """
+    draws = [uniform((READ, 4), 0, "crop", view) for view in ("weak", "strong")]
+    rows = np.arange(READ)
+    config = config.model_copy(update={"channels": 3, "image_size": SIDE})
+    ways: dict[str, tuple[ImageReader, list[dict[str, float]]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        names = _photographs(Path(name)) * (READ // FILES)
+        info = DatasetInfo.model_construct(channels=3, white_level=None)
+        for workers in (1, 2):
+            for decode in KINDS:
+                labels, splits = np.zeros(READ, dtype=np.int64), np.full(READ, "train")
+                prepared = Prepared(
+                    info, names, labels, splits, None, Path(name), workers=workers, decode=decode
+                )
+                reader = ImageReader(prepared, config, rows, torch.device("cpu"))
+                ways[f"{workers} {decode}"] = reader, []
+        for turn in range(rounds + 1):
+            for reader, measured in ways.values():
+                before = time.perf_counter(), time.process_time(), _others(reader)
+                reader.crops(rows, draws)
+                after = time.perf_counter(), time.process_time(), _others(reader)
+                wall, own, others = (b - a for a, b in zip(before, after, strict=True))
+                if turn:
+                    times = {"here": 1000 * own / READ, "in all": 1000 * (own + others) / READ}
+                    measured.append({"images/s": READ / wall, **times})
+    return {
+        way: {key: statistics.median(m[key] for m in measured) for key in measured[0]}
+        for way, (_, measured) in ways.items()
+    }
+
+
+def _others(reader: ImageReader) -> float:
+    """Return the processor seconds of the processes that decode."""
+    seconds, found = 0.0, reader.processes
+    for _ in range(found.count if found else 0):
+        assert found is not None
+        process = found.idle.get()
+        found.idle.put(process)
+        stat = Path(f"/proc/{process.process.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def _photographs(folder: Path) -> list[str]:

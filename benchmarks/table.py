@@ -51,6 +51,13 @@ def table(result: dict[str, Any]) -> str:
     if "lock" in result:
         shares = [f"{share:.0%} ({what})" for what, share in result["lock"].items()]
         lines += ["", f"- A thread holds Python's lock for {', '.join(shares)} of an image's time."]
+    if "workers" in result:
+        rows = [
+            [way, f"{m['images/s']:.0f}", f"{m['here']:.2f}", f"{m['in all']:.2f}"]
+            for way, m in result["workers"].items()
+        ]
+        heads = ["decode and two crops", "images/s", "processor ms, this process", "in all"]
+        lines += ["", *_rows(heads, rows)]
     if "startup" in result:
         lines += ["", "**Starting**:", ""]
         rows = [

@@ -43,5 +43,6 @@ def read_inputs(folder: Path, prepared_folder: Path, params_file: Path) -> Input
     cell = Cell.read(folder / "config.json")
     params = Params.read(params_file)
     images = resolve_root(params.data.root, dvc_root())
-    prepared = Prepared.read(prepared_folder, images, params.data.workers)
+    data = params.data
+    prepared = Prepared.read(prepared_folder, images, data.workers, data.decode)
     return Inputs(cell, params, prepared, Split.read(folder / "split.json", prepared))

@@ -42,6 +42,7 @@ DEFAULTS = {
     "erasing": 0.0,
     "erasing_fill": "mean",
     "workers": 2,
+    "decode": "auto",
 }
 
 

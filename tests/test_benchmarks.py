@@ -21,7 +21,7 @@ from benchmarks.__main__ import main
 from benchmarks.baseline import Baseline
 from benchmarks.check import CHECKS
 from benchmarks.choices import measure_choices, product_error
-from benchmarks.decoding import CACHE, OURS, lock_shares, measure_decoding
+from benchmarks.decoding import CACHE, OURS, lock_shares, measure_decoding, measure_workers
 from benchmarks.gpu_study import planned_steps
 from benchmarks.loop import PROFILED, summary
 from benchmarks.measure import interleaved
@@ -75,6 +75,14 @@ def test_decoding_and_scaling_leave_the_lock() -> None:
     shares = lock_shares(make_params(SETTINGS["tiny"], "cpu", "fp32").data, 1)
     assert shares.keys() == {"decoded, two crops", f"two crops of copies of {CACHE} px"}
     assert all(share < 1 for share in shares.values())
+
+
+def test_threads_and_processes_that_decode_are_compared() -> None:
+    ways = measure_workers(make_params(SETTINGS["tiny"], "cpu", "fp32").data, 1)
+    assert set(ways) == {f"{n} {kind}" for n in (1, 2) for kind in ("threads", "processes")}
+    for way, figures in ways.items():
+        assert figures["images/s"] > 0
+        assert (figures["in all"] > figures["here"]) == way.endswith("processes")
 
 
 def test_dvc_takes_the_made_up_runs_for_finished(tmp_path: Path) -> None:

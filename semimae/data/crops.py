@@ -11,6 +11,15 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 EVAL_CROP = 0.875  # center share of the shorter side, the field's custom (224 of 256 pixels)
 
 
+def square_views(
+    pixels: Pixels, size: int, min_scale: float, draws: list[list[float]]
+) -> list[Tensor]:
+    """Return a random resized crop per element of ``draws``; without any, the whole image."""
+    if not draws:
+        return [center_crop(pixels, size)]
+    return [resized_crop(pixels, size, min_scale, *parameters) for parameters in draws]
+
+
 def center_crop(pixels: Pixels, size: int) -> Tensor:
     """Scale and crop an image ``[H, W, C]`` to uint8 ``[C, size, size]`` around its center."""
     height, width = pixels.shape[:2]

@@ -1,8 +1,7 @@
 """From prepared images to batches on the device. A step's batch is a function of (seed, step)."""
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,15 +9,17 @@ from torch import Tensor
 
 from semimae.data.augment import strong_view, to_float, view_draws, weak_view
 from semimae.data.erasing import ERASING_DRAWS, erase
+from semimae.data.evaluation import normalization
 from semimae.data.labeled import MIX_DRAWS, mix_neighbors, soft_targets
 from semimae.data.reader import ImageReader
+from semimae.data.sampling import places, rows_of_steps
 from semimae.data.sending import Made, received, sent, sent_together, use
 from semimae.data.split import Split
 from semimae.data.store import Prepared, Rows
 from semimae.distributed import own_share
 from semimae.options.data import CellData
 from semimae.options.labeled import LabeledConfig
-from semimae.random import normal, permutation, uniform
+from semimae.random import normal, uniform
 from semimae.types import Batch, Step
 
 _CROP_DRAWS = 4  # area, aspect ratio, left, top
@@ -46,6 +47,7 @@ class TrainViews:
         num_steps: int,
         device: torch.device,
         labeled: LabeledConfig | None = None,
+        weak_only: bool = False,
         accumulate: int = 1,
         path_rates: Tensor | None = None,
         resident: bool = True,
@@ -64,6 +66,7 @@ class TrainViews:
             device: Where the views are made.
             labeled: How labeled images are mixed and their labels smoothed; ``None`` for methods
                 that learn no labels.
+            weak_only: Make no labeled and strong views, for methods that only reconstruct.
             accumulate: Micro-batches per step, for ``Batch``.
             path_rates: Probability that each residual branch is left out; ``None``: none ever is.
             resident: Whether packed images are kept on the device, or on the host.
@@ -73,6 +76,9 @@ class TrainViews:
         self.num_patches, self.num_steps, self.accumulate = num_patches, num_steps, accumulate
         # Draws are the global batch's; views are made of this process's share alone.
         self.own_labeled, self.own_unlabeled = own_share(batch_size), own_share(num_unlabeled)
+        self.purposes = {"weak": False, "strong": True}
+        if weak_only:
+            self.own_labeled, self.purposes = slice(0, 0), {"weak": False}
         self.regularized, self.num_classes = labeled, prepared.info.num_classes
         self.path_rates = path_rates
         self.labels = torch.from_numpy(prepared.labels)
@@ -123,17 +129,16 @@ class TrainViews:
 
     def make(self, steps: range) -> list[Step]:
         """Return the batches of some steps, made by one call of each operation."""
-        rows = self._rows(self.labeled, self.batch_size, "labeled", steps)
-        others = self._rows(self.unlabeled, self.num_unlabeled, "unlabeled", steps)
+        rows = rows_of_steps(self.labeled, self.batch_size, self.seed, "labeled", steps)
+        others = rows_of_steps(self.unlabeled, self.num_unlabeled, self.seed, "unlabeled", steps)
         numbers = [self._numbers(*drawn) for drawn in zip(rows, others, steps, strict=True)]
         flat = iter(sent_together([t for own in numbers for t in own.values()], self.device))
         fields = [{name: next(flat) for name in own} for own in numbers]
         labeled = self._labeled(rows, steps)
         own, none = self.own_unlabeled, labeled[0][0][:0]
-        pairs = [(none, none)] * len(steps)
-        if self.num_unlabeled:
-            made = self._views(others, places(own), {"weak": False, "strong": True}, steps)
-            pairs = list(zip(*made, strict=True))
+        missing = [[none] * len(steps)] * 2
+        made = self._views(others, places(own), self.purposes, steps) if self.num_unlabeled else []
+        pairs = list(zip(*[*made, *missing][:2], strict=True))
         result = []
         for index, step in enumerate(steps):
             hidden = fields[index].pop("hidden")
@@ -151,12 +156,6 @@ class TrainViews:
             )
             result.append(Step(batch, hidden))
         return result
-
-    def _rows(self, rows: Rows, count: int, purpose: str, steps: range) -> list[Rows]:
-        """Return the rows of each step's global batch; none of images that are not used."""
-        if not count:
-            return [rows[:0]] * len(steps)
-        return [sample_rows(rows, count, self.seed, purpose, step) for step in steps]
 
     def _numbers(self, rows: Rows, others: Rows, step: int) -> dict[str, Tensor]:
         """Return what a batch holds beside images, by the names of its fields, on the host."""
@@ -248,55 +247,3 @@ class TrainViews:
         """Return the draws of each step's global batch at places ``own``, one after the other."""
         shape = (shape,) if isinstance(shape, int) else shape
         return torch.cat([uniform(shape, self.seed, *key, step)[own] for step in steps])
-
-
-def places(own: slice) -> list[int]:
-    """Return the places that a slice with a start and a stop stands for."""
-    return list(range(own.start, own.stop))
-
-
-def normalization(
-    prepared: Prepared, config: CellData
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel: the config's, else what was measured."""
-    return config.mean or prepared.info.mean, config.std or prepared.info.std
-
-
-def eval_batches(
-    prepared: Prepared, config: CellData, rows: Rows, device: torch.device, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield normalized whole images ``[B, C, S, S]``, on the device, and their labels ``[B]``.
-
-    They come in the order of rows. The next ones are read while these are worked on.
-    """
-    reader = ImageReader(prepared, config, rows, device, resident=False)
-    mean, std = normalization(prepared, config)
-    chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    with ThreadPoolExecutor(1, initializer=use, initargs=(device,)) as ahead:
-        reading = ahead.submit(reader.whole, chunks[0]) if chunks else None
-        for place, chunk in enumerate(chunks, start=1):
-            assert reading is not None
-            images = reading.result()
-            reading = ahead.submit(reader.whole, chunks[place]) if place < len(chunks) else None
-            yield to_float(images, mean, std), torch.from_numpy(prepared.labels[chunk])
-
-
-def sample_rows(rows: Rows, count: int, seed: int, purpose: str, step: int) -> Rows:
-    """Return the rows of a step, ``[count]``: shuffled passes over ``rows``, one after the other.
-
-    ``count`` may exceed the number of rows; then a batch holds some of them more than once.
-    """
-    number, first, last = len(rows), step * count, (step + 1) * count
-    parts = []
-    for epoch in range(first // number, (last - 1) // number + 1):
-        begin = epoch * number
-        order = _epoch(number, seed, purpose, epoch)
-        parts.append(order[max(first - begin, 0) : last - begin])
-    chosen: Rows = rows[np.concatenate(parts)]
-    return chosen
-
-
-@lru_cache(maxsize=8)
-def _epoch(n: int, seed: int, purpose: str, epoch: int) -> Rows:
-    order: Rows = permutation(n, seed, purpose, epoch).numpy()
-    return order

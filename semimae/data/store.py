@@ -4,7 +4,7 @@ import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from semimae.data.cache import PixelCache
 from semimae.data.images import convert, open_file
+from semimae.options.data import Decode
 from semimae.types import Frozen, UserError
 
 INFO, MANIFEST, IMAGES = "dataset.json", "manifest.csv", "images.npy"
@@ -47,6 +48,32 @@ class DatasetInfo(Frozen):
         return self
 
 
+class Files(NamedTuple):
+    """Where image files are, and how they are converted."""
+
+    root: str
+    channels: Literal[1, 3]
+    white_level: int | None
+
+    def pixels(self, name: str) -> NDArray[np.uint8]:
+        """Return an image ``[H, W, C]`` in its own size.
+
+        Raises:
+            UserError: If its file cannot be read.
+        """
+        try:
+            with open_file(os.path.join(self.root, name)) as image:
+                whole = convert(image, self.channels, self.white_level)
+        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
+            if not os.path.isdir(self.root):
+                raise UserError(_gone(self.root)) from error
+            raise UserError(
+                f"{name} in {self.root} cannot be read any more "
+                f"({type(error).__name__}); restore it, or run `dvc repro -f prepare`."
+            ) from error
+        return np.asarray(whole).reshape(whole.height, whole.width, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A prepared dataset. Row i of each field is the same image."""
@@ -58,16 +85,20 @@ class Prepared:
     images: NDArray[np.uint8] | None  # [N, H, W, C] if packed, mapped from the file
     root: Path | None = None  # the folder that holds the images if they are not packed
     cache: PixelCache | None = None  # smaller copies of those that are not packed
-    workers: int = 0  # threads that decode those that are not packed; 0: one per core
+    workers: int = 0  # threads or processes that decode those that are not packed; 0: one per core
+    decode: Decode = "auto"
 
     @classmethod
-    def read(cls, folder: Path, root: Path | None = None, workers: int = 0) -> "Prepared":
+    def read(
+        cls, folder: Path, root: Path | None = None, workers: int = 0, decode: Decode = "auto"
+    ) -> "Prepared":
         """Read what `prepare` wrote.
 
         Args:
             folder: Where it wrote.
             root: Where images are that are not copied.
-            workers: Threads that decode those; 0: one per core.
+            workers: Threads or processes that decode those; 0: one per core.
+            decode: Which of the two; auto: processes where threads could not feed a GPU.
 
         Raises:
             UserError: If the folder is missing, damaged or of another version, or the images are
@@ -95,7 +126,13 @@ class Prepared:
             agree = agree and images.shape == shape and images.dtype == np.uint8
         if not agree or (cache is not None and len(cache) != len(names)):
             raise UserError(f"{folder.name}/ is damaged (its files do not agree): {again}.")
-        return cls(info, names, labels, splits, images, root, cache, workers)
+        return cls(info, names, labels, splits, images, root, cache, workers, decode)
+
+    @property
+    def files(self) -> Files:
+        """Where images are that are not packed."""
+        assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
+        return Files(str(self.root), self.info.channels, self.info.white_level)
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Return an image ``[H, W, C]``; in its original size if it is neither packed nor cached.
@@ -108,21 +145,10 @@ class Prepared:
             return packed
         if self.cache is not None:
             return self.cache[index]
-        assert self.root is not None, "unpacked images need Prepared.read(folder, root)"
-        try:
-            with open_file(os.path.join(self.root, self.names[index])) as image:
-                whole = convert(image, self.info.channels, self.info.white_level)
-        except Exception as error:  # Pillow's plugins raise whatever damaged data leads them to
-            if not self.root.is_dir():
-                raise UserError(_gone(self.root)) from error
-            raise UserError(
-                f"{self.names[index]} in {self.root} cannot be read any more "
-                f"({type(error).__name__}); restore it, or run `dvc repro -f prepare`."
-            ) from error
-        return np.asarray(whole).reshape(whole.height, whole.width, -1)
+        return self.files.pixels(self.names[index])
 
 
-def _gone(root: Path) -> str:
+def _gone(root: str | Path) -> str:
     return (
         f"the data folder {root} is gone; mount the disk that holds it, or set data.root or "
         "SEMIMAE_DATA to where the images are now."

@@ -112,6 +112,7 @@ def fit(
         num_steps=cell.train.steps,
         device=device,
         labeled=cell.labeled,
+        weak_only=not cell.options.learns_classes,
         accumulate=cell.train.accumulate,
         path_rates=_path_rates(cell, model),
         resident=_resident(cell, prepared, split, device),

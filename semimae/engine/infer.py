@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semimae.data.loader import eval_batches
+from semimae.data.evaluation import eval_batches
 from semimae.data.store import Prepared, Rows
 from semimae.distributed import gather_rows, own_share
 from semimae.engine.device import make_autocast, set_up_device

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semimae.data.loader import eval_batches, normalization
+from semimae.data.evaluation import eval_batches, normalization
 from semimae.data.store import Prepared
 from semimae.model import SemiModel
 from semimae.options.cell import Cell

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semimae.data.augment import to_float
-from semimae.data.loader import eval_batches, normalization, sample_rows
+from semimae.data.evaluation import eval_batches, normalization
 from semimae.data.reader import ImageReader
+from semimae.data.sampling import sample_rows
 from semimae.data.split import Split
 from semimae.data.store import Prepared, Rows
 from semimae.engine.device import make_autocast

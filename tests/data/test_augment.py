@@ -36,6 +36,7 @@ def config(**changes: Any) -> DataConfig:
         "randaugment_magnitude": 10,
         "cutout": 0.5,
         "workers": 0,
+        "decode": "auto",
     }
     return data_config(**(values | changes))
 

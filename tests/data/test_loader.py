@@ -16,8 +16,10 @@ from support import changed_params
 
 from semimae.data import loader
 from semimae.data.crops import center_crop, resized_crop
-from semimae.data.loader import TrainViews, eval_batches, sample_rows
+from semimae.data.evaluation import eval_batches
+from semimae.data.loader import TrainViews
 from semimae.data.reader import ImageReader
+from semimae.data.sampling import sample_rows
 from semimae.data.sending import as_one, in_one
 from semimae.data.split import Split
 from semimae.data.store import Prepared
@@ -497,6 +499,18 @@ def test_a_method_without_unlabeled_images_gets_none(packed: tuple[Prepared, Dat
     assert len(batch.labeled) == len(batch.labels) == 4
     empty = [t for t in tensors(Step(batch, hidden_labels)) if len(t) == 0]
     assert len(empty) == len(tensors(Step(batch, hidden_labels))) - 2
+
+
+def test_a_method_that_only_reconstructs_gets_the_weak_views_alone(
+    data: tuple[Prepared, DataConfig],
+) -> None:
+    """Their bits are those of any method; of the labeled images only the labels are left."""
+    split = halve(data[0])
+    whole, part = views(data, split)(4), views(data, split, weak_only=True)(4)
+    assert len(whole.batch.strong) == 8
+    assert part.batch.labeled.shape == part.batch.strong.shape == (0, 3, 8, 8)
+    left = whole.batch._replace(labeled=part.batch.labeled, strong=part.batch.strong)
+    assert same(part, Step(left, whole.hidden_labels))
 
 
 def test_labeled_images_do_not_depend_on_the_unlabeled_ones(

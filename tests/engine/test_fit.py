@@ -10,7 +10,8 @@ from safetensors import safe_open
 from support import Time, Waits, small_rhythm
 
 from semimae.calibration import MIN_IMAGES, fit_temperature
-from semimae.data.loader import TrainViews, eval_batches
+from semimae.data.evaluation import eval_batches
+from semimae.data.loader import TrainViews
 from semimae.data.split import Split
 from semimae.data.store import Prepared
 from semimae.engine import fit as fit_module

@@ -72,6 +72,7 @@ DECIDE_NOTHING: dict[str, object] = {
     "data.manifest": "other.csv",
     "data.on_bad_image": "skip",
     "data.workers": 3,
+    "data.decode": "threads",
     "train.eval_every": 5,
     "train.log_every": 5,
     "train.save_every": 5,
