@@ -107,7 +107,7 @@ def test_enough_validation_images_choose(workspace: Workspace) -> None:
     assert summary["best"]["validation_ties"] == []
     assert (
         "predict, export and serve use the model in runs/headline: Semi-MAE, mask 0.75 with 10% of "
-        "labels, seed 0. It gets 72.0%" in text
+        "labels, seed 0. It classifies 72.0%" in text
     )
     assert "This report recommends Supervised instead. To use that, run dvc exp run -S" in text
     assert "-S method=supervised." in text
