@@ -2,11 +2,12 @@
 
 from collections import Counter
 
-from pipeline.reporting import charts, tables, words
+from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Text
+from pipeline.reporting.charts import Chart
 from pipeline.reporting.compare import compare
-from pipeline.reporting.formats import count, duration, limits, percent, points
+from pipeline.reporting.formats import count, duration, limits, percent
 from pipeline.reporting.runs import method_name
 from pipeline.reporting.statistics import ALPHA
 from semimae.options.grid import PLAIN
@@ -75,8 +76,8 @@ def _ranking(a: Analysis) -> list[Block]:
     several = any(len(setting.runs) > 1 for setting in table.rows)
     title = f"Test top-1: {means if several else 'one seed'}."
     seeds = tables.runs([run for setting in table.rows for run in setting.runs])
-    name = tables.ACCURACY_NAME
-    return [charts.rows("leaderboard", title, table, name, a.methods, seeds=seeds, beside=True)]
+    chart = Chart("leaderboard", title, table, a.methods, beside=True)
+    return [chart.rows(tables.ACCURACY_NAME, seeds=seeds)]
 
 
 def _model_in_use(a: Analysis) -> Text:
@@ -153,20 +154,11 @@ def _rules(a: Analysis) -> str:
 
 
 def _baselines(a: Analysis) -> list[Text]:
-    """Say how the preferred setting fares against each baseline."""
+    """Say how each baseline fares against the preferred setting."""
     best = a.main.best
     pairs = [(s, best) for s in a.baselines if s.label_fraction == best.label_fraction]
-    found = []
-    for c in compare(pairs):
-        wins = c.difference.mean > 0
-        d = c.difference if wins else c.difference.reversed()
-        by = f"{percent(d.mean)} points {limits(d.low, d.high, points)}".rstrip()
-        reached = f"{c.a.name} reaches {percent(c.a.mean().mean)}% test top-1"
-        text = (
-            f"The baseline wins. {reached}, {by} more than {best.name}."
-            if wins
-            else f"The baseline {reached}; {best.name} is {by} above it."
-        )
-        times = f"One run of it takes {words.time(c.a)}, one of {best.name} {words.time(best)}."
-        found.append(Text(f"{text} {times}", "note" if wins else ""))
-    return found
+    return [
+        Text(f"The baseline wins. {text}", "note") if c.difference.mean > 0 else Text(text)
+        for c in compare(pairs)
+        for text in [f"{words.against(c)} {words.times(c)}"]
+    ]

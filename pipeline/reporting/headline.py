@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.reporting import charts
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Link, Text, table_of
+from pipeline.reporting.charts import NO_TEXT, SHARES, Chart
 from pipeline.reporting.formats import count, limits, percent
 from pipeline.reporting.runs import Run
 from semimae.evaluation.metrics import Estimate, Scores, proportion
@@ -82,8 +82,8 @@ def _calibration(run: Run) -> str:
         )
     return (
         f"The probabilities are calibrated by a temperature of {run.temperature:.2f}, which is "
-        f"fitted on {run.held_out} and stored with the model. It changes the expected calibration "
-        f"error from {before} to {error(run.scores['calibrated'].ece)}."
+        f"stored with the model and was fitted on {run.held_out}. It changes the expected "
+        f"calibration error from {before} to {error(run.scores['calibrated'].ece)}."
     )
 
 
@@ -100,8 +100,8 @@ def _coverage(run: Run) -> Block:
             if len(found)
         ],
     )
-    title = "Accuracy over coverage: what `predict --abstain` gains, and which share it leaves"
-    return charts.curves("accuracy_over_coverage", title, table, "Coverage", "Accuracy")
+    title = "Accuracy of the predictions that `predict --abstain` keeps, over the share it keeps"
+    return Chart("accuracy_over_coverage", title, table).curves("Coverage", "Accuracy")
 
 
 def _classes(names: Sequence[str], scores: Scores) -> Block:
@@ -113,7 +113,7 @@ def _classes(names: Sequence[str], scores: Scores) -> Block:
         return table_of(caption, kinds, rows[:_WORST])
     title = "Accuracy of each class"
     table = table_of(f"{title}.", kinds, rows)
-    return charts.rows("per_class", title, table, "Accuracy", by="Class")
+    return Chart("per_class", title, table).rows("Accuracy", by="Class")
 
 
 def _confusion(names: Sequence[str], scores: Scores) -> Block:
@@ -126,7 +126,8 @@ def _confusion(names: Sequence[str], scores: Scores) -> Block:
     if len(names) > _MOST_CLASSES:
         wrong = sorted((r for r in rows if r[2] and r[0] != r[1]), key=lambda row: -row[2])
         return table_of("The pairs of classes that are confused most often.", kinds, wrong[:_WORST])
-    text = "datum.Images > 0 ? datum.Images : ''" if len(names) <= _WORST else "''"
+    text = "datum.Images > 0 ? datum.Images : ''" if len(names) <= _WORST else NO_TEXT
     title = "Confusion matrix, counts of test images. Click on a cell to see its images below."
-    table, what = table_of("Test images.", kinds, rows), ("True class", "Predicted class", "Share")
-    return charts.matrix("confusion", title, table, *what, charts.SHARES, text=text)
+    cells = ("True class", "Predicted class", "Share")
+    chart = Chart("confusion", title, table_of("Test images.", kinds, rows))
+    return chart.matrix(cells, SHARES, text)

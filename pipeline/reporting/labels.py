@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from pipeline.reporting import charts, tables, words
+from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Column, Interval, Table
+from pipeline.reporting.charts import LOG, Chart
 from pipeline.reporting.compare import Setting
 from pipeline.reporting.formats import count, percent
 from pipeline.reporting.runs import method_name
@@ -21,8 +22,8 @@ def labels(a: Analysis) -> list[Block]:
     number = Column("Labeled images", lambda s: s.first.num_labeled, "count")
     table, accuracy = tables.means(a, best, number), tables.ACCURACY_NAME
     title = f"Test top-1 over labeled images, each method {words.choice_of_settings(a)}"
-    what, scale = (number.name, accuracy, a.methods), charts.LOG
-    return [charts.over("labels", title, table, *what, scale=scale), needed]
+    chart = Chart("labels", title, table, a.methods).over(number.name, accuracy, scale=LOG)
+    return [chart, needed]
 
 
 def _needed(by_method: Sequence[Setting]) -> Table:

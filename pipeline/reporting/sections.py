@@ -2,10 +2,11 @@
 
 from functools import partial
 
-from pipeline.reporting import charts, tables, words
+from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis, fractions
 from pipeline.reporting.answer import answer
 from pipeline.reporting.blocks import Block, Column, Section, Text, table_of
+from pipeline.reporting.charts import DIFFERENCES, LOG, Chart
 from pipeline.reporting.compare import against
 from pipeline.reporting.formats import count
 from pipeline.reporting.headline import headline
@@ -57,8 +58,8 @@ def _differences(a: Analysis) -> list[Block]:
         caption = f"{mine} compared with the other methods, each {each}."
         table = tables.differences(a, caption, found)
         title = f"Lead of {mine} over the other methods, with 95% intervals"
-        what, by = ("Difference", a.methods), "Compared with"
-        blocks += [charts.rows("differences", title, table, *what, by=by, beside=True), table]
+        chart = Chart("differences", title, table, a.methods, beside=True)
+        blocks += [chart.rows("Difference", by="Compared with"), table]
     if len(a.methods) > _FEW:
         both = [*a.between_methods, *(c.reversed() for c in a.between_methods)]
         table = tables.differences(a, "All pairs of methods, both ways.", both)
@@ -66,8 +67,7 @@ def _differences(a: Analysis) -> list[Block]:
         order = [c.a.name for c in sorted(both, key=lambda c: -c.difference.mean)]
         text = "format(100 * datum.Difference, '+.1f') + (datum.Significant ? ' *' : '')"
         cells, sort = ("Setting", "Compared with", "Difference"), list(dict.fromkeys(order))
-        scale = charts.DIFFERENCES
-        blocks.append(charts.matrix("pairs", title, table, *cells, scale, text=text, sort=sort))
+        blocks.append(Chart("pairs", title, table).matrix(cells, DIFFERENCES, text, sort))
     caption = "Within one method: the setting that validation prefers, compared with the others."
     return [*blocks, tables.differences(a, caption, a.within_methods)]
 
@@ -80,7 +80,7 @@ def _mask_ratios(a: Analysis) -> list[Block]:
     plain = sorted(tables.by_accuracy(plain), key=lambda s: s.mask_ratio or 0)
     table, name = tables.means(a, plain, ratio), tables.ACCURACY_NAME
     title = "Test top-1 over mask ratio. Methods without a mask ratio are dashed lines."
-    return [charts.over("mask_ratio", title, table, ratio.name, name, a.methods)]
+    return [Chart("mask_ratio", title, table, a.methods).over(ratio.name, name)]
 
 
 def _equal_time(a: Analysis) -> list[Block]:
@@ -89,11 +89,13 @@ def _equal_time(a: Analysis) -> list[Block]:
     how = f": train.steps times its factor in ablation.time_factor ({stated})" if stated else ""
     text = (
         "Here each method trains for as many steps as take about the same time as those of the "
-        f"others{how}. The columns of time say how well that was met; other programs do not "
-        "disturb processor time."
+        f"others{how}. Time and device-hours say how well that was met; on CPUs, the latter are "
+        "processor time, which other programs do not disturb."
     )
+    caption = f"Each method {words.choice_of_settings(a)}, at equal time."
+    table = tables.costs(a, tables.by_accuracy(a.best(a.timed)), caption)
     between = tables.differences(a, "Between methods at equal time.", a.between_timed)
-    return [Text(text), tables.equal_time(a), between]
+    return [Text(text), table, between]
 
 
 def _cost(a: Analysis) -> list[Block]:
@@ -108,13 +110,11 @@ def _cost(a: Analysis) -> list[Block]:
     )
     caption = "Cost of one run of each setting, mean over seeds."
     table = tables.costs(a, [*a.grid, *a.baselines], caption)
-    timed = tables.costs(a, a.timed, "The same at equal time.")
     if len(table.rows) < 2:
-        return [Text(text), table, timed]
-    title = "Test top-1 over training time, one point per setting"
-    what = (tables.TIME.name, tables.ACCURACY_NAME, a.methods)
-    chart = charts.over("cost", title, table, *what, scale=charts.LOG, line=False, beside=True)
-    return [Text(text), chart, table, timed]
+        return [Text(text), table]
+    chart = Chart("cost", "Test top-1 over training time", table, a.methods, beside=True)
+    drawn = chart.over(tables.TIME.name, tables.ACCURACY_NAME, scale=LOG, line=False)
+    return [Text(text), drawn, table]
 
 
 def _runs(a: Analysis) -> list[Block]:

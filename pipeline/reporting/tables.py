@@ -100,10 +100,10 @@ def leaderboard(a: Analysis) -> Table:
 
 def differences(a: Analysis, caption: str, found: Sequence[Comparison]) -> Table:
     """Paired differences with intervals and corrected p-values."""
-    tests = f"for {found[0].tests} comparisons" if found else ""
+    tests = found[0].tests if found else 0
+    holm = f" P-values are corrected by Holm's method for {tests} comparisons." * (tests > 1)
     return Table(
-        f"{caption} Test top-1 in points, paired by seed. P-values are corrected by Holm's method "
-        f"{tests}.",
+        f"{caption} Test top-1 in points, paired by seed.{holm}",
         [
             labels_column(a, itemgetter(0)),
             Column("Setting", lambda c: link(c.a)),
@@ -139,19 +139,11 @@ def each_fraction(a: Analysis) -> Table:
     )
 
 
-def equal_time(a: Analysis) -> Table:
-    """The methods when each trains for as long as the others."""
-    cpu = mean("Processor time", "cpu_seconds", "seconds")
-    columns = [SETTING, METHOD, labels_column(a), ACCURACY, VALIDATION, SEEDS, STEPS, IMAGES, TIME]
-    caption = f"Each method {words.choice_of_settings(a)}, at equal time."
-    return Table(caption, [*columns, cpu], by_accuracy(a.best(a.timed)))
-
-
 def costs(a: Analysis, settings: Sequence[Setting], caption: str) -> Table:
     """What one run of each setting costs."""
     devices = Column("Device", lambda s: ", ".join({r.origin.machine: None for r in s.runs}))
     hours = mean("Device-hours", "device_hours", "number")
-    columns = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS, IMAGES, TIME, hours]
+    columns = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS, STEPS, IMAGES, TIME, hours]
     return Table(caption, [*columns, mean("Arithmetic", "flops", "work"), devices], settings)
 
 

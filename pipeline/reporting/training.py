@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from pipeline.reporting import charts, words
+from pipeline.reporting import words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Column, Interval, Table, Text
+from pipeline.reporting.charts import Chart
 from pipeline.reporting.compare import Setting
 from pipeline.reporting.runs import method_name
 from pipeline.reporting.tables import labels_column, pseudo_labels
@@ -31,15 +32,15 @@ def training(a: Analysis) -> list[Block]:
     figures: list[Block] = []
     for key, (title, value, kind) in _CURVES.items():
         rows = [row for setting in a.best(a.grid) for row in _rows(setting, key)]
-        if len({step for _, step, _ in rows}) > 1:
+        if len({step for _, step, _ in rows}) > 1 and len({each.value for *_, each in rows}) > 1:
             table = _curves(a, rows, value, kind)
-            name = key.replace("/", "_")
-            figures.append(charts.curves(name, title, table, "Step", value, a.methods))
+            chart = Chart(key.replace("/", "_"), title, table, a.methods)
+            figures.append(chart.curves("Step", value))
     text = (
         f"Lines are means over seeds, each method {words.choice_of_settings(a)}; bands reach from "
-        "the lowest to the highest seed. The cosine is above 0 where reconstruction and pseudo "
-        "labels pull the shared weights in the same direction. MLflow shows everything that was "
-        "logged, such as each term of the loss."
+        "the lowest to the highest seed. What never changes is not drawn. The cosine is above 0 "
+        "where reconstruction and pseudo labels pull the shared weights in the same direction. "
+        "MLflow shows everything that was logged, such as each term of the loss."
     )
     return [Text(text if figures else ""), *figures, pseudo_labels(a)]
 

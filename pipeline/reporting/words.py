@@ -11,7 +11,6 @@ from semimae.evaluation.metrics import proportion
 from semimae.options.grid import PLAIN
 
 _LISTED = 4  # settings that are named one by one
-_EQUAL = 1e-9
 
 
 def labels(run: Run) -> str:
@@ -114,8 +113,8 @@ def unlabeled(c: Comparison | None) -> str:
     else:
         answer = "No, they made it worse."
     return (
-        f"Did the unlabeled images help? {answer} {against(c)} A run of {c.a.name} takes "
-        f"{time(c.a)}, and a run of {c.b.name}, which uses labeled images only, {time(c.b)}."
+        f"Did the unlabeled images help? {answer} {against(c)} {times(c)} The latter uses labeled "
+        "images only."
     )
 
 
@@ -143,26 +142,23 @@ def choice(a: Analysis) -> str:
     run, number = best.first, best.first.val_images
     if number is None:
         return f"{best.name} was chosen by validation accuracy."
-    each = "" if len(best.runs) == 1 else f" for each of {len(best.runs)} seeds"
+    comma = "," if run.folds > 1 else ""
+    each = f"{comma} for each of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
     if not tied:
         chosen = f"{best.name} was chosen by validation accuracy, on {run.held_out}{each}."
         return f"{chosen} {_on_validation(a, best)}"
     first = "which comes first by validation accuracy"
     reason = "the setting of `params.yaml`" if a.is_asked(best) else first
-    value = best.mean("val_top1").mean
-    same = [s for s in tied if abs(s.mean("val_top1").mean - value) < _EQUAL]
-    tie = f" {_names([best, *same])} are tied at {percent(value)}%." if same else ""
     total = number if same_validation(best.runs) else number * len(best.runs)
     least = (
         f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points) is never"
         if total >= FEWEST
         else "no difference is"
     )
-    kind, comma = ("labeled", ",") if run.folds > 1 else ("validation", "")
     return (
-        f"{run.held_out}{each}{comma} cannot tell {_names([best, *tied])} apart, so this report "
-        f"focuses on {best.name}, {reason}.{tie} On {count(total)} {kind} images {least} "
-        f"significant (exact McNemar test). {_on_validation(a, best)}"
+        f"Validation cannot tell {_names([best, *tied])} apart on {run.held_out}{each}, so this "
+        f"report focuses on {best.name}, {reason}. On {count(total)} images, {least} significant "
+        f"(exact McNemar test). {_on_validation(a, best)}"
     )
 
 
@@ -231,9 +227,10 @@ def _names(settings: Sequence[Setting]) -> str:
     return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
-def time(setting: Setting) -> str:
-    """Return how long a run of a setting takes."""
-    return duration(sum(run.seconds for run in setting.runs) / len(setting.runs))
+def times(c: Comparison) -> str:
+    """Say how long a run of each of two settings takes."""
+    a, b = (duration(sum(r.seconds for r in s.runs) / len(s.runs)) for s in (c.a, c.b))
+    return f"A run of {c.a.name} takes {a}, a run of {c.b.name} {b}."
 
 
 def cost(run: Run) -> str:
@@ -256,9 +253,8 @@ def choice_of_settings(a: Analysis) -> str:
     params = a.evidence.params
     varied = "mask ratio" if params and params.ablation.variant == [PLAIN] else "setting"
     run = a.evidence.runs[0]
-    kind = "labeled images, held out in folds," if run.folds > 1 else "validation images"
-    images = kind if run.val_images is None else f"{count(run.val_images)} {kind}"
-    return f"at the {varied} that {images} prefer"
+    images = "validation images" if run.val_images is None else run.held_out
+    return f"at the {varied} that did best on {images}"
 
 
 def p_text(p: float | None) -> str:

@@ -451,12 +451,12 @@ def test_a_baseline_is_compared_and_never_chosen(width: int, workspace: Workspac
     answer = text[: text.index("The report covers")]
     name = "Small CNN, labels alone"
     if width == 24:
-        assert f"The baseline wins. {name} reaches" in answer
-        assert "13.0 points [+10.5, +15.5] more than Semi-MAE, mask 0.75" in answer
+        assert f"The baseline wins. {name} compared with Semi-MAE, mask 0.75: +13.0" in answer
+        assert "95% interval [+10.5, +15.5]; significant (p =" in answer
     else:
         assert "The baseline wins" not in answer
-        assert f"The baseline {name} reaches" in answer
-        assert "Semi-MAE, mask 0.75 is 9.0 points [+6.5, +11.5] above it" in answer
+        assert f"{name} compared with Semi-MAE, mask 0.75: {MINUS}9.0 points" in answer
+        assert f"[{MINUS}11.5, {MINUS}6.5]" in answer
     board = text[text.index("Means over seeds in %") : text.index("Lead of Semi-MAE over")]
     assert f"Baselines are never recommended: {name}." in board
     assert (board.rindex(name) < board.index("Semi-MAE, mask 0.75")) == (width == 24)
