@@ -126,10 +126,11 @@ def _rules(a: Analysis) -> str:
     """Say how settings are chosen and compared, and what the intervals cover."""
     number, fraction = len(a.between_methods), a.main.best.label_fraction
     text = (
-        "Validation accuracy chooses settings and the preferred method; where validation images "
-        f"cannot tell settings apart (exact McNemar test over all seeds, {ALPHA:g}), the one of "
-        "`params.yaml` stands. Test images only judge. Intervals are 95% t intervals over seeds: "
-        "they cover the randomness of training and of the choice of labels, on one fixed test set."
+        "Validation accuracy chooses settings and the preferred method. Where validation images "
+        f"cannot tell settings apart (exact McNemar test over all seeds, p < {ALPHA:g}), that of "
+        "`params.yaml` is preferred. Test images choose nothing. Intervals are 95% t intervals "
+        "over seeds: they cover the randomness of training and of the choice of labels, on one "
+        "fixed test set."
     )
     if number:
         pairs = "the one comparison" if number == 1 else f"all {number} comparisons"

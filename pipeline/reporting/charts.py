@@ -42,6 +42,7 @@ _FILTERS = {  # by what the page sets
     "Method": "indexof(hidden, datum.Method) < 0",
     "Labels": "!labels || datum.Labels == labels",
 }
+_CELL = 22  # pixels of a matrix; narrower ones have no room for text
 _UNTOLD = ("Method", "Significant")  # other columns of a tooltip say so, too
 _CONFIG: dict[str, Any] = {
     "font": "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif",
@@ -127,7 +128,9 @@ class Chart:
         y = alt.Y(field=down, type="nominal", sort=sort)
         base = self._data(unfiltered="Method").encode(x=x, y=y)
         fill = alt.Color(field=shade, type="quantitative", scale=alt.Scale(**scale), legend=None)
-        words = base.transform_calculate(shown=text).mark_text(fontSize=10)
+        columns = len({record[across] for record in self.table.records()})
+        size = alt.ExprRef(f"width < {_CELL * columns} ? 0 : 10")
+        words = base.transform_calculate(shown=text).mark_text(fontSize=size)
         shown = words.encode(text=alt.Text(field="shown"), color=alt.value("black"))
         layers = [base.mark_rect().encode(color=fill), shown]
         return self._figure(layers, height=alt.Step(24), wide=sort is not None)

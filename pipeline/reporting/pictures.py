@@ -33,15 +33,15 @@ def predictions(a: Analysis) -> list[Block]:
         return Picture(e.png, title, f"{100 * e.confidence:.0f}%, {e.name}", true, predicted)
 
     words = (
-        "Test images of the headline's classifier. Below each image are its class, the class that "
-        "was predicted if that is another one, and the probability of the prediction. Labels that "
-        "look wrong here may be wrong."
+        "Test images as the headline run classifies them. Below each image are its class, the "
+        "class that was predicted if that is another one, and the probability of the prediction. "
+        "Labels that look wrong here may be wrong."
     )
     unsure = sorted(run.examples, key=lambda e: e.confidence)[:MOST]
     groups = (
         ("mistakes", "Most confident mistakes", wrong[:MOST]),
         ("uncertain", "Least certain", unsure),
-        ("confused", "One image of each pair of classes that is confused", wrong[MOST:]),
+        ("confused", "One image for each pair of confused classes", wrong[MOST:]),
     )
     classes = [name for i, name in enumerate(names) if i in seen]
     pictures = [
@@ -71,7 +71,7 @@ def reconstructions(a: Analysis) -> list[Block]:
         blocks.append(Pictures(name, run.setting, [sheet], wide=True))
     words = (
         "Images that the model has not seen, in three rows: as they are, with the hidden patches "
-        "in gray, and with the hidden patches predicted. Each setting is shown by its first seed."
+        "in gray, and with the hidden patches predicted. For each setting, the first seed is shown."
     )
     return [Text(words if blocks else ""), *blocks]
 

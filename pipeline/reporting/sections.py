@@ -57,13 +57,16 @@ def _differences(a: Analysis) -> list[Block]:
         mine = method_name(found[0].a.method)
         caption = f"{mine} compared with the other methods, each {each}."
         table = tables.differences(a, caption, found)
-        title = f"Lead of {mine} over the other methods, with 95% intervals"
+        intervals = ", with 95% intervals" * any(c.difference.low is not None for c in found)
+        title = f"Lead of {mine} over the other methods{intervals}"
         chart = Chart("differences", title, table, a.methods, beside=True)
         blocks += [chart.rows("Difference", by="Compared with"), table]
     if len(a.methods) > _FEW:
         both = [*a.between_methods, *(c.reversed() for c in a.between_methods)]
         table = tables.differences(a, "All pairs of methods, both ways.", both)
-        title = "All pairs of methods: row minus column, in points. * marks significant ones."
+        title = (
+            "All pairs of methods: row minus column, in points. * marks significant differences."
+        )
         order = [c.a.name for c in sorted(both, key=lambda c: -c.difference.mean)]
         text = "format(100 * datum.Difference, '+.1f') + (datum.Significant ? ' *' : '')"
         cells, sort = ("Setting", "Compared with", "Difference"), list(dict.fromkeys(order))
@@ -88,9 +91,9 @@ def _equal_time(a: Analysis) -> list[Block]:
     stated = ", ".join(f"{m} {factors[m]:g}" for m in a.methods if m in factors)
     how = f": train.steps times its factor in ablation.time_factor ({stated})" if stated else ""
     text = (
-        "Here each method trains for as many steps as take about the same time as those of the "
-        f"others{how}. Time and device-hours say how well that was met; on CPUs, the latter are "
-        "processor time, which other programs do not disturb."
+        f"Here all methods train for about the same time{how}. Time and device-hours show how "
+        "close they came. On CPUs, device-hours are processor time, which other programs do not "
+        "disturb."
     )
     caption = f"Each method {words.choice_of_settings(a)}, at equal time."
     table = tables.costs(a, tables.by_accuracy(a.best(a.timed)), caption)
@@ -100,13 +103,13 @@ def _equal_time(a: Analysis) -> list[Block]:
 
 def _cost(a: Analysis) -> list[Block]:
     text = (
-        "Images are the labeled and unlabeled ones of all steps, repetitions included. Time is "
-        "that of training, with its validation. Device-hours are the processor time of all "
-        "processes on a CPU, and otherwise the time on all devices. Arithmetic counts the "
-        "multiplications and additions of matrix products and convolutions, forward and backward, "
-        "from the model; strong views that a CPU run leaves out because their pseudo label is "
-        "rejected are counted all the same. For methods that train in phases, all phases count. "
-        "Scoring is not included."
+        "Images seen are labeled and unlabeled images over all steps, repetitions included. Time "
+        "covers training and its validation. Device-hours are the processor time of all processes "
+        "on a CPU; elsewhere, they are the time on all devices. Arithmetic is the number of "
+        "multiplications and additions in matrix products and convolutions, forward and backward, "
+        "derived from the model. It includes strong views that a CPU run skips because their "
+        "pseudo label is rejected. For methods that train in phases, all phases count. Scoring is "
+        "not included."
     )
     caption = "Cost of one run of each setting, mean over seeds."
     table = tables.costs(a, [*a.grid, *a.baselines], caption)
@@ -131,8 +134,8 @@ def _runs(a: Analysis) -> list[Block]:
             "run `dvc repro -f report`."
         )
     about = (
-        "Names of settings in the tables above lead to their first seed here. Folders that hold "
-        "the same run count once. The commit is the one that was checked out when the run was "
+        "In the tables above, each setting links to its first seed here. Folders that hold the "
+        "same run count once. The commit is the one that was checked out when the run was "
         "trained; the code is a hash of the library, which also shows changes that were not "
         f"committed. All scores and ids are in ablation.csv. {mlflow} To find a run in any MLflow "
         "store, search for `tags.semimae.cell_id = 'CELL ID'`."

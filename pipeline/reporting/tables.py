@@ -52,7 +52,8 @@ def lead_columns(
         c = leads.get(setting)
         return c and c.difference
 
-    return [Column(heading, difference, "points"), Column(result, judged, "words")]
+    kind = "text" if result.endswith("?") else "words"
+    return [Column(heading, difference, "points"), Column(result, judged, kind)]
 
 
 SETTING = Column("Setting", link)
@@ -150,11 +151,11 @@ def costs(a: Analysis, settings: Sequence[Setting], caption: str) -> Table:
 def pseudo_labels(a: Analysis) -> Table:
     """Coverage and accuracy of the pseudo labels at the end of training, and of which images."""
     return Table(
-        "Pseudo labels in use at the end of training, in %. Images whose label is trained on never "
-        "count. Where the classes of the other unlabeled images are not known, validation images "
-        "stand for them: they get their pseudo label by the same model and rule, but are seen "
-        "whole, without a weak view. Intervals: t over seeds; with one seed, Wilson over the "
-        "validation images in use.",
+        "Pseudo labels in use at the end of training, in %. Images whose true label is used in "
+        "training never count. Where the classes of the other unlabeled images are not known, "
+        "validation images stand in for them: the same model and rule label them, but from the "
+        "whole image, without a weak view. Intervals are t intervals over seeds; with one seed, "
+        "Wilson intervals over the validation images in use.",
         [
             *(SETTING, METHOD, labels_column(a)),
             mean("Coverage", "pseudo_coverage_final", "percent", interval=True),

@@ -17,8 +17,8 @@ def variants(a: Analysis) -> list[Block]:
     if len(names) < 2:
         return []
     text = (
-        "A variant changes values that the grid has no list for. A method that does not have such "
-        "a value has no row for it. Each row is at the mask ratio that validation prefers."
+        "A variant changes values that the grid does not list. A method that does not use them has "
+        "no row for the variant. Each row is at the mask ratio that did best in validation."
     )
     changed = params.ablation.changes if params else {}
     rows = [
@@ -26,7 +26,7 @@ def variants(a: Analysis) -> list[Block]:
         for name in names
         if name in changed
     ]
-    changes = table_of("What they change.", {"Variant": "text", "Values": "words"}, rows)
+    changes = table_of("What each variant changes.", {"Variant": "text", "Values": "words"}, rows)
     return [Text(text), changes, *variant_tables(a)]
 
 

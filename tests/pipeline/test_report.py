@@ -162,7 +162,7 @@ def test_labels_of_the_headline_in_the_grid(
     assert f"With {words}, Semi-MAE, mask 0.75 reaches" in text
     assert f"Semi-MAE, mask 0.75, {words} ({number} labeled" in text  # the headline's section
     assert f"{number} labels" in text  # in tables
-    results = text[: text.index("Names of settings in")]  # then come folders and params.yaml
+    results = text[: text.index("In the tables above, each")]  # then come folders and params.yaml
     assert "None" not in results
     assert {(row["label_fraction"], row["num_labeled"]) for row in rows} == {("", str(number))}
     assert {row["num_labels"] for row in rows} == {str(num_labels or "")}
@@ -350,7 +350,7 @@ def test_equal_time_has_a_section_of_its_own(workspace: Workspace) -> None:
     steps = PARAMS.train.steps
     assert [int(row["steps"]) for row in rows].count(4 * steps) == 3
     assert len(rows) == 12
-    section = text[text.index("Here each method trains for as many steps") :]
+    section = text[text.index("Here all methods train for about") :]
     assert "supervised 4, semi_mae 1" in section
     assert str(4 * steps) in section
     assert "Between methods at equal time." in section
