@@ -8,7 +8,7 @@ from pipeline.reporting.blocks import Block, Text
 from pipeline.reporting.charts import Chart
 from pipeline.reporting.compare import compare
 from pipeline.reporting.formats import count, duration, limits, percent
-from pipeline.reporting.runs import method_name
+from pipeline.reporting.runs import Run, method_name
 from pipeline.reporting.statistics import ALPHA
 from semimae.options.grid import PLAIN
 
@@ -90,7 +90,7 @@ def _model_in_use(a: Analysis) -> Text:
         f"`predict`, `export` and `serve` use the model in `runs/headline`: {run.setting} with "
         f"{run.labels}, seed {run.seed}. It classifies {percent(top1.value)}% "
         f"{limits(top1.low, top1.high)} of {count(run.scores['classifier'].num_images)} test "
-        f"images correctly. {words.labels_used(run)}"
+        f"images correctly. {_labels_used(run)}"
     )
     if run.label_fraction not in a.verdicts:
         return Text(text)
@@ -105,6 +105,24 @@ def _model_in_use(a: Analysis) -> Text:
         todo.append(f"copy the values of variant {best.variant} into params.yaml")
     text += f" This report recommends {best.name} instead. To use that, {' and '.join(todo)}."
     return Text(text, "note")
+
+
+def _labels_used(run: Run) -> str:
+    """Say whether the model has learned from all labels, and how it can."""
+    labels = f"{count(run.num_labeled)} labels"
+    if run.val_images is None or not (run.folds or run.label_fraction == 1):
+        return ""  # with few labels on purpose, the others are not missed
+    if run.folds > 1:
+        return (
+            f"It was trained on all {labels}, after {run.folds} trainings that each held out a "
+            "fold of them for validation."
+        )
+    if run.folds:
+        return f"It was trained on all {labels}, after a training that held out {run.held_out}."
+    return (
+        f"It has learned from {labels} and not from {run.held_out}; with `refit: true` in "
+        "params.yaml, `make repro` trains it on all of them as well."
+    )
 
 
 def _missing(a: Analysis) -> str:

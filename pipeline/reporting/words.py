@@ -182,24 +182,6 @@ def _on_validation(a: Analysis, best: Setting) -> str:
     )
 
 
-def labels_used(run: Run) -> str:
-    """Say whether the model has learned from all labels, and how it can."""
-    labels = f"{count(run.num_labeled)} labels"
-    if run.val_images is None or not (run.folds or run.label_fraction == 1):
-        return ""  # with few labels on purpose, the others are not missed
-    if run.folds > 1:
-        return (
-            f"It was trained on all {labels}, after {run.folds} trainings that each held out a "
-            "fold of them for validation."
-        )
-    if run.folds:
-        return f"It was trained on all {labels}, after a training that held out {run.held_out}."
-    return (
-        f"It has learned from {labels} and not from {run.held_out}; with `refit: true` in "
-        "params.yaml, `make repro` trains it on all of them as well."
-    )
-
-
 def _on_images(c: Comparison) -> str:
     found = c.images
     if found is None:
