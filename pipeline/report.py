@@ -1,5 +1,6 @@
 """Stage ``report``: tables and figures from the stage files."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,9 @@ def report(
     write_page(analysis, make_sections(analysis, git_commit(here)), out)
     write_ablation(analysis, out / "ablation.csv")
     write_json(out / "summary.json", summary(analysis))
+    shutil.copyfile("params.yaml", out / "params.yaml")
     if analysis.grid:
-        typer.echo(lead(analysis, analysis.main_fraction))
+        typer.echo(lead(analysis))
     typer.echo(f"{out / 'index.html'} has the rest; open it in a browser.")
     root = dvc_root()
     write_json(report_record(root, out), provenance_of(root))

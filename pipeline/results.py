@@ -135,31 +135,28 @@ def _summary(folder: Path) -> "list[Block]":
 def _tables(a: "Analysis") -> "list[Block]":
     """Return the best setting of each method, with what the headline's method has over it."""
     from pipeline.reporting import tables, words
-    from pipeline.reporting.blocks import Column, Table
-    from pipeline.reporting.compare import method_name, over_seeds
+    from pipeline.reporting.analysis import fractions
+    from pipeline.reporting.blocks import Table
+    from pipeline.reporting.compare import against
+    from pipeline.reporting.runs import method_name
 
     right = tables.mean("Pseudo labels in use that are right", "pseudo_accuracy_final", "percent")
-    lead = Column(
-        f"Lead of {method_name(a.asked.method)}",
-        lambda line: line.lead and line.lead.difference,
-        "points",
-    )
-    columns = [tables.SETTING, tables.ACCURACY, right, lead, tables.RESULT, tables.STEPS]
+    lead = f"Lead of {method_name(a.asked.method)}"
     found: list[Block] = []
     for budget, grid, comparisons in (
         ("steps", a.grid, a.between_methods),
         ("time", a.timed, a.between_timed),
     ):
-        for fraction in a.fractions(grid):
-            own = a.own(grid, fraction)
-            leads = {c.b: c for c in a.against(own, comparisons)} if own else {}
-            rows = [
-                tables.Line(setting, grid[setting], leads.get(setting))
-                for setting in a.ranked(grid, fraction)
+        for fraction in fractions(grid):
+            own, ranked = a.own(grid, fraction), a.ranked(grid, fraction)
+            leads = {c.b: c for c in against(own, comparisons)} if own else {}
+            columns = [
+                *(tables.SETTING, tables.ACCURACY, right),
+                *tables.lead_columns(lead, leads),
+                tables.STEPS,
             ]
-            rows.sort(key=lambda line: -over_seeds(line.runs).mean)
-            caption = f"{words.labels(a, fraction)}, equal {budget}:"
-            found.append(Table(caption, columns, rows))
+            caption = f"{words.labels(ranked[0].first)}, equal {budget}:"
+            found.append(Table(caption, columns, tables.by_accuracy(ranked)))
     return found
 
 

@@ -1,26 +1,33 @@
 """The evidence with its comparisons made: what every part of the report draws on."""
 
 import itertools
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from pipeline.reporting.compare import (
-    BASELINE,
+    VALIDATION,
     Comparison,
-    Grid,
-    Labels,
-    Pair,
     Setting,
-    Verdict,
+    against,
     by_setting,
     compare,
     differ,
-    over_seeds,
-    val_top1,
 )
-from pipeline.reporting.runs import Evidence, Run
+from pipeline.reporting.runs import Evidence, Labels
 from semimae.options.method import METHODS
+
+_BASELINE = "supervised"
+
+
+class Verdict(NamedTuple):
+    """What to prefer for one label fraction: validation accuracy chooses, the test set judges."""
+
+    best: Setting
+    tied: list[Setting]  # what validation cannot tell from it, best first
+    over_next: Comparison | None  # the method that validation puts second
+    over_baseline: Comparison | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +37,19 @@ class Analysis:
     evidence: Evidence
 
     @cached_property
-    def grid(self) -> Grid:
+    def grid(self) -> list[Setting]:
         """The settings of equal steps, baselines left out."""
         return by_setting(self.evidence.grid)
 
     @cached_property
-    def timed(self) -> Grid:
-        """The settings of equal time."""
-        return by_setting(self.evidence.timed)
-
-    @cached_property
-    def baselines(self) -> Grid:
+    def baselines(self) -> list[Setting]:
         """What the grid is held against; nothing is chosen among them."""
         return by_setting(self.evidence.baselines)
 
-    @property
-    def with_baselines(self) -> Grid:
-        """All settings of equal steps, those last that the grid is held against."""
-        return self.grid | self.baselines
+    @cached_property
+    def timed(self) -> list[Setting]:
+        """The settings of equal time."""
+        return by_setting(self.evidence.timed)
 
     @cached_property
     def asked(self) -> Setting:
@@ -61,71 +63,56 @@ class Analysis:
         asked = params.ablation.method if params else []
         return list(dict.fromkeys([*asked, *(run.method for run in self.evidence.runs)]))
 
-    def fractions(self, grid: Grid | None = None) -> list[Labels]:
-        """Return the label fractions by their number of labels, ascending."""
-        settings = self.grid if grid is None else grid
-        found = {s.label_fraction: runs[0].num_labeled for s, runs in settings.items()}
-        return sorted(found, key=lambda fraction: (found[fraction], fraction or 0))
-
-    @cached_property
-    def main_fraction(self) -> Labels:
-        """The label fraction to speak of first: the headline's, if the grid, not empty, has it."""
-        found = self.fractions()
-        return self.asked.label_fraction if self.asked.label_fraction in found else found[0]
-
     @cached_property
     def between_methods(self) -> list[Comparison]:
         """All pairs of methods, each at its best setting, for each label fraction."""
-        return self.method_comparisons(self.grid)
+        return self._compare_methods(self.grid)
 
     @cached_property
     def between_timed(self) -> list[Comparison]:
         """The same at equal time."""
-        return self.method_comparisons(self.timed)
+        return self._compare_methods(self.timed)
 
     @cached_property
     def within_methods(self) -> list[Comparison]:
         """A method's best setting less its others, for each label fraction."""
-        pairs = [
+        bests = [s for fraction in fractions(self.grid) for s in self.ranked(self.grid, fraction)]
+        of_method = [
             (best, other)
-            for fraction in self.fractions()
-            for best in self.ranked(self.grid, fraction)
+            for best in bests
             for other in self.grid
-            if other != best and other[0] == best[0] and other[2] == best[2]
+            if other.method == best.method and other.label_fraction == best.label_fraction
         ]
-        return compare(self.grid, pairs)
+        return compare((best, other) for best, other in of_method if other != best)
 
     @cached_property
     def verdicts(self) -> dict[Labels, Verdict]:
         """What to prefer for each label fraction."""
-        return {fraction: self._verdict(fraction) for fraction in self.fractions()}
+        return {fraction: self._verdict(fraction) for fraction in fractions(self.grid)}
 
-    def help_of_unlabeled(self, fraction: Labels) -> Comparison | None:
+    @cached_property
+    def main(self) -> Verdict:
+        """The verdict to speak of first: of the headline's label fraction, if the grid has it."""
+        return self.verdicts.get(self.asked.label_fraction) or next(iter(self.verdicts.values()))
+
+    def help_of_unlabeled(self) -> Comparison | None:
         """Compare the best setting that uses unlabeled images with the best one that does not.
 
         Validation accuracy chooses both. Baselines count as well.
         """
-        own = [s for s in self.with_baselines if s.label_fraction == fraction]
-        own.sort(key=lambda s: -over_seeds(self.with_baselines[s], val_top1).mean)
+        fraction = self.main.best.label_fraction
+        own = [s for s in (*self.grid, *self.baselines) if s.label_fraction == fraction]
+        own.sort(key=lambda s: -s.mean(VALIDATION).mean)
         ranked = [*self.ranked(self.grid, fraction), *own]
         uses = {s: METHODS[s.method].uses_unlabeled for s in ranked if s.method in METHODS}
         of_both = next((s for s in ranked if uses.get(s)), None)
         of_labels = next((s for s in own if not uses.get(s, True)), None)
         if of_both is None or of_labels is None:
             return None
-        known = {c.b: c for c in self.against(of_both, self.between_methods)}
-        if of_labels in known:
-            return known[of_labels]
-        return next(iter(compare(self.with_baselines, [(of_both, of_labels)])), None)
+        known = [c for c in against(of_both, self.between_methods) if c.b == of_labels]
+        return next(iter(known or compare([(of_both, of_labels)])), None)
 
-    def method_comparisons(self, grid: Grid) -> list[Comparison]:
-        """Compare all pairs of methods of a grid."""
-        pairs: list[Pair] = []
-        for fraction in self.fractions(grid):
-            pairs += [(b, a) for a, b in itertools.combinations(self.best(grid, fraction), 2)]
-        return compare(grid, pairs)
-
-    def ranked(self, grid: Grid, fraction: Labels) -> list[Setting]:
+    def ranked(self, grid: Sequence[Setting], fraction: Labels) -> list[Setting]:
         """Return each method's best setting for a label fraction, best method first.
 
         The validation split alone decides, here and between a method's settings, so that the test
@@ -137,51 +124,59 @@ class Analysis:
             best.setdefault(setting.method, setting)
         return list(best.values())
 
-    def best(self, grid: Grid, fraction: Labels) -> list[Setting]:
-        """Return each method's best setting by validation, in the order of the methods."""
-        return sorted(self.ranked(grid, fraction), key=lambda s: self.methods.index(s.method))
+    def best(self, grid: Sequence[Setting]) -> list[Setting]:
+        """Return each method's best setting by validation for each label fraction, ascending.
 
-    def by_validation(self, grid: Grid, fraction: Labels) -> list[Setting]:
+        Those of a label fraction are in the order of the methods.
+        """
+        ranked = (self.ranked(grid, fraction) for fraction in fractions(grid))
+        place = self.methods.index
+        return [s for found in ranked for s in sorted(found, key=lambda s: place(s.method))]
+
+    def by_validation(self, grid: Sequence[Setting], fraction: Labels) -> list[Setting]:
         """Return the settings with a label fraction, best first; of equals the first in the grid.
 
         The one that was asked for is before those that validation cannot tell from it.
         """
         settings = [setting for setting in grid if setting.label_fraction == fraction]
-        settings.sort(key=lambda s: -over_seeds(grid[s], val_top1).mean)
-        own = self.asked._replace(label_fraction=fraction)
-        if own in settings:
-            equal = (i for i, s in enumerate(settings) if s == own or not differ(grid, s, own))
+        settings.sort(key=lambda s: -s.mean(VALIDATION).mean)
+        own = next(filter(self.is_asked, settings), None)
+        if own is not None:
+            equal = (i for i, s in enumerate(settings) if s == own or not differ(s, own))
             place = next(equal)
             settings.remove(own)
             settings.insert(place, own)
         return settings
 
-    def against(self, setting: Setting, comparisons: list[Comparison]) -> list[Comparison]:
-        """Return a setting's differences to the others, largest lead first."""
-        both = [*comparisons, *(c.reversed() for c in comparisons)]
-        return sorted((c for c in both if c.a == setting), key=lambda c: -c.difference.mean)
+    def is_asked(self, setting: Setting) -> bool:
+        """Tell whether a setting is that of params.yaml, whatever its number of labels."""
+        return replace(setting, label_fraction=self.asked.label_fraction) == self.asked
 
-    def own(self, grid: Grid, fraction: Labels) -> Setting | None:
+    def own(self, grid: Sequence[Setting], fraction: Labels) -> Setting | None:
         """Return the best setting of params.yaml's method."""
         ranked = self.ranked(grid, fraction)
         return next((s for s in ranked if s.method == self.asked.method), None)
 
-    def run_of(self, fraction: Labels) -> Run:
-        """Return one of the runs with a label fraction."""
-        return next(run for run in self.evidence.runs if run.label_fraction == fraction)
-
-    def num_settings(self, fraction: Labels) -> dict[str, int]:
-        """Return how many settings each method has for a label fraction."""
-        return dict(Counter(s.method for s in self.grid if s.label_fraction == fraction))
+    def _compare_methods(self, grid: Sequence[Setting]) -> list[Comparison]:
+        best = self.best(grid)
+        pairs = [
+            (b, a)
+            for a, b in itertools.combinations(best, 2)
+            if a.label_fraction == b.label_fraction
+        ]
+        return compare(pairs)
 
     def _verdict(self, fraction: Labels) -> Verdict:
         best, *others = self.ranked(self.grid, fraction)
-        tied = [
-            setting
-            for setting in self.by_validation(self.grid, fraction)
-            if setting != best and not differ(self.grid, best, setting)
-        ]
-        found = {c.b: c for c in self.against(best, self.between_methods)}
-        baseline = next((s for s in others if s.method == BASELINE), None)
-        over_baseline = None if baseline is None else found.get(baseline)
-        return Verdict(best, tied, found.get(others[0]) if others else None, over_baseline)
+        settings = self.by_validation(self.grid, fraction)
+        tied = [s for s in settings if s != best and not differ(best, s)]
+        found = {c.b: c for c in against(best, self.between_methods)}
+        baseline = next((s for s in others if s.method == _BASELINE), None)
+        over_next = found.get(others[0]) if others else None
+        return Verdict(best, tied, over_next, found.get(baseline) if baseline else None)
+
+
+def fractions(grid: Sequence[Setting]) -> list[Labels]:
+    """Return the label fractions by their number of labels, ascending."""
+    found = {s.label_fraction: s.first.num_labeled for s in grid}
+    return sorted(found, key=lambda fraction: (found[fraction], fraction or 0))

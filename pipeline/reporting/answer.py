@@ -1,20 +1,14 @@
 """The first screen: which setting won, by how much, is it significant, what did it cost."""
 
-from pipeline.reporting import charts, tables, words
+from collections import Counter
+
+from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import Block, Facts, Figure, Text
-from pipeline.reporting.choice import choice, labels_used
-from pipeline.reporting.compare import (
-    TOP1,
-    Setting,
-    compare,
-    labels_of,
-    method_name,
-    over_seeds,
-    setting_of,
-)
-from pipeline.reporting.formats import count, duration, limits, percent, points
-from pipeline.reporting.rerun import exp_run
+from pipeline.reporting.blocks import Block, Text
+from pipeline.reporting.charts import Chart
+from pipeline.reporting.compare import compare
+from pipeline.reporting.formats import count, duration, limits, percent
+from pipeline.reporting.runs import Run, method_name
 from pipeline.reporting.statistics import ALPHA
 from semimae.options.grid import PLAIN
 
@@ -24,100 +18,111 @@ _NAMED = 12  # missing cells that are named one by one on the first screen
 
 def answer(a: Analysis) -> list[Block]:
     """Answer the first questions in words, in four numbers, and for each label fraction."""
-    found = a.verdicts[a.main_fraction]
-    runs = a.grid[found.best]
-    seconds = sum(run.seconds for run in runs) / len(runs)
-    helped = a.help_of_unlabeled(a.main_fraction)
-    against = dict.fromkeys(c for c in (found.over_next, found.over_baseline) if c is not None)
+    if not a.grid:
+        return _headline_only(a)
+    best, _, over_next, over_baseline = a.main
+    runs, helped = a.evidence.runs, a.help_of_unlabeled()
+    leads = dict.fromkeys(c for c in (over_next, over_baseline) if c is not None)
+    seconds = sum(run.seconds for run in best.runs) / len(best.runs)
     facts = [
-        (f"Test top-1 (%) of {found.best.name}", "percent", over_seeds(runs), ""),
+        (f"Test top-1 (%) of {best.name}", "percent", best.mean(), ""),
         *(
             (f"Lead over {c.b.name} (points)", "points", c.difference, words.judgment(c))
-            for c in against
+            for c in leads
         ),
-        ("Cost of one such run", "seconds", seconds, words.cost(runs[0])),
+        ("Cost of one such run", "seconds", seconds, words.cost(best.first)),
     ]
-    total = sum(run.seconds for run in a.evidence.runs)
     whole = (
-        f"The report covers {count(len(a.evidence.runs))} distinct runs with {duration(total)} of "
-        f"training in total: {words.device_hours(a.evidence.runs)}."
+        f"The report covers {count(len(runs))} distinct runs with "
+        f"{duration(sum(run.seconds for run in runs))} of training in total: "
+        f"{words.device_hours(runs)}."
     )
     return [
-        Text(_missing(a), tone="note"),
-        Text(words.lead(a, a.main_fraction), tone="lead"),
-        Facts(facts),
+        Text(_missing(a), "note"),
+        Text(words.lead(a), "lead", facts=facts),
         *_ranking(a),
-        Text(words.unlabeled(a, helped)),
-        Text(words.frozen(a.evidence.runs)),
-        *_baselines(a, found.best),
-        *_model_in_use(a),
-        Text(choice(a, a.main_fraction)),
-        *(Text(words.against(c)) for c in against if c.images and c != helped),
-        Text(words.settle(found.over_next)),
-        *([tables.fractions(a)] if len(a.verdicts) > 1 else []),
+        Text(words.unlabeled(helped)),
+        Text(words.frozen(runs)),
+        *_baselines(a),
+        _model_in_use(a),
+        Text(words.choice(a)),
+        *(Text(words.against(c)) for c in leads if c.images and c != helped),
+        Text(words.settle(over_next)),
+        *([tables.each_fraction(a)] if len(a.verdicts) > 1 else []),
         Text(whole),
-        Text(_rules(a), tone="small"),
+        Text(_rules(a), "small"),
     ]
 
 
-def headline_only(a: Analysis) -> list[Block]:
-    """Say how good the headline is, where no run of the grid is finished."""
-    headline = a.evidence.headline
-    assert headline is not None, "read_evidence refuses to report nothing"
+def _headline_only(a: Analysis) -> list[Block]:
+    run = a.evidence.headline
+    assert run is not None, "read_evidence refuses to report nothing"
     lead = (
-        f"The headline run, {setting_of(headline).name} with {labels_of(headline)}, reaches "
-        f"{percent(headline.top1)}% test top-1. No run of the grid is finished, so there is "
-        "nothing to compare it with."
+        f"The headline run, {run.setting} with {run.labels}, reaches {percent(run.top1)}% test "
+        "top-1. No run of the grid is finished, so there is nothing to compare it with."
     )
     facts = [
-        ("Test top-1 (%)", "percent", headline.scores["classifier"].top1, ""),
-        ("Training time", "seconds", headline.seconds, words.cost(headline)),
+        ("Test top-1 (%)", "percent", run.scores["classifier"].top1, ""),
+        ("Training time", "seconds", run.seconds, words.cost(run)),
     ]
-    missing = Text(_missing(a), tone="note")
-    return [missing, Text(lead, tone="lead"), Facts(facts), *_model_in_use(a)]
+    return [Text(_missing(a), "note"), Text(lead, "lead", facts=facts), _model_in_use(a)]
 
 
 def _ranking(a: Analysis) -> list[Block]:
     table = tables.leaderboard(a)
     if len(table.rows) == 1:
         return []
-    several = any(len(line.runs) > 1 for line in table.rows)
     means = "means over seeds with 95% intervals. The ticks are the seeds"
-    seeds = tables.runs(a, [run for line in table.rows for run in line.runs])
-    color = charts.by_method(a.methods)
-    chart = charts.rows("settings", table, "Setting", TOP1, color, seeds=seeds)
+    several = any(len(setting.runs) > 1 for setting in table.rows)
     title = f"Test top-1: {means if several else 'one seed'}."
-    return [Figure("leaderboard", title, chart, wide=True, beside=True)]
+    seeds = tables.runs([run for setting in table.rows for run in setting.runs])
+    chart = Chart("leaderboard", title, table, a.methods, beside=True)
+    return [chart.rows(tables.ACCURACY_NAME, seeds=seeds)]
 
 
-def _model_in_use(a: Analysis) -> list[Text]:
+def _model_in_use(a: Analysis) -> Text:
     """Say which model the commands use, and how to use the one that is recommended."""
-    headline = a.evidence.headline
-    if headline is None or not headline.scores:
-        return []
-    scores = headline.scores["classifier"]
+    run = a.evidence.headline
+    if run is None or not run.scores:
+        return Text("")
+    top1 = run.scores["classifier"].top1
     text = (
-        f"`predict`, `export` and `serve` use the model in `runs/headline`: "
-        f"{setting_of(headline).name} with {labels_of(headline)}, seed {headline.seed}. It gets "
-        f"{percent(scores.top1.value)}% {limits(scores.top1.low, scores.top1.high)} of "
-        f"{count(scores.num_images)} test images right. {labels_used(headline)}"
+        f"`predict`, `export` and `serve` use the model in `runs/headline`: {run.setting} with "
+        f"{run.labels}, seed {run.seed}. It classifies {percent(top1.value)}% "
+        f"{limits(top1.low, top1.high)} of {count(run.scores['classifier'].num_images)} test "
+        f"images correctly. {_labels_used(run)}"
     )
-    fraction = a.asked.label_fraction
-    if fraction not in a.fractions():
-        return [Text(text)]
-    best = a.verdicts[fraction].best
-    if best == a.asked:
-        return [Text(f"{text} Its setting is the one that this report recommends.")]
-    changed = [
-        f"{name}={new}"
-        for name, new, old in zip(("method", "mask_ratio"), best[:2], a.asked[:2], strict=True)
-        if new is not None and new != old
-    ]
-    steps = [f"run `{exp_run(changed)}`"] if changed else []
+    if run.label_fraction not in a.verdicts:
+        return Text(text)
+    best = a.verdicts[run.label_fraction].best
+    if a.is_asked(best):
+        return Text(f"{text} Its setting is the one that this report recommends.")
+    steps = [f"-S method={best.method}"] if best.method != run.method else []
+    if best.mask_ratio not in (None, run.mask_ratio):
+        steps.append(f"-S mask_ratio={best.mask_ratio}")
+    todo = [f"run `dvc exp run {' '.join(steps)}`"] if steps else []
     if best.variant != PLAIN:
-        steps.append(f"copy the values of variant {best.variant} into params.yaml")
-    text += f" This report recommends {best.name} instead. To use that, {' and '.join(steps)}."
-    return [Text(text, tone="note")]
+        todo.append(f"copy the values of variant {best.variant} into params.yaml")
+    text += f" This report recommends {best.name} instead. To use that, {' and '.join(todo)}."
+    return Text(text, "note")
+
+
+def _labels_used(run: Run) -> str:
+    """Say whether the model has learned from all labels, and how it can."""
+    labels = f"{count(run.num_labeled)} labels"
+    if run.val_images is None or not (run.folds or run.label_fraction == 1):
+        return ""  # with few labels on purpose, the others are not missed
+    if run.folds > 1:
+        return (
+            f"It was trained on all {labels}, after {run.folds} trainings that each held out a "
+            "fold of them for validation."
+        )
+    if run.folds:
+        return f"It was trained on all {labels}, after a training that held out {run.held_out}."
+    return (
+        f"It has learned from {labels} and not from {run.held_out}; with `refit: true` in "
+        "params.yaml, `make repro` trains it on all of them as well."
+    )
 
 
 def _missing(a: Analysis) -> str:
@@ -131,18 +136,19 @@ def _missing(a: Analysis) -> str:
     distinct = len({m.cell for m in lacking})  # the headline can be a cell of the grid
     return (
         f"Incomplete: {distinct} of {wanted} runs that params.yaml asks for are missing and are in "
-        f"none of the numbers: {named}{more}. `dvc repro` makes them."
+        f"none of the numbers: {named}{more}. Run `dvc repro` to make them."
     )
 
 
 def _rules(a: Analysis) -> str:
     """Say how settings are chosen and compared, and what the intervals cover."""
-    number = len(a.between_methods)
+    number, fraction = len(a.between_methods), a.main.best.label_fraction
     text = (
-        "Validation accuracy chooses settings and the preferred method; where validation images "
-        f"cannot tell settings apart (exact McNemar test over all seeds, {ALPHA:g}), the one of "
-        "`params.yaml` stands. Test images only judge. Intervals are 95% t intervals over seeds: "
-        "they cover the randomness of training and of the choice of labels, on one fixed test set."
+        "Validation accuracy chooses settings and the preferred method. Where validation images "
+        f"cannot tell settings apart (exact McNemar test over all seeds, p < {ALPHA:g}), that of "
+        "`params.yaml` is preferred. Test images choose nothing. Intervals are 95% t intervals "
+        "over seeds: they cover the randomness of training and of the choice of labels, on one "
+        "fixed test set."
     )
     if number:
         pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
@@ -150,14 +156,14 @@ def _rules(a: Analysis) -> str:
             f" Differences are paired by seed. P-values are corrected by Holm's method for {pairs} "
             f"between methods; a difference is called significant below {ALPHA:g}."
         )
-    chances = a.num_settings(a.main_fraction)
+    chances = Counter(s.method for s in a.grid if s.label_fraction == fraction)
     if len(set(chances.values())) > 1:
         each = ", ".join(f"{method_name(m)} {n}" for m, n in chances.items())
         text += (
-            " Validation chose among different numbers of settings, which favors those with many: "
-            f"{each}."
+            " Validation chose among different numbers of settings, which favors methods that "
+            f"have many: {each}."
         )
-    seeds = max(len(runs) for runs in a.grid.values())
+    seeds = max(len(setting.runs) for setting in a.grid)
     if number and 1 < seeds < _FEW_SEEDS:
         text += (
             f" With {seeds} seeds, intervals are wide and only large differences are significant: "
@@ -166,22 +172,12 @@ def _rules(a: Analysis) -> str:
     return text
 
 
-def _baselines(a: Analysis, best: Setting) -> list[Text]:
-    """Say how the preferred setting fares against each baseline."""
+def _baselines(a: Analysis) -> list[Text]:
+    """Say how each baseline fares against the preferred setting."""
+    best = a.main.best
     pairs = [(s, best) for s in a.baselines if s.label_fraction == best.label_fraction]
-    found = []
-    for c in compare(a.with_baselines, pairs):
-        wins = c.difference.mean > 0
-        d = c.difference if wins else c.difference.reversed()
-        by = f"{percent(d.mean)} points {limits(d.low, d.high, points)}".rstrip()
-        reached = f"{c.a.name} reaches {percent(over_seeds(a.baselines[c.a]).mean)}% test top-1"
-        text = (
-            f"The baseline wins. {reached}, {by} more than {best.name}."
-            if wins
-            else f"The baseline {reached}; {best.name} is {by} above it."
-        )
-        times = (
-            f"{words.time(a.with_baselines[c.a])}, one of {best.name} {words.time(a.grid[best])}"
-        )
-        found.append(Text(f"{text} One run of it takes {times}.", tone="note" if wins else ""))
-    return found
+    return [
+        Text(f"The baseline wins. {text}", "note") if c.difference.mean > 0 else Text(text)
+        for c in compare(pairs)
+        for text in [f"{words.against(c)} {words.times(c)}"]
+    ]

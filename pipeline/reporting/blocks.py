@@ -40,7 +40,7 @@ class Column(NamedTuple):
         return self.kind not in ("text", "words", "key")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A table, folded away if it is only the evidence behind something else."""
 
@@ -69,53 +69,36 @@ class Table:
 
 
 def table_of(
-    caption: str,
-    kinds: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    folded: bool = False,
+    caption: str, kinds: Mapping[str, str], rows: Sequence[Sequence[Any]], *, folded: bool = False
 ) -> Table:
-    """Return a table of rows that hold their values by the columns' names."""
-    columns = [Column(name, itemgetter(name), kind) for name, kind in kinds.items()]
+    """Return a table of rows that hold their values in the order of the columns."""
+    columns = [Column(name, itemgetter(i), kinds[name]) for i, name in enumerate(kinds)]
     return Table(caption, columns, rows, folded)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. ``tone`` is "" or "note" (something the reader must not miss) or "lead"."""
+    """A paragraph, with the few numbers that it is about."""
 
     type: ClassVar[str] = "text"
     text: str
-    tone: str = ""
+    tone: str = ""  # "note" (something the reader must not miss), "lead", "small" or "title"
     link: Link | None = None  # follows the text
+    facts: Sequence[tuple[str, str, Any, str]] = ()  # label, kind, value, small print
 
     def __bool__(self) -> bool:
         return bool(self.text)
 
 
-@dataclass(frozen=True)
-class Facts:
-    """The few numbers that answer the first questions."""
-
-    type: ClassVar[str] = "facts"
-    facts: Sequence[tuple[str, str, Any, str]]  # label, kind, value, small print
-
-
-class Chart(NamedTuple):
-    """A specification in Vega-Lite, and the tables that are its data sets."""
-
-    spec: dict[str, Any]
-    tables: Mapping[str, Table]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Figure:
-    """A chart, with a title that says what it draws."""
+    """A specification in Vega-Lite, and the tables that are its data sets."""
 
     type: ClassVar[str] = "figure"
     name: str  # of the file in plots/
     title: str
-    chart: Chart
+    spec: dict[str, Any]
+    tables: Mapping[str, Table]
     wide: bool = False
     beside: bool = False  # whether the page shows the table anyway
 
@@ -126,7 +109,8 @@ class Picture(NamedTuple):
     png: str  # base64
     title: str
     detail: str = ""
-    classes: tuple[str, ...] = ()  # true, predicted
+    true: str = ""  # classes
+    predicted: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,10 +122,10 @@ class Pictures:
     title: str
     pictures: Sequence[Picture]
     classes: Sequence[str] = ()
-    wide: bool = False  # each is a row of its own
+    wide: bool = False  # it is one image, as wide as the page
 
 
-Block = Table | Text | Facts | Figure | Pictures
+Block = Table | Text | Figure | Pictures
 
 
 class Section(NamedTuple):

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.reporting import charts
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.blocks import Block, Figure, Link, Text, table_of
-from pipeline.reporting.choice import judges
-from pipeline.reporting.compare import labels_of, setting_of
+from pipeline.reporting.blocks import Block, Link, Text, table_of
+from pipeline.reporting.charts import NO_TEXT, SHARES, Chart
 from pipeline.reporting.formats import count, limits, percent
-from pipeline.reporting.rerun import headline_command
 from pipeline.reporting.runs import Run
 from semimae.evaluation.metrics import Estimate, Scores, proportion
 
@@ -34,40 +31,36 @@ def class_names(a: Analysis, num_classes: int) -> list[str]:
 
 
 def headline(a: Analysis) -> list[Block]:
-    """Show every protocol's scores, accuracy per class, confusion and calibration."""
+    """Show every protocol's scores, what confidence says, accuracy per class and confusion."""
     run = a.evidence.headline
-    if run is None or run.cell is None:
-        words = "The headline run that params.yaml asks for is not finished; `dvc repro` makes it."
-        return [Text(words, tone="note")]
+    if run is None:
+        words = "The headline run that params.yaml asks for is not finished; run `dvc repro`."
+        return [Text(words, "note")]
     scores = run.scores["classifier"]
     names = class_names(a, len(scores.per_class))
-    tuned = (
-        "" if "fine_tune" in run.scores else "Fine-tuning has not run yet: `dvc repro fine_tune`."
+    tuned = "" if "fine_tune" in run.scores else "Not fine-tuned yet; run `dvc repro fine_tune`."
+    about = (
+        f"{run.setting}, {run.labels} ({count(run.num_labeled)} labeled and "
+        f"{count(run.num_unlabeled or 0)} unlabeled images), seed {run.seed}. Intervals are 95%: "
+        f"Wilson over {count(scores.num_images)} test images, bootstrap for the calibration error. "
+        "They do not cover the randomness of training; those of the leaderboard do. Features are "
+        f"pooled by `{run.pool}`."
     )
+    numbers = {"Top-1": "percent", "Top-5": "percent", "ECE": "percent", "NLL": "loss"}
     return [
-        Text(
-            f"{setting_of(run).name}, {labels_of(run)} ({count(run.num_labeled)} labeled and "
-            f"{count(run.num_unlabeled or 0)} unlabeled images), seed {run.seed}. Intervals are "
-            f"95%: Wilson over {count(scores.num_images)} test images, bootstrap for the "
-            "calibration error. They do not cover the randomness of training; those of the "
-            f"leaderboard do. Features are pooled by `{run.pool}`. To train it again: "
-            f"`{headline_command(run.cell)}`.",
-            link=Link("Its folder, commit and MLflow run", f"#{run.anchor}"),
-        ),
+        Text(about, link=Link("Its folder, commit and MLflow run", f"#run-{run.cell_id}")),
         table_of(
             "Test scores. ECE is the expected calibration error over 15 bins, NLL the negative "
             "log-likelihood.",
-            {"Protocol": "text", "Top-1": "percent", "Top-5": "percent"}
-            | {"ECE": "percent", "NLL": "loss"},
+            {"Protocol": "text"} | numbers,
             [
-                {"Protocol": title, "Top-1": s.top1, "Top-5": s.top5, "ECE": s.ece, "NLL": s.nll}
+                (title, s.top1, s.top5, s.ece, s.nll)
                 for name, title in _PROTOCOLS.items()
                 if (s := run.scores.get(name)) is not None
             ],
         ),
-        Text(tuned, tone="note"),
+        Text(tuned, "note"),
         Text(_calibration(run)),
-        _reliability(run),
         _coverage(run),
         _classes(names, scores),
         _confusion(names, scores),
@@ -78,94 +71,63 @@ def _calibration(run: Run) -> str:
     def error(ece: Estimate) -> str:
         return f"{percent(ece.value)}% {limits(ece.low, ece.high)}"
 
-    images = judges(run)
     before = error(run.scores["classifier"].ece)
     if run.temperature is None:
         from semimae.calibration import MIN_IMAGES  # loads torch, which takes seconds
 
         return (
-            f"The probabilities are the network's own, since {images} are too few to fit a "
+            f"The probabilities are the network's own, since {run.held_out} are too few to fit a "
             f"temperature (at least {MIN_IMAGES} are needed). Their expected calibration error is "
             f"{before}."
         )
     return (
         f"The probabilities are calibrated by a temperature of {run.temperature:.2f}, which is "
-        f"fitted on {images} and stored with the model. It changes the expected calibration error "
-        f"from {before} to {error(run.scores['calibrated'].ece)}."
+        f"stored with the model and was fitted on {run.held_out}. It changes the expected "
+        f"calibration error from {before} to {error(run.scores['calibrated'].ece)}."
     )
 
 
-def _reliability(run: Run) -> Block:
-    bins = run.scores.get("calibrated", run.scores["classifier"]).calibration
-    width = 100 / len(bins)
-    table = table_of(
-        "Test images by confidence, with the means of each bin.",
-        {"Bin": "text", "Images": "count", "Confidence": "percent", "Accuracy": "percent"},
-        [
-            {
-                "Bin": f"{i * width:.0f} to {(i + 1) * width:.0f}%",
-                "Images": b.num_images,
-                "Confidence": b.confidence,
-                "Accuracy": b.accuracy,
-            }
-            for i, b in enumerate(bins)
-            if b.num_images
-        ],
-    )
-    if len(table.rows) < 2:
-        return table
-    title = "Calibration: accuracy over confidence. Points below the diagonal are overconfident."
-    return Figure("calibration", title, charts.reliability(table))
-
-
-def _coverage(run: Run) -> Figure:
+def _coverage(run: Run) -> Block:
     confidence, right = run.predictions["test_confidence"], run.right("test")
     kept = {threshold: right[confidence >= threshold] for threshold in _ABSTAIN}
     table = table_of(
         "Test images whose probability reaches a threshold of `predict --abstain`, with 95% Wilson "
         "intervals.",
-        {"Confidence": "percent", "Coverage": "percent", "Accuracy": "percent"},
+        dict.fromkeys(("Confidence", "Coverage", "Accuracy"), "percent"),
         [
-            {
-                "Confidence": threshold,
-                "Coverage": len(images) / len(right),
-                "Accuracy": proportion(int(images.sum()), len(images)),
-            }
-            for threshold, images in kept.items()
-            if len(images)
+            (threshold, len(found) / len(right), proportion(int(found.sum()), len(found)))
+            for threshold, found in kept.items()
+            if len(found)
         ],
     )
-    title = "Accuracy over coverage: what `predict --abstain` gains, and which share it leaves"
-    chart = charts.lines("coverage", table, "Coverage", "Accuracy", charts.PLAIN)
-    return Figure("accuracy_over_coverage", title, chart)
+    title = "Accuracy of the predictions that `predict --abstain` keeps, over the share it keeps"
+    return Chart("accuracy_over_coverage", title, table).curves("Coverage", "Accuracy")
 
 
 def _classes(names: Sequence[str], scores: Scores) -> Block:
     kinds = {"Class": "text", "Accuracy": "percent", "Test images": "count"}
-    found = zip(names, scores.per_class, map(sum, scores.confusion), strict=True)
-    rows: list[dict[str, Any]] = [dict(zip(kinds, row, strict=True)) for row in found]
+    rows = list(zip(names, scores.per_class, map(sum, scores.confusion), strict=True))
     if len(names) > _MOST_CLASSES:
-        rows.sort(key=lambda row: row["Accuracy"].value)
+        rows.sort(key=lambda row: row[1].value)
         caption = f"The {_WORST} classes of lowest accuracy, of {len(names)}."
         return table_of(caption, kinds, rows[:_WORST])
-    table = table_of("Accuracy of each class.", kinds, rows)
-    chart = charts.rows("classes", table, "Class", "Accuracy", charts.PLAIN)
-    return Figure("per_class", "Accuracy of each class", chart)
+    title = "Accuracy of each class"
+    table = table_of(f"{title}.", kinds, rows)
+    return Chart("per_class", title, table).rows("Accuracy", by="Class")
 
 
 def _confusion(names: Sequence[str], scores: Scores) -> Block:
     kinds = {"True class": "text", "Predicted class": "text", "Images": "count", "Share": "percent"}
-    rows: list[dict[str, Any]] = [
-        dict(zip(kinds, (true, predicted, images, images / max(sum(row), 1)), strict=True))
+    rows: list[tuple[Any, ...]] = [
+        (true, predicted, images, images / max(sum(row), 1))
         for true, row in zip(names, scores.confusion, strict=True)
         for predicted, images in zip(names, row, strict=True)
     ]
     if len(names) > _MOST_CLASSES:
-        wrong = [r for r in rows if r["Images"] and r["True class"] != r["Predicted class"]]
-        wrong.sort(key=lambda row: -row["Images"])
+        wrong = sorted((r for r in rows if r[2] and r[0] != r[1]), key=lambda row: -row[2])
         return table_of("The pairs of classes that are confused most often.", kinds, wrong[:_WORST])
-    text = "Images" if len(names) <= 20 else ""
-    table = table_of("Test images.", kinds, rows)
-    chart = charts.shades("pairs", table, "Predicted class", "True class", text=text)
+    text = "datum.Images > 0 ? datum.Images : ''" if len(names) <= _WORST else NO_TEXT
     title = "Confusion matrix, counts of test images. Click on a cell to see its images below."
-    return Figure("confusion", title, chart)
+    cells = ("True class", "Predicted class", "Share")
+    chart = Chart("confusion", title, table_of("Test images.", kinds, rows))
+    return chart.matrix(cells, SHARES, text)

@@ -11,10 +11,9 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pipeline.reporting import charts, words
+from pipeline.reporting import charts
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Figure, Pictures, Section, show
-from pipeline.reporting.compare import over_seeds
 from pipeline.reporting.runs import COLUMNS
 from semimae.files import replaced_folder, write_csv, write_text
 
@@ -44,7 +43,7 @@ def markdown(title: str, sections: list[Section]) -> str:
 def html(a: Analysis, sections: list[Section]) -> str:
     """Return the page, which opens from one file without a network."""
     figures = [b for section in sections for b in section.blocks if isinstance(b, Figure)]
-    fractions = [words.short_labels(a, f) for f in a.fractions()]
+    names = [verdict.best.first.short_labels for verdict in a.verdicts.values()]
     return (
         environment()
         .get_template("report.html.j2")
@@ -53,8 +52,8 @@ def html(a: Analysis, sections: list[Section]) -> str:
             sections=sections,
             figures={figure.name: _sent(figure) for figure in figures},
             methods=charts.colors(a.methods),
-            fractions=fractions if len(fractions) > 1 else [],
-            main=words.short_labels(a, a.main_fraction) if a.grid else "",
+            fractions=names if len(names) > 1 else [],
+            main=_main_labels(a),
             vega=Markup(_vega()),
             kept=a.evidence.params is None,
         )
@@ -63,12 +62,15 @@ def html(a: Analysis, sections: list[Section]) -> str:
 
 def picture(a: Analysis, figure: Figure) -> str:
     """Return a figure as an SVG, of the main label fraction where it can show only one."""
-    spec, tables = figure.chart
-    main = words.short_labels(a, a.main_fraction) if a.grid else ""
-    params = [p | ({"value": main} if p["name"] == "labels" else {}) for p in spec["params"]]
-    data = {name: table.records() for name, table in tables.items()}
+    values = {"hidden": [], "labels": _main_labels(a)}
+    params = [param | {"value": values[param["name"]]} for param in figure.spec["params"]]
+    data = {name: table.records() for name, table in figure.tables.items()}
     look = {"width": _PICTURE_WIDTH, "background": "white"}
-    return draw(spec | {"params": params, "datasets": data} | look)
+    return draw(figure.spec | {"params": params, "datasets": data} | look)
+
+
+def _main_labels(a: Analysis) -> str:
+    return a.main.best.first.short_labels if a.grid else ""
 
 
 def draw(specification: dict[str, Any]) -> str:
@@ -85,12 +87,12 @@ def _vega() -> str:
 def _sent(figure: Figure) -> dict[str, Any]:
     """Return a figure as the page's script reads it: names once, then rows."""
     sent = {}
-    for name, table in figure.chart.tables.items():
+    for name, table in figure.tables.items():
         records = table.records()
         fields = list(dict.fromkeys(key for record in records for key in record))
         rows = [[record.get(field) for field in fields] for record in records]
         sent[name] = {"fields": fields, "rows": rows}
-    return {"spec": figure.chart.spec, "tables": sent}
+    return {"spec": figure.spec, "tables": sent}
 
 
 @functools.cache
@@ -127,18 +129,17 @@ def summary(a: Analysis) -> dict[str, Any]:
     if headline is not None:  # what to choose between experiments by
         found["validation"] = {"top1": headline.val_top1}
     if a.grid:
-        fraction = a.main_fraction
-        verdict = a.verdicts[fraction]
-        runs = a.grid[verdict.best]
+        best, tied, over_next, over_baseline = a.main
+        fraction = best.label_fraction
         found["best"] = {
-            "setting": verdict.best.name,
+            "setting": best.name,
             **({} if fraction is None else {"label_fraction": fraction}),
-            "num_labeled": runs[0].num_labeled,
-            "top1": over_seeds(runs).mean,
-            "validation_images": sum(run.val_images or 0 for run in runs),
-            "validation_ties": [setting.name for setting in verdict.tied],
+            "num_labeled": best.first.num_labeled,
+            "top1": best.mean().mean,
+            "validation_images": sum(run.val_images or 0 for run in best.runs),
+            "validation_ties": [setting.name for setting in tied],
         }
-        for name, c in (("next", verdict.over_next), ("supervised", verdict.over_baseline)):
+        for name, c in (("next", over_next), ("supervised", over_baseline)):
             if c is not None:
                 found["best"][f"over_{name}"] = c.difference.mean
     found["runs_missing"] = len(a.evidence.missing)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Picture, Pictures, Text
-from pipeline.reporting.compare import setting_of
 from pipeline.reporting.headline import class_names
 from pipeline.thumbnails import picture_of
+from pipeline.workspace import RECONSTRUCTIONS
 from semimae.evaluation.metrics import MOST, Example
 
 _SIDE = 56  # of a reconstructed image, in pixels
@@ -30,17 +30,18 @@ def predictions(a: Analysis) -> list[Block]:
     def shown(e: Example) -> Picture:
         true, predicted = names[e.true], names[e.predicted]
         title = true if true == predicted else f"{true} \N{RIGHTWARDS ARROW} {predicted}"
-        return Picture(e.png, title, f"{100 * e.confidence:.0f}%, {e.name}", (true, predicted))
+        return Picture(e.png, title, f"{100 * e.confidence:.0f}%, {e.name}", true, predicted)
 
     words = (
-        "Test images of the headline's classifier. Under each stand its class, what it is taken "
-        "for, and the probability of that. A label that looks wrong here may be wrong."
+        "Test images as the headline run classifies them. Below each image are its class, the "
+        "class that was predicted if that is another one, and the probability of the prediction. "
+        "Labels that look wrong here may be wrong."
     )
     unsure = sorted(run.examples, key=lambda e: e.confidence)[:MOST]
     groups = (
         ("mistakes", "Most confident mistakes", wrong[:MOST]),
         ("uncertain", "Least certain", unsure),
-        ("confused", "One image of each pair of classes that is confused", wrong[MOST:]),
+        ("confused", "One image for each pair of confused classes", wrong[MOST:]),
     )
     classes = [name for i, name in enumerate(names) if i in seen]
     pictures = [
@@ -51,25 +52,28 @@ def predictions(a: Analysis) -> list[Block]:
 
 def reconstructions(a: Analysis) -> list[Block]:
     """Show originals, what the encoder saw, and reconstructions, at each mask ratio."""
-    first = [runs[0] for s, runs in a.grid.items() if s.label_fraction == a.main_fraction]
-    headline, known = a.evidence.headline, {run.cell_id for run in a.evidence.grid}
-    extra = [headline] if headline and headline.cell_id not in known else []
+    fraction = a.main.best.label_fraction if a.grid else None
+    shown = [s.first for s in a.grid if s.label_fraction == fraction]
+    headline = a.evidence.headline
+    if headline and headline.cell_id not in {run.cell_id for run in a.evidence.grid}:
+        shown.append(headline)
     blocks: list[Block] = []
-    for run in [*first, *extra]:
-        if (path := run.reconstructions) is None:
+    for run in shown:
+        path = run.folders[0] / RECONSTRUCTIONS
+        if run.cell is None or run.cell.mim is None or not path.is_file():
             continue
         with np.load(path) as file:
             rows = [file[name] for name in ("original", "masked", "reconstructed")]
         error = np.abs(rows[0].astype(float) - rows[2]).mean()
         detail = f"Mean absolute error: {error:.1f} of 255 gray levels. Seed {run.seed}."
         name = f"reconstructions_{run.method}_{run.mask_ratio:g}_{run.variant}_{run.cell_id}"
-        title = setting_of(run).name
-        blocks.append(Pictures(name, title, [Picture(_sheet(rows), title, detail)], wide=True))
+        sheet = Picture(_sheet(rows), run.setting, detail)
+        blocks.append(Pictures(name, run.setting, [sheet], wide=True))
     words = (
         "Images that the model has not seen, in three rows: as they are, with the hidden patches "
-        "in gray, and with the hidden patches predicted. Each setting is shown by its first seed."
+        "in gray, and with the hidden patches predicted. For each setting, the first seed is shown."
     )
-    return [Text(words), *blocks] if blocks else []
+    return [Text(words if blocks else ""), *blocks]
 
 
 def _sheet(rows: Sequence[NDArray[np.uint8]]) -> str:

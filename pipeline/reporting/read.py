@@ -29,6 +29,12 @@ from semimae.options.grid import BUDGETS, PLAIN, GridPoint
 from semimae.options.params import Params
 from semimae.types import UserError
 
+_NEEDED = {
+    "split.json": "no split",
+    "train/timing.json": "not trained",
+    "linear_probe.json": "trained, not scored",
+}
+
 
 def read_evidence(root: Path, params: Params) -> Evidence:
     """Read the runs that the params ask for; folders of anything else are ignored.
@@ -124,23 +130,21 @@ def _first_finished(cell: Cell, folders: list[Path], dataset: DatasetInfo | None
     """Return the cell's run from the first of its folders that has it, or why none has."""
     reason = "not started"
     for folder in folders:
-        if not (folder / "split.json").is_file():
-            reason = "no split"
-        elif not (folder / "train" / "timing.json").is_file():
-            reason = "not trained"
-        elif not (folder / "linear_probe.json").is_file():
-            reason = "trained, not scored"
-        else:
-            split = read_json(folder / "split.json")
-            if dataset is not None and split["fingerprint"] != dataset.fingerprint:
-                reason = "made from another version of the dataset"
-                continue
-            identity = cell_id(folder)
-            same = [f for f in folders if (f / "split.json").is_file() and cell_id(f) == identity]
-            try:
-                return _read(cell, identity, (folder, *(f for f in same if f != folder)), split)
-            except (KeyError, ValidationError, FileNotFoundError):
-                reason = "scored by another version of the code"
+        lacking = [why for name, why in _NEEDED.items() if not (folder / name).is_file()]
+        if lacking:
+            reason = lacking[0]
+            continue
+        split = read_json(folder / "split.json")
+        if dataset is not None and split["fingerprint"] != dataset.fingerprint:
+            reason = "made from another version of the dataset"
+            continue
+        identity = cell_id(folder)
+        others = [f for f in folders if f != folder and (f / "split.json").is_file()]
+        same = [f for f in others if cell_id(f) == identity]
+        try:
+            return _read(cell, identity, (folder, *same), split)
+        except (KeyError, ValidationError, FileNotFoundError):
+            reason = "scored by another version of the code"
     return reason
 
 
@@ -164,13 +168,10 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
     seconds, cpu_seconds = spent("seconds"), spent("cpu_seconds")
     counted = cpu_seconds if origin.device == "cpu" else seconds
     earlier_images = sum(phase["images"] for phase in phases)
+    asked = ("method", "mask_ratio", "label_fraction", "num_labels", "seed")
     return Run(
-        method=cell.method,
-        mask_ratio=cell.mask_ratio,
-        label_fraction=cell.label_fraction,
-        num_labels=cell.num_labels,
+        **{name: getattr(cell, name) for name in asked},
         num_labeled=len(split["labeled"]),
-        seed=cell.seed,
         linear_probe=scores["linear_probe"].top1.value,
         knn=scores["knn"].top1.value,
         top1=scores["classifier"].top1.value,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SkipValidation
 
-from pipeline.workspace import PREDICTIONS, RECONSTRUCTIONS
+from pipeline.workspace import PREDICTIONS
 from semimae.data.store import DatasetInfo
 from semimae.evaluation.metrics import Example, Scores
 from semimae.options.cell import Cell
@@ -18,6 +18,29 @@ from semimae.options.params import Params
 from semimae.types import Frozen
 
 Row = dict[str, float]
+Labels = float | None  # a label fraction; None: what the headline has instead
+_NAMES = {
+    "self_training": "Self-training",
+    "fixmatch": "FixMatch",
+    "flexmatch": "FlexMatch",
+    "freematch": "FreeMatch",
+    "mae": "MAE",
+    "mae_finetune": "MAE, fine-tuned",
+    "semi_mae": "Semi-MAE",
+    "semi_vit": "Semi-ViT",
+    "softmatch": "SoftMatch",
+    "ssmae": "SSMAE",
+}
+# Of variants, where the setting is better known by another name.
+_VARIANT_NAMES = {
+    ("supervised", "small_cnn"): "Small CNN, labels alone",
+    ("fixmatch", "small_cnn"): "Small CNN, FixMatch",
+}
+
+
+def method_name(method: str) -> str:
+    """Return a method's name for people."""
+    return _NAMES.get(method, method.replace("_", " ").capitalize())
 
 
 class Origin(NamedTuple):
@@ -111,14 +134,6 @@ class Run(Frozen):
         return right
 
     @property
-    def reconstructions(self) -> Path | None:
-        """Images that the run reconstructs, where its method does."""
-        if self.cell is None or self.cell.mim is None:
-            return None
-        path = self.folders[0] / RECONSTRUCTIONS
-        return path if path.is_file() else None
-
-    @property
     def name(self) -> str:
         """The cell's name, with an unusual budget or variant."""
         fraction, number = self.label_fraction, self.num_labels
@@ -128,9 +143,36 @@ class Run(Frozen):
         return " ".join([self.method, *ratio, labels, f"s{self.seed}", *unusual])
 
     @property
-    def anchor(self) -> str:
-        """Where the page lists this run."""
-        return f"run-{self.cell_id}"
+    def setting(self) -> str:
+        """What the run shares with other seeds and other numbers of labels, for people."""
+        if own := _VARIANT_NAMES.get((self.method, self.variant)):
+            return own
+        ratio = "" if self.mask_ratio is None else f", mask {self.mask_ratio:g}"
+        variant = "" if self.variant == PLAIN else f", {self.variant}"
+        return method_name(self.method) + ratio + variant
+
+    @property
+    def labels(self) -> str:
+        """How the labels were chosen."""
+        if self.label_fraction is not None:
+            return f"{100 * self.label_fraction:g}% of labels"
+        names = self.cell.data.labeled_list if self.cell else None
+        return f"{self.num_labeled:,} labels" + (f" of {Path(names).name}" if names else "")
+
+    @property
+    def short_labels(self) -> str:
+        """The same with their number, short enough for a table and for the selector."""
+        if self.label_fraction is None:
+            return f"{self.num_labeled:,} labels"
+        return f"{100 * self.label_fraction:g}% ({self.num_labeled:,})"
+
+    @property
+    def held_out(self) -> str:
+        """The images that judge the run in training."""
+        number = f"{self.val_images or 0:,}"
+        if self.folds > 1:
+            return f"{number} labeled images, each held out once in {self.folds} folds"
+        return f"{number} validation image{'s' * (number != '1')}"
 
 
 COLUMNS = [name for name, field in Run.model_fields.items() if not field.exclude]

@@ -1,46 +1,31 @@
 """The tables of the settings: one ``Column(name, getter)`` for all of them."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
 
 from pipeline.reporting import words
-from pipeline.reporting.analysis import Analysis
+from pipeline.reporting.analysis import Analysis, fractions
 from pipeline.reporting.blocks import Column, Interval, Link, Table
-from pipeline.reporting.compare import (
-    TOP1,
-    Comparison,
-    Grid,
-    Setting,
-    mean_known,
-    method_name,
-    over_seeds,
-    setting_of,
-    val_top1,
-)
-from pipeline.reporting.runs import Run
+from pipeline.reporting.compare import Comparison, Setting
+from pipeline.reporting.runs import Run, method_name
 from pipeline.reporting.statistics import Spread, mean_over_seeds
 from semimae.evaluation.metrics import wilson
 
-
-class Line(NamedTuple):
-    """A setting with its runs, and what else a table says of it."""
-
-    setting: Setting
-    runs: list[Run]
-    lead: Comparison | None = None
-    other: Comparison | None = None
+ACCURACY_NAME = "Test top-1"
+_MANY = 12  # rows; a longer table of evidence is folded away
 
 
-def lines(grid: Grid, settings: Sequence[Setting] | None = None) -> list[Line]:
-    """Return the rows of some settings."""
-    return [Line(s, grid[s]) for s in (grid if settings is None else settings)]
+def link(setting: Setting) -> Link:
+    """Return a setting's name, which leads to its first run."""
+    return Link(setting.name, f"#run-{setting.first.cell_id}")
 
 
 def mean(heading: str, name: str, kind: str, *, interval: bool = False) -> Column:
     """Return the column of the means of a column of ablation.csv, perhaps with intervals."""
 
-    def get(line: Line) -> Any:
-        spread = mean_known(line.runs, name)
+    def get(setting: Setting) -> Any:
+        spread = setting.mean_known(name)
         if interval:
             return spread or Interval(None, note="not known")
         return spread and spread.mean
@@ -48,44 +33,58 @@ def mean(heading: str, name: str, kind: str, *, interval: bool = False) -> Colum
     return Column(heading, get, kind)
 
 
-SETTING = Column("Setting", lambda line: Link(line.setting.name, f"#{line.runs[0].anchor}"))
-METHOD = Column("Method", lambda line: method_name(line.setting.method), "key")
-ACCURACY = Column(TOP1, lambda line: over_seeds(line.runs), "percent")
-SEEDS = Column("Seeds", lambda line: len(line.runs), "count")
+def labels_column(a: Analysis, of: Callable[[Any], Setting] = lambda row: row) -> Column:
+    """Return the column of label fractions, which is shown if there are several."""
+    kind = "text" if len({*fractions(a.grid), *fractions(a.timed)}) > 1 else "key"
+    return Column("Labels", lambda row: of(row).first.short_labels, kind)
+
+
+def lead_columns(
+    heading: str, leads: Mapping[Setting, Comparison | None], result: str = "Result"
+) -> list[Column]:
+    """Return what some settings have over others, and whether that is significant."""
+
+    def judged(setting: Setting) -> str | None:
+        c = leads.get(setting)
+        return c and words.judgment(c, short=result.endswith("?"))
+
+    def difference(setting: Setting) -> Spread | None:
+        c = leads.get(setting)
+        return c and c.difference
+
+    kind = "text" if result.endswith("?") else "words"
+    return [Column(heading, difference, "points"), Column(result, judged, kind)]
+
+
+SETTING = Column("Setting", link)
+METHOD = Column("Method", lambda setting: method_name(setting.method), "key")
+ACCURACY = Column(ACCURACY_NAME, lambda setting: setting.mean(), "percent")
+SEEDS = Column("Seeds", lambda setting: len(setting.runs), "count")
 TIME = mean("Time per run", "seconds", "seconds")
-STEPS = Column("Steps", lambda line: line.runs[0].steps, "count")
-IMAGES = Column("Images seen", lambda line: line.runs[0].images_seen, "count")
+STEPS = Column("Steps", lambda setting: setting.first.steps, "count")
+IMAGES = Column("Images seen", lambda setting: setting.first.images_seen, "count")
 VALIDATION = mean("Validation", "val_top1", "percent")
-RESULT = Column("Result", lambda n: n.lead and words.judgment(n.lead), "words")
 
 
-def labels_column(a: Analysis) -> Column:
-    """Return the column of label fractions, of rows that begin with a setting."""
-    kind = "text" if len({*a.fractions(), *a.fractions(a.timed)}) > 1 else "key"
-    return Column("Labels", lambda row: words.short_labels(a, row[0].label_fraction), kind)
+def by_accuracy(settings: Sequence[Setting]) -> list[Setting]:
+    """Return settings by test accuracy."""
+    return sorted(settings, key=lambda s: -s.mean().mean)
 
 
-def by_accuracy(a: Analysis, grid: Grid) -> list[Line]:
-    """Return the settings of each label fraction, the main one first, by test accuracy."""
-    fractions = sorted(a.fractions(grid), key=lambda f: f != a.asked.label_fraction)
-    found = lines(grid)
-    found.sort(key=lambda n: (fractions.index(n[0].label_fraction), -over_seeds(n.runs).mean))
-    return found
-
-
-def means(a: Analysis, rows: Sequence[Line], extra: Column) -> Table:
+def means(a: Analysis, settings: Sequence[Setting], extra: Column) -> Table:
     """Accuracies of some settings, with what else a chart needs to place them."""
     columns = [SETTING, METHOD, labels_column(a), extra, ACCURACY, SEEDS]
-    return Table("Means over seeds with 95% t intervals.", columns, rows)
+    return Table("Means over seeds with 95% t intervals.", columns, settings)
 
 
 def leaderboard(a: Analysis) -> Table:
     """All settings by test accuracy; the row that the report speaks of is stressed."""
-    rows = by_accuracy(a, a.with_baselines)
-    best = a.verdicts[a.main_fraction].best
-    note = ""
-    if names := list(dict.fromkeys(s.name for s in a.baselines)):
-        note = f" Nothing is chosen among the baselines: {'; '.join(names)}."
+    best = a.main.best
+    settings = by_accuracy([*a.grid, *a.baselines])
+    order = [best.label_fraction, *fractions([*a.grid, *a.baselines])]
+    settings.sort(key=lambda s: order.index(s.label_fraction))
+    names = dict.fromkeys(s.name for s in a.baselines)
+    note = f" Baselines are never recommended: {'; '.join(names)}." if names else ""
     frozen = (("Linear probe", "linear_probe"), ("k-NN", "knn"))
     return Table(
         "Means over seeds in % with 95% t intervals, by the classifier's test accuracy. The "
@@ -95,25 +94,19 @@ def leaderboard(a: Analysis) -> Table:
             *(mean(heading, name, "percent", interval=True) for heading, name in frozen),
             *(VALIDATION, SEEDS, IMAGES, TIME),
         ],
-        rows,
-        strong=next((row for row in rows if row.setting == best), None),
+        settings,
+        strong=best,
     )
 
 
-def differences(
-    a: Analysis, caption: str, found: Sequence[Comparison], grid: Grid, *, folded: bool = False
-) -> Table:
+def differences(a: Analysis, caption: str, found: Sequence[Comparison]) -> Table:
     """Paired differences with intervals and corrected p-values."""
-
-    def link(setting: Setting) -> Link:
-        return Link(setting.name, f"#{grid[setting][0].anchor}")
-
-    tests = f"for {found[0].tests} comparisons" if found else ""
+    tests = found[0].tests if found else 0
+    holm = f" P-values are corrected by Holm's method for {tests} comparisons." * (tests > 1)
     return Table(
-        f"{caption} Test top-1 in points, paired by seed. P-values are corrected by Holm's method "
-        f"{tests}.",
+        f"{caption} Test top-1 in points, paired by seed.{holm}",
         [
-            labels_column(a),
+            labels_column(a, itemgetter(0)),
             Column("Setting", lambda c: link(c.a)),
             Column("Compared with", lambda c: link(c.b)),
             Column("Method", lambda c: method_name(c.b.method), "key"),
@@ -124,95 +117,73 @@ def differences(
             Column("Result", words.judgment, "words"),
         ],
         found,
-        folded,
+        folded=len(found) > _MANY,
     )
 
 
-def fractions(a: Analysis) -> Table:
+def each_fraction(a: Analysis) -> Table:
     """The setting that the report speaks of, for each number of labels."""
-    found = a.verdicts
-    rows = [Line(v.best, a.grid[v.best], v.over_next, v.over_baseline) for v in found.values()]
-
-    def is_chosen(line: Line) -> str:
-        return "undecided" if found[line.setting.label_fraction].tied else "best"
-
-    def lead(heading: str, of: Callable[[Line], Comparison | None]) -> list[Column]:
-        def answer(line: Line) -> str | None:
-            c = of(line)
-            return c and words.judgment(c, short=True)
-
-        difference = Column(heading, lambda line: (c := of(line)) and c.difference, "points")
-        return [difference, Column("Significant?", answer)]
-
+    found = {v.best: v for v in a.verdicts.values()}
+    decided = Column("Validation", lambda s: "undecided" if found[s].tied else "best")
+    next_ones = {best: v.over_next for best, v in found.items()}
+    baselines = {best: v.over_baseline for best, v in found.items()}
     return Table(
         "The setting that this report focuses on, for each number of labels. P-values are "
         "corrected by Holm's method.",
         [
-            *(labels_column(a), SETTING, Column("Validation", is_chosen), ACCURACY),
-            *lead("Lead over the runner-up", lambda line: line.lead),
-            *lead("Lead over supervised", lambda line: line.other),
+            *(labels_column(a), SETTING, decided, ACCURACY),
+            *lead_columns("Lead over the runner-up", next_ones, "Significant?"),
+            *lead_columns("Lead over supervised", baselines, "Significant?"),
         ],
-        rows,
-        strong=rows[list(found).index(a.main_fraction)],
+        list(found),
+        strong=a.main.best,
     )
 
 
-def equal_time(a: Analysis) -> Table:
-    """The methods when each trains for as long as the others."""
-    rows = [n for f in a.fractions(a.timed) for n in lines(a.timed, a.ranked(a.timed, f))]
-    rows.sort(key=lambda n: -over_seeds(n.runs).mean)
-    cpu = mean("Processor time", "cpu_seconds", "seconds")
-    columns = [SETTING, METHOD, labels_column(a), ACCURACY, VALIDATION, SEEDS, STEPS, IMAGES, TIME]
-    caption = f"Each method {words.choice_of_settings(a)}, at equal time."
-    return Table(caption, [*columns, cpu], rows)
-
-
-def costs(a: Analysis, grid: Grid, caption: str) -> Table:
+def costs(a: Analysis, settings: Sequence[Setting], caption: str) -> Table:
     """What one run of each setting costs."""
-    device = Column("Device", lambda n: ", ".join(dict.fromkeys(r.origin.machine for r in n.runs)))
+    devices = Column("Device", lambda s: ", ".join({r.origin.machine: None for r in s.runs}))
     hours = mean("Device-hours", "device_hours", "number")
-    columns = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS, IMAGES, TIME, hours]
-    return Table(caption, [*columns, mean("Arithmetic", "flops", "work"), device], lines(grid))
+    columns = [SETTING, METHOD, labels_column(a), ACCURACY, SEEDS, STEPS, IMAGES, TIME, hours]
+    return Table(caption, [*columns, mean("Arithmetic", "flops", "work"), devices], settings)
 
 
 def pseudo_labels(a: Analysis) -> Table:
     """Coverage and accuracy of the pseudo labels at the end of training, and of which images."""
-    best = [setting for fraction in a.fractions() for setting in a.best(a.grid, fraction)]
-    use_them = [s for s in best if a.grid[s][0].val_pseudo_coverage_final is not None]
     return Table(
-        "Pseudo labels in use at the end of training, in %. Images whose label is trained on never "
-        "count. Where the classes of the other unlabeled images are not known, validation images "
-        "stand for them: they get their pseudo label by the same model and rule, but are seen "
-        "whole, without a weak view. Intervals: t over seeds; with one seed, Wilson over the "
-        "validation images in use.",
+        "Pseudo labels in use at the end of training, in %. Images whose true label is used in "
+        "training never count. Where the classes of the other unlabeled images are not known, "
+        "validation images stand in for them: the same model and rule label them, but from the "
+        "whole image, without a weak view. Intervals are t intervals over seeds; with one seed, "
+        "Wilson intervals over the validation images in use.",
         [
             *(SETTING, METHOD, labels_column(a)),
             mean("Coverage", "pseudo_coverage_final", "percent", interval=True),
             mean("Right, unlabeled images", "pseudo_accuracy_final", "percent", interval=True),
             Column("Right, validation images", _right_on_validation, "percent"),
             Column("Validation images in use", _validation_in_use, "count"),
-            Column("Validation images", lambda n: sum(r.val_images or 0 for r in n.runs), "count"),
+            Column("Validation images", lambda s: sum(r.val_images or 0 for r in s.runs), "count"),
         ],
-        lines(a.grid, use_them),
+        [s for s in a.best(a.grid) if s.first.val_pseudo_coverage_final is not None],
     )
 
 
-def _validation_in_use(line: Line) -> float:
-    shares = ((r.val_pseudo_coverage_final or 0.0, r.val_images or 0) for r in line.runs)
+def _validation_in_use(setting: Setting) -> float:
+    shares = ((r.val_pseudo_coverage_final or 0.0, r.val_images or 0) for r in setting.runs)
     return float(sum(share * images for share, images in shares))
 
 
-def _right_on_validation(line: Line) -> Spread | Interval:
-    known = [r.val_pseudo_accuracy_final for r in line.runs]
+def _right_on_validation(setting: Setting) -> Spread | Interval:
+    known = [r.val_pseudo_accuracy_final for r in setting.runs]
     values = [value for value in known if value is not None]
     if not values:
         return Interval(None, note="not known")
     if len(values) > 1:
         return mean_over_seeds(values).clipped()
-    return Interval(values[0], *wilson(values[0], _validation_in_use(line)))
+    return Interval(values[0], *wilson(values[0], _validation_in_use(setting)))
 
 
-def runs(a: Analysis, found: Sequence[Run]) -> Table:
+def runs(found: Sequence[Run]) -> Table:
     """Every run with its folder, commit and MLflow run: what the other tables link to."""
 
     def commit(run: Run) -> str | None:
@@ -230,12 +201,12 @@ def runs(a: Analysis, found: Sequence[Run]) -> Table:
         "Every run.",
         [
             Column("Run", lambda run: run.name),
-            Column("Setting", lambda run: setting_of(run).name, "key"),
+            Column("Setting", lambda run: run.setting, "key"),
             Column("Method", lambda run: method_name(run.method), "key"),
-            Column("Labels", lambda run: words.short_labels(a, run.label_fraction), "key"),
+            Column("Labels", lambda run: run.short_labels, "key"),
             Column("Seed", lambda run: run.seed, "key"),
-            Column(TOP1, lambda run: run.top1, "percent"),
-            Column("Validation", val_top1, "percent"),
+            Column(ACCURACY_NAME, lambda run: run.top1, "percent"),
+            Column("Validation", lambda run: run.val_top1, "percent"),
             Column("Steps", lambda run: run.steps, "count"),
             Column("Time", lambda run: run.seconds, "seconds"),
             Column("Commit", commit),
@@ -244,6 +215,6 @@ def runs(a: Analysis, found: Sequence[Run]) -> Table:
             Column("Folders", folders, "words"),
         ],
         found,
-        folded=len(found) > 12,
-        anchor=lambda run: run.anchor,
+        folded=len(found) > _MANY,
+        anchor=lambda run: f"run-{run.cell_id}",
     )

@@ -3,36 +3,30 @@
 from collections.abc import Sequence
 
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.compare import Comparison, Labels, labels_of, over_seeds
+from pipeline.reporting.compare import Comparison, Setting, same_validation, validation_by_image
 from pipeline.reporting.formats import count, duration, limits, p_value, percent, points, work
 from pipeline.reporting.runs import Run
-from pipeline.reporting.statistics import ALPHA, seeds_to_settle
-from pipeline.workspace import flat
+from pipeline.reporting.statistics import ALPHA, FEWEST, seeds_to_settle
+from semimae.evaluation.metrics import proportion
 from semimae.options.grid import PLAIN
-from semimae.options.params import Params
+
+_LISTED = 4  # settings that are named one by one
 
 
-def labels(a: Analysis, fraction: Labels) -> str:
-    """Return a label fraction for people, with its number of images."""
-    run = a.run_of(fraction)
-    number = "" if fraction is None else f" ({count(run.num_labeled)} images)"
-    return labels_of(run) + number
+def labels(run: Run) -> str:
+    """Return how a run's labels were chosen, with their number."""
+    number = "" if run.label_fraction is None else f" ({count(run.num_labeled)} images)"
+    return run.labels + number
 
 
-def short_labels(a: Analysis, fraction: Labels) -> str:
-    """Return the same, short enough for a table and for the selector."""
-    number = count(a.run_of(fraction).num_labeled)
-    return f"{number} labels" if fraction is None else f"{100 * fraction:g}% ({number})"
-
-
-def lead(a: Analysis, fraction: Labels) -> str:
+def lead(a: Analysis) -> str:
     """Say which setting the report speaks of, how good it is, and whether it stands out."""
-    found = a.verdicts[fraction]
-    spread = over_seeds(a.grid[found.best])
+    found = a.main
+    spread = found.best.mean()
     seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
     ends = limits(spread.low, spread.high)
     return (
-        f"With {labels(a, fraction)}, {found.best.name} reaches {percent(spread.mean)}% test "
+        f"With {labels(found.best.first)}, {found.best.name} reaches {percent(spread.mean)}% test "
         f"top-1 {seeds}{', 95% interval ' * bool(ends)}{ends}. {_runner_up(found.over_next)}"
     )
 
@@ -76,18 +70,18 @@ def settle(c: Comparison | None) -> str:
     if c.difference.n == 1:
         return (
             "One seed says nothing about the randomness of training. Add seeds to "
-            "`ablation.seed` in params.yaml to learn about it; three are the least that is useful."
+            "`ablation.seed` in params.yaml to learn about it; use at least three."
         )
     n = seeds_to_settle(c.difference, c.tests)
     if n is None:
         return (
-            f"The difference to {c.b.name} is small against its spread over seeds: more than 50 "
-            "seeds would be needed to show it, if it is as large as observed."
+            f"The difference from {c.b.name} is small compared with its spread over seeds: if it "
+            "is as large as observed, more than 50 seeds would be needed to show it."
         )
     more = n - c.difference.n
     seeds = "one more seed" if more == 1 else f"{more} more seeds"
     return (
-        f"If the difference to {c.b.name} and its spread are as observed, {seeds} would show it "
+        f"If the difference from {c.b.name} and its spread are as observed, {seeds} would show it "
         "with a probability of 80%. Add them to `ablation.seed` in params.yaml."
     )
 
@@ -95,20 +89,19 @@ def settle(c: Comparison | None) -> str:
 def against(c: Comparison) -> str:
     """Compare two settings over seeds and on the same test images."""
     d = c.difference
-    words = f"{c.a.name} compared with {c.b.name}: {points(d.mean)} points"
+    lead = f"{c.a.name} compared with {c.b.name}: {points(d.mean)} points"
     if d.n == 1:
-        return f"{words} with one seed.{_on_images(c)}"
+        return f"{lead} with one seed.{_on_images(c)}"
     if c.p is None:
-        return f"{words} on every seed.{_on_images(c)}"
+        return f"{lead} on every seed.{_on_images(c)}"
     ends = limits(d.low, d.high, points)
-    return f"{words} on the same seeds, 95% interval {ends}; {judgment(c)}.{_on_images(c)}"
+    return f"{lead} on the same seeds, 95% interval {ends}; {judgment(c)}.{_on_images(c)}"
 
 
-def unlabeled(a: Analysis, c: Comparison | None) -> str:
+def unlabeled(c: Comparison | None) -> str:
     """Answer whether the unlabeled images helped.
 
     Args:
-        a: What the report draws on.
         c: The best setting that uses them, compared with the best one that does not.
     """
     if c is None:
@@ -120,9 +113,8 @@ def unlabeled(a: Analysis, c: Comparison | None) -> str:
     else:
         answer = "No, they made it worse."
     return (
-        f"Did the unlabeled images help? {answer} {against(c)} A run of {c.a.name} takes "
-        f"{time(a.with_baselines[c.a])}, a run of {c.b.name}, which uses labels only, "
-        f"{time(a.with_baselines[c.b])}."
+        f"Did the unlabeled images help? {answer} {against(c)} {times(c)} The latter uses labeled "
+        "images only."
     )
 
 
@@ -139,6 +131,54 @@ def frozen(runs: Sequence[Run]) -> str:
     return (
         f"The starting weights, frozen, reach {probe}% with a linear probe on the same labels and "
         f"{knn}% with k-NN{seeds}, without any training of the backbone."
+    )
+
+
+def choice(a: Analysis) -> str:
+    """Say how the setting was chosen that the page speaks of, and what was tied with it."""
+    best, tied, *_ = a.main
+    if len([s for s in a.grid if s.label_fraction == best.label_fraction]) == 1:
+        return ""
+    run, number = best.first, best.first.val_images
+    if number is None:
+        return f"{best.name} was chosen by validation accuracy."
+    comma = "," if run.folds > 1 else ""
+    each = f"{comma} for each of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+    if not tied:
+        chosen = f"{best.name} was chosen by validation accuracy, on {run.held_out}{each}."
+        return f"{chosen} {_on_validation(a, best)}"
+    first = "which comes first by validation accuracy"
+    reason = "the setting of `params.yaml`" if a.is_asked(best) else first
+    total = number if same_validation(best.runs) else number * len(best.runs)
+    least = (
+        f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points) is never"
+        if total >= FEWEST
+        else "no difference is"
+    )
+    return (
+        f"Validation cannot tell {_names([best, *tied])} apart on {run.held_out}{each}, so this "
+        f"report focuses on {best.name}, {reason}. On {count(total)} images, {least} significant "
+        f"(exact McNemar test). {_on_validation(a, best)}"
+    )
+
+
+def _on_validation(a: Analysis, best: Setting) -> str:
+    """Give the validation accuracy of the setting, compared with the best other one."""
+    spread = best.mean("val_top1")
+    low, high = spread.low, spread.high
+    if len(best.runs) == 1:
+        number = best.first.val_images or 0
+        one = proportion(round(spread.mean * number), number)
+        low, high = one.low, one.high
+    text = f"{best.name} gets {percent(spread.mean)}% {limits(low, high)}".rstrip()
+    other = next(s for s in a.by_validation(a.grid, best.label_fraction) if s != best)
+    c = validation_by_image(best, other)
+    if c is None:
+        return f"{text} of them right."
+    return (
+        f"{text} of them right, {other.name} {percent(other.mean('val_top1').mean)}%: a difference "
+        f"of {points(c.mean)} points (95% bootstrap interval over images "
+        f"{limits(c.low, c.high, points)}, p {p_text(c.p)})."
     )
 
 
@@ -161,9 +201,18 @@ def _on_images(c: Comparison) -> str:
     )
 
 
-def time(runs: Sequence[Run]) -> str:
-    """Return how long one of some runs takes."""
-    return duration(sum(run.seconds for run in runs) / len(runs))
+def _names(settings: Sequence[Setting]) -> str:
+    """List settings by their names; the rest of many by its number."""
+    found = [s.name for s in settings[:_LISTED]]
+    if len(settings) > _LISTED:
+        found.append(f"{len(settings) - _LISTED} more")
+    return f"{', '.join(found[:-1])} and {found[-1]}"
+
+
+def times(c: Comparison) -> str:
+    """Say how long a run of each of two settings takes."""
+    a, b = (duration(sum(r.seconds for r in s.runs) / len(s.runs)) for s in (c.a, c.b))
+    return f"A run of {c.a.name} takes {a}, a run of {c.b.name} {b}."
 
 
 def cost(run: Run) -> str:
@@ -186,15 +235,8 @@ def choice_of_settings(a: Analysis) -> str:
     params = a.evidence.params
     varied = "mask ratio" if params and params.ablation.variant == [PLAIN] else "setting"
     run = a.evidence.runs[0]
-    kind = "labeled images, held out in folds," if run.folds > 1 else "validation images"
-    images = kind if run.val_images is None else f"{count(run.val_images)} {kind}"
-    return f"at the {varied} that {images} prefer"
-
-
-def changes(params: Params, variant: str) -> str:
-    """Return what a variant changes, by the keys of params.yaml."""
-    values = flat(params.ablation.changes[variant])
-    return ", ".join(f"{key}: {value}" for key, value in values.items())
+    images = "validation images" if run.val_images is None else run.held_out
+    return f"at the {varied} that did best on {images}"
 
 
 def p_text(p: float | None) -> str:

@@ -35,18 +35,25 @@ _COLUMNS = (
     *("metrics.`test/classifier/top1`", "metrics.`val/top1`"),
     *("params.`method`", "params.`mask_ratio`", "params.`num_labeled`", "params.`seed`"),
 )
-_VIEW = {"selectedColumns": _COLUMNS, "orderByKey": _COLUMNS[0], "orderByAsc": False}
+_VIEW = {
+    "selectedColumns": _COLUMNS,
+    "orderByKey": _COLUMNS[0],
+    "orderByAsc": False,
+    # Not the report's run: compared with it, all parameters differ and no metric is common.
+    "searchFilter": "params.method LIKE '%'",
+}
 _EXPERIMENT = {
     KIND: "custom_model_development",  # the UI then opens with the list of runs
     "mlflow.sharedViewState.scores": json.dumps(_VIEW),
 }
 _NOTE = (
-    "**[See the scores](#/experiments/{}/runs?viewStateShareKey=scores&workflowType="
-    "machine_learning)**: all runs, best first, with top-1 accuracy on test and validation images, "
-    "method, mask ratio, labels and seed. **Compare:** select runs there and click *Compare*; the "
-    "parallel coordinates show the whole grid.\n\n"
-    "Each setting and seed is a run, with its training curves and test scores. The run named "
-    "`report ...` holds the report of an invocation, `reports/index.html`, as an artifact."
+    "**[See the scores](#/experiments/{0}/runs?viewStateShareKey=scores&workflowType="
+    "machine_learning)**: all trainings, best first, with top-1 accuracy on test and validation "
+    "images, method, mask ratio, labels and seed. **Compare:** select some there and click "
+    "*Compare*; the parallel coordinates show what differs between them.\n\n"
+    "Each setting and seed is a run, with its training curves and test scores. "
+    "[All runs](#/experiments/{0}/runs?workflowType=machine_learning) also include those named "
+    "`report ...`; each holds the report of an invocation, `reports/index.html`, as an artifact."
 )
 # MLflow's compare page draws the first metric of a run by default.
 _FIRST = ("test/classifier/top1", "val/top1", "loss/total")

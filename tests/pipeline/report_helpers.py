@@ -117,7 +117,8 @@ def write_run(
         "gradient/cosine": 0.1,
     } | {f"pseudo/class_coverage/{i}": 0.5 / classes for i in range(classes)}
     history = [
-        {"step": s, "loss/total": 2 / s, "loss/supervised": 1 / s} | (pseudo if semi else {})
+        {"step": s, "loss/total": 2 / s, "loss/supervised": 1 / s}
+        | {name: value * s / 20 for name, value in pseudo.items() if semi}
         for s in (10, 20)
     ]
     validation = [
@@ -125,9 +126,9 @@ def write_run(
             "step": s,
             "val/top1": val_top1 - 0.1 + s / 200,
             "val/loss": 1.0,
-            "val/teacher_gain": 0.02,
+            "val/teacher_gain": s / 1000,
         }
-        | ({"val/pseudo_accuracy": 0.75, "val/pseudo_coverage": 0.4} if semi else {})
+        | ({"val/pseudo_accuracy": 0.55 + s / 100, "val/pseudo_coverage": s / 50} if semi else {})
         for s in (10, 20)
     ]
     timing = [

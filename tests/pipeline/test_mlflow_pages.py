@@ -98,7 +98,7 @@ def runs(pages: Server) -> dict[str, Any]:
     where_to_click, what_is_there = tags["mlflow.note.content"].split("\n\n")
     link = f"#/experiments/{experiment['experiment_id']}/runs?viewStateShareKey=scores&"
     assert f"[See the scores]({link}workflowType=machine_learning)" in where_to_click
-    assert "`report ...` holds the report" in what_is_there
+    assert "those named `report ...`; each holds the report" in what_is_there
     answer = pages.post(
         "runs/search",
         experiment_ids=[experiment["experiment_id"]],
@@ -138,6 +138,14 @@ def test_the_columns_of_the_view_that_the_note_opens_are_there(
     there |= {f"params.`{name}`" for name in named(data["params"])}
     assert len(view["selectedColumns"]) == 6
     assert {*view["selectedColumns"], view["orderByKey"]} <= there
+    compared = pages.post(
+        "runs/search",
+        experiment_ids=[experiment["experiment_id"]],
+        filter=view["searchFilter"],
+        max_results=100,
+    )
+    names = {run["info"]["run_name"] for run in compared["runs"]}
+    assert names == {name for name in runs if not name.startswith("report ")}
 
 
 def test_a_run_in_progress_shows_its_dataset(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def figures(page: str) -> dict[str, Any]:
     return found
 
 
-def data(page: str, figure: str, name: str) -> list[dict[str, Any]]:
+def data(page: str, figure: str, name: str = "rows") -> list[dict[str, Any]]:
     """The rows that a chart draws."""
     table = figures(page)[figure]["tables"][name]
     return [dict(zip(table["fields"], row, strict=True)) for row in table["rows"]]
@@ -101,7 +101,7 @@ def test_page_is_one_valid_escaped_file(full: Page) -> None:
     assert [tag for tag, _ in reader.tags].count("script") == 3  # data, Vega, ours
     assert "@import" not in page
     assert CLASSES[0] in reader.text  # shown, not run
-    assert CLASSES[0] in {row["True class"] for row in data(page, "confusion", "pairs")}
+    assert CLASSES[0] in {row["True class"] for row in data(page, "confusion")}
     assert "<script" not in markdown.replace("\\<", "")
     for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()}
@@ -109,18 +109,18 @@ def test_page_is_one_valid_escaped_file(full: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "figure", "name", "number", "form"),
+    ("section", "figure", "number", "form"),
     [
-        ("leaderboard", "leaderboard", "settings", "Test top-1", ".1f"),
-        ("cost", "cost", "settings", "Test top-1", ".1f"),
-        ("mask-ratio", "mask_ratio", "means", "Test top-1", ".1f"),
-        ("labels", "labels", "means", "Test top-1", ".1f"),
-        ("differences", "differences", "differences", "Difference", "+.1f"),
-        ("differences", "pairs", "pairs", "Difference", "+.1f"),
+        ("leaderboard", "leaderboard", "Test top-1", ".1f"),
+        ("cost", "cost", "Test top-1", ".1f"),
+        ("mask-ratio", "mask_ratio", "Test top-1", ".1f"),
+        ("labels", "labels", "Test top-1", ".1f"),
+        ("differences", "differences", "Difference", "+.1f"),
+        ("differences", "pairs", "Difference", "+.1f"),
     ],
 )
 def test_charts_of_settings_draw_what_the_table_says(
-    section: str, figure: str, name: str, number: str, form: str, full: Page
+    section: str, figure: str, number: str, form: str, full: Page
 ) -> None:
     page, _ = full
     drawn = [
@@ -129,7 +129,7 @@ def test_charts_of_settings_draw_what_the_table_says(
             row.get("Compared with"),
             shown(*(row[number + k] for k in ENDS), form=form),
         )
-        for row in data(page, figure, name)
+        for row in data(page, figure)
     ]
     unit = " (points)" if form.startswith("+") else " (%)"
     listed = []
@@ -200,7 +200,7 @@ def assert_reads(text: str, record: dict[str, Any], heading: str) -> None:
 @pytest.mark.parametrize("key", ["val/top1", "pseudo/coverage", "gradient/cosine"])
 def test_curves_draw_what_the_stage_files_say(key: str, full: Page) -> None:
     page, _ = full
-    rows = data(page, key.replace("/", "_"), "curves")
+    rows = data(page, key.replace("/", "_"))
     (value,) = {field for row in rows for field in row} - {
         *("Labels", "Setting", "Method", "Step", "Top-1 low", "Top-1 high", "Share low"),
         *("Share high", "Cosine low", "Cosine high"),
@@ -226,29 +226,19 @@ def test_curves_draw_what_the_stage_files_say(key: str, full: Page) -> None:
 def test_charts_of_the_headline_draw_its_scores(full: Page) -> None:
     page, _ = full
     found = Scores.model_validate(scores(accuracy_of(ablation().cell())))
-    classes = data(page, "per_class", "classes")
+    classes = data(page, "per_class")
     assert [row["Accuracy"] for row in classes] == pytest.approx(
         [each.value for each in found.per_class], rel=1e-4
     )
-    cells = data(page, "confusion", "pairs")
+    cells = data(page, "confusion")
     assert [row["Images"] for row in cells] == [n for row in found.confusion for n in row]
-    bins = data(page, "calibration", "bins")
-    filled = [b for b in found.calibration if b.num_images]
-    assert [row["Images"] for row in bins] == [b.num_images for b in filled]
-    assert [row["Accuracy"] for row in bins] == pytest.approx(
-        [b.accuracy for b in filled], rel=1e-4
-    )
-    coverage = data(page, "accuracy_over_coverage", "coverage")
+    coverage = data(page, "accuracy_over_coverage")
     confidence = np.linspace(0.99, 0.3, 200, dtype=np.float32)  # report_helpers, so many right:
     right = np.arange(200) < round(200 * accuracy_of(ablation().cell()))
     for row in coverage:
         kept = confidence >= row["Confidence"]
         assert row["Coverage"] == pytest.approx(kept.mean(), rel=1e-4)
         assert row["Accuracy"] == pytest.approx(right[kept].mean(), rel=1e-4)
-    losses = data(page, "losses", "losses")
-    assert {(r["Term"], r["Step"]): r["Loss"] for r in losses}["total", 10] == pytest.approx(0.2)
-    shares = data(page, "class_coverage", "shares")
-    assert {row["Share"] for row in shares} == {0.5 / len(CLASSES)}
     texts = {"".join(row) for _, rows in tables(page, "headline") for row in rows}
     for row in classes:
         ends = shown(*(row[f"Accuracy{end}"] for end in ENDS))
@@ -263,9 +253,6 @@ def test_every_data_set_of_a_chart_is_one_of_its_tables(full: Page) -> None:
         named = {source["name"] for source in sources if "name" in source}
         assert named == figure["tables"].keys(), name
         assert "datasets" not in spec
-        assert ({"sequence": {"start": 0, "stop": 2, "as": "at"}} in sources) == (
-            name == "calibration"  # its diagonal, at 0 and 1
-        )
 
 
 def test_pictures_of_the_charts_are_those_of_the_page(full: Page) -> None:
