@@ -30,7 +30,7 @@ def answer(a: Analysis) -> list[Block]:
             (f"Lead over {c.b.name} (points)", "points", c.difference, words.judgment(c))
             for c in leads
         ),
-        ("Cost of one such run", "seconds", seconds, words.cost(best.first)),
+        (f"Training time of one run of {best.name}", "seconds", seconds, words.cost(best.first)),
     ]
     whole = (
         f"The report covers {count(len(runs))} distinct runs with "
@@ -74,7 +74,8 @@ def _ranking(a: Analysis) -> list[Block]:
         return []
     means = "means over seeds with 95% intervals. The ticks are the seeds"
     several = any(len(setting.runs) > 1 for setting in table.rows)
-    title = f"Test top-1: {means if several else 'one seed'}."
+    # Settings are chosen on validation images, so the preferred one need not be the first.
+    title = f"Test top-1, best first: {means if several else 'one seed'}."
     seeds = tables.runs([run for setting in table.rows for run in setting.runs])
     chart = Chart("leaderboard", title, table, a.methods, beside=True)
     return [chart.rows(tables.ACCURACY_NAME, seeds=seeds)]
@@ -154,7 +155,8 @@ def _rules(a: Analysis) -> str:
         pairs = "the one comparison" if number == 1 else f"all {number} comparisons"
         text += (
             f" Differences are paired by seed. P-values are corrected by Holm's method for {pairs} "
-            f"between methods; a difference is called significant below {ALPHA:g}."
+            f"between methods; a difference is called significant below {ALPHA:g}. Intervals are "
+            "not corrected, so one may exclude zero although its difference is not significant."
         )
     chances = Counter(s.method for s in a.grid if s.label_fraction == fraction)
     if len(set(chances.values())) > 1:

@@ -26,15 +26,26 @@ def lead(a: Analysis) -> str:
     seeds = f"over {spread.n} seeds" if spread.n > 1 else "with one seed"
     ends = limits(spread.low, spread.high)
     return (
-        f"With {labels(found.best.first)}, {found.best.name} reaches {percent(spread.mean)}% test "
-        f"top-1 {seeds}{', 95% interval ' * bool(ends)}{ends}. {_runner_up(found.over_next)}"
+        f"{_verdict(found.over_next)}With {labels(found.best.first)}, {found.best.name} reaches "
+        f"{percent(spread.mean)}% test top-1 {seeds}{', 95% interval ' * bool(ends)}{ends}. "
+        f"{_runner_up(found.over_next)}"
     )
+
+
+def _verdict(c: Comparison | None) -> str:
+    """Say whether a method won, where there are seeds to tell by."""
+    if c is None or c.difference.n == 1:
+        return ""
+    if c.is_significant:
+        return f"{c.a.name} won. " if c.difference.mean > 0 else ""
+    return "No method won clearly. "
 
 
 def _runner_up(c: Comparison | None) -> str:
     if c is None:
         return "The grid has no other method to compare it with."
-    other, difference = f"{c.b.name}, the runner-up", f"{points(c.difference.mean)} points"
+    other = f"{c.b.name}, the runner-up by validation accuracy"
+    difference = f"{points(c.difference.mean)} points"
     one_seed = c.difference.n == 1
     if c.p is None and c.difference.mean == 0:
         return f"It is level with {other}."
@@ -218,7 +229,7 @@ def times(c: Comparison) -> str:
 def cost(run: Run) -> str:
     """Return the images, arithmetic and device of a run."""
     flops = f", {work(run.flops)}" if run.flops else ""
-    return f"{count(run.images_seen)} images{flops}, {run.device or 'device unknown'}"
+    return f"{count(run.images_seen)} images seen{flops}, {run.device or 'device unknown'}"
 
 
 def device_hours(runs: Sequence[Run]) -> str:

@@ -128,7 +128,10 @@ def test_one_seed_is_judged_on_test_images(workspace: Workspace) -> None:
         "alone on 0 (95% bootstrap interval over images [" in text
     )
     assert "models differ significantly (exact McNemar test, p < 0.001, Holm-corrected)" in text
-    assert "this one model is significantly better than Supervised, the runner-up" in text
+    assert (
+        "this one model is significantly better than Supervised, the runner-up by validation"
+        in text
+    )
     assert "One seed says nothing about the randomness of training. Add seeds to" in text
 
 

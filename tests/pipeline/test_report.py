@@ -500,13 +500,21 @@ def test_unequal_numbers_of_settings_are_stated(workspace: Workspace) -> None:
     assert "favors methods" not in read(report()[0]).text
 
 
+def test_a_page_without_a_clear_winner_says_so(workspace: Workspace) -> None:
+    workspace(ablation(method=["fixmatch", "semi_mae"], mask_ratio=[0.75]))  # equal on every seed
+    text = read(report()[0]).text
+    assert "No method won clearly. With 10% of labels (100 images)," in text
+    assert " won. " not in text
+
+
 def test_the_terminal_says_what_the_page_says_first(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workspace(ablation())
     page, *_ = report()
     lead, rest = capsys.readouterr().out.splitlines()
-    assert lead.startswith("With 10% of labels (100 images), Semi-MAE, mask 0.75 reaches")
+    won = "Semi-MAE, mask 0.75 won. With 10% of labels (100 images), Semi-MAE, mask 0.75 reaches"
+    assert lead.startswith(won)
     assert lead in read(page).text
     assert rest == "reports/index.html has the rest; open it in a browser."
 
