@@ -33,7 +33,7 @@ def answer(a: Analysis) -> list[Block]:
         (f"Training time of one run of {best.name}", "seconds", seconds, words.cost(best.first)),
     ]
     whole = (
-        f"The report covers {count(len(runs))} distinct runs with "
+        f"The report covers {count(len(runs))} distinct run{'s' * (len(runs) != 1)} with "
         f"{duration(sum(run.seconds for run in runs))} of training in total: "
         f"{words.device_hours(runs)}."
     )
