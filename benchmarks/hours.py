@@ -1,7 +1,7 @@
 """``python -m benchmarks.hours``: the line "Hours" of the recipes for a GPU, all by one function.
 
-It is computed from the newest figures of benchmarks.gpu_bench in benchmarks/results, and from an
-assumption, which the line then names, until there are some.
+It is computed from the newest figures of benchmarks.gpu_bench in benchmarks/results; until there
+are some, from the assumptions that docs/performance.md states.
 """
 
 import json
@@ -20,7 +20,7 @@ from semimae.options.params import Params
 
 RECIPES, RESULTS = RECIPE.parent, Path(__file__).parent / "results"
 DECODED = 5000.0  # images/s, an assumption
-MARK = "The calculation"  # begins a sentence of every paragraph that is computed
+MARK = "GFLOP"  # in every paragraph that is computed
 _SMALL = 96  # pixels; larger images are decoded in each step
 
 
@@ -29,15 +29,10 @@ class Rate(NamedTuple):
 
     flops: float  # per second
     step_seconds: float  # no step is shorter
-    source: str  # a sentence
+    source: str  # the file that states it
 
 
-ASSUMED = Rate(
-    0.4 * 790e12,
-    0.015,
-    f"{MARK} assumes that an H200 reaches 40% of its 790 TFLOP/s in bf16 and that no step is "
-    "shorter than 15 ms; neither was measured.",
-)
+ASSUMED = Rate(0.4 * 790e12, 0.015, "docs/performance.md")
 
 
 def newest_rate(width: int, folder: Path = RESULTS) -> Rate:
@@ -58,12 +53,7 @@ def newest_rate(width: int, folder: Path = RESULTS) -> Rate:
     nearest = min(eager, key=lambda name: abs(SETTINGS[name].embed_dim - width))
     flops = eager[nearest]["flops"] / eager[nearest]["seconds"]
     least = min(figures["seconds"] for figures in eager.values())
-    return Rate(
-        flops,
-        least,
-        f"{MARK} uses the {flops / 1e12:.3g} TFLOP/s of {nearest}, and no step shorter than "
-        f"{1000 * least:.2g} ms, as measured in benchmarks/results/{stem}.json.",
-    )
+    return Rate(flops, least, f"benchmarks/results/{stem}.json")
 
 
 @cache
@@ -97,16 +87,12 @@ def hours(params: Params, rate: Rate) -> str:
     total = sum(max(seconds_of(point, rate)) for point in grid) / 3600
     images = cell.train.steps * cell.num_unlabeled / 1e6
     each = flops_of(phases(cell)[-1]) / cell.num_unlabeled / 1e9
-    state = "an estimate" if rate is ASSUMED else "an estimate from a measured rate"
-    of_grid = "" if len(grid) < 2 else f" and {_short(total)} for the grid of {len(grid)} runs"
-    work = f"{each:.3g} GFLOP per unlabeled image x {images:.3g} million of them"
-    if decoding:
-        work += f" take {_short(computing)} h; decoding an assumed {DECODED:,.0f} images/s takes "
-        work += f"{_short(decoding)} h"
-    longest = _short(max(computing, decoding))
+    of_grid = "" if len(grid) < 2 else f", {_short(total)} for the grid of {len(grid)}"
+    in_time = f" in {_short(computing)} h, decoded in {_short(decoding)} h" if decoding else ""
     return (
-        f"Hours: about {longest} for one {cell.method} run{of_grid}: {state}. "
-        f"{work}. {rate.source} Evaluation and fine-tuning are not included."
+        f"Hours: about {_short(max(computing, decoding))} for one {cell.method} run{of_grid}: an "
+        f"estimate ({rate.source}): {each:.3g} {MARK} x {images:.3g} million unlabeled "
+        f"images{in_time}."
     )
 
 

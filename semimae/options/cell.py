@@ -87,9 +87,10 @@ class Cell(Frozen):
     def _check_graph(self) -> None:
         if not self.train.graph:
             return
-        if (processes := self.train.processes) > 1:
+        if self.train.processes > 1:
             raise ValueError(
-                f"train.graph=true is for one process, not {processes}; set it to false"
+                f"train.graph=true is for one process, not train.processes={self.train.processes}; "
+                "set it to false"
             )
         labels = getattr(self.options, "pseudo_label", None)
         if getattr(labels, "skip_rejected", None) == "always":
