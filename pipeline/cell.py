@@ -1,6 +1,7 @@
 """``cell``: all stages of cells, one after the other in one process that imports once."""
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -160,6 +161,9 @@ class Worker:
         torch.set_num_threads(self.threads)
         gc.collect()
         torch.cuda.empty_cache()  # other workers of this GPU may need it; nothing without one
+        # glibc keeps what was freed in pieces, so that a worker would grow from cell to cell.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _load() -> None:
