@@ -34,6 +34,7 @@ _NAMES = {
 # Of variants, where the setting is better known by another name.
 _VARIANT_NAMES = {
     ("supervised", "small_cnn"): "Small CNN, labels alone",
+    ("supervised", "large_cnn"): "Large CNN, labels alone",
     ("fixmatch", "small_cnn"): "Small CNN, FixMatch",
 }
 
