@@ -3,7 +3,6 @@
 import contextlib
 import cProfile
 import io
-import os
 import pstats
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -148,9 +148,9 @@ def measure_workers(config: DataConfig, rounds: int) -> dict[str, dict[str, floa
                 ways[f"{workers} {decode}"] = reader, []
         for turn in range(rounds + 1):
             for reader, measured in ways.values():
-                before = time.perf_counter(), time.process_time(), _others(reader)
+                before = time.perf_counter(), time.process_time(), _others()
                 reader.crops(rows, draws)
-                after = time.perf_counter(), time.process_time(), _others(reader)
+                after = time.perf_counter(), time.process_time(), _others()
                 wall, own, others = (b - a for a, b in zip(before, after, strict=True))
                 if turn:
                     times = {"here": 1000 * own / READ, "in all": 1000 * (own + others) / READ}
@@ -161,16 +161,10 @@ def measure_workers(config: DataConfig, rounds: int) -> dict[str, dict[str, floa
     }
 
 
-def _others(reader: ImageReader) -> float:
-    """Return the processor seconds of the processes that decode."""
-    seconds, found = 0.0, reader.processes
-    for _ in range(found.count if found else 0):
-        assert found is not None
-        process = found.idle.get()
-        found.idle.put(process)
-        stat = Path(f"/proc/{process.process.pid}/stat").read_text().rpartition(")")[2].split()
-        seconds += (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-    return seconds
+def _others() -> float:
+    """Return the processor seconds of the processes that decode: this process has no others."""
+    times = (child.cpu_times() for child in psutil.Process().children())
+    return float(sum(each.user + each.system for each in times))
 
 
 def _photographs(folder: Path) -> list[str]:

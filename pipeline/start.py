@@ -81,10 +81,10 @@ def start(
     params = Params.parse(_changed(text, choices), target)
     typer.echo("Measuring how long a training step takes on this machine ...")
     timed = _timed(params, len(found.class_names))
-    validation = _validation(found, params, timed, minutes)
-    folds = validation[0].value if validation else 0
-    lengths, expected = _lengths(timed, params, minutes, folds)
-    choices += validation + lengths
+    choices += _validation(found, params, timed, minutes)
+    params = Params.parse(_changed(text, choices), target)
+    lengths, expected = _lengths(timed, params, minutes)
+    choices += lengths
     written = _changed(text, choices)
     Params.parse(written, target)
     write_text(target, written)
@@ -173,14 +173,12 @@ def _timed(params: Params, num_classes: int) -> list[Timed]:
     ]
 
 
-def _steps(
-    timed: list[Timed], params: Params, minutes: float, folds: int
-) -> tuple[float, float, float]:
+def _steps(timed: list[Timed], params: Params, minutes: float) -> tuple[float, float, float]:
     """Return the steps that there is time for, and in seconds: of one such step, of all else."""
     devices = [] if params.train.device == "cpu" else gpus("auto")
     jobs = len(slots(None, devices, 1, params.train.processes))
     jobs = min(jobs, len(timed), jobs if devices else os.cpu_count() or 1)
-    trainings = folds + 1 if folds else 1
+    trainings = params.cell().trainings  # as often as all others
     per_step = sum(trainings * each.seconds for each in timed if each.steps is None)
     fixed = _BESIDE * len(timed) + sum(trainings * t.seconds * t.steps for t in timed if t.steps)
     return (60 * minutes * jobs - fixed) / per_step, per_step / jobs, fixed / jobs
@@ -198,7 +196,9 @@ def _validation(
         return []
     images = f"{number} validation image{'s' * (number != 1)}"
     for folds in _FOLDS:
-        steps, _, _ = _steps(timed, params, minutes, folds)
+        data = params.data.model_copy(update={"folds": folds})
+        tried = params.model_copy(update={"data": data, "refit": True})
+        steps, _, _ = _steps(timed, tried, minutes)
         if steps >= params.train.steps:
             return [
                 Choice("data.folds", folds, f"{images} could not tell settings apart"),
@@ -212,11 +212,9 @@ def _validation(
     return []
 
 
-def _lengths(
-    timed: list[Timed], params: Params, minutes: float, folds: int
-) -> tuple[list[Choice], float]:
+def _lengths(timed: list[Timed], params: Params, minutes: float) -> tuple[list[Choice], float]:
     """Return the length of the runs, from this machine's speed, and the total in seconds."""
-    asked, per_step, fixed = _steps(timed, params, minutes, folds)
+    asked, per_step, fixed = _steps(timed, params, minutes)
     steps = max(_FEWEST, min(_MOST, round(asked / 50) * 50))
     plain = [each for each in timed if each.variant == PLAIN]
     text = ", ".join(f"{each.method} {1000 * each.seconds:.0f} ms" for each in plain)

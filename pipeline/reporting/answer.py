@@ -1,19 +1,22 @@
 """The first screen: which setting won, by how much, is it significant, what did it cost."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from pipeline.reporting import tables, words
 from pipeline.reporting.analysis import Analysis
 from pipeline.reporting.blocks import Block, Text
 from pipeline.reporting.charts import Chart
-from pipeline.reporting.compare import compare
-from pipeline.reporting.formats import count, duration, limits, percent
+from pipeline.reporting.compare import Setting, compare, same_validation, validation_by_image
+from pipeline.reporting.formats import count, duration, limits, percent, points
 from pipeline.reporting.runs import Run, method_name
-from pipeline.reporting.statistics import ALPHA
+from pipeline.reporting.statistics import ALPHA, FEWEST
+from semimae.evaluation.metrics import proportion
 from semimae.options.grid import PLAIN
 
 _FEW_SEEDS = 5
 _NAMED = 12  # missing cells that are named one by one on the first screen
+_LISTED = 4  # the same of settings
 
 
 def answer(a: Analysis) -> list[Block]:
@@ -45,7 +48,7 @@ def answer(a: Analysis) -> list[Block]:
         Text(words.frozen(runs)),
         *_baselines(a),
         _model_in_use(a),
-        Text(words.choice(a)),
+        Text(_choice(a)),
         *(Text(words.against(c)) for c in leads if c.images and c != helped),
         Text(words.settle(over_next)),
         *([tables.each_fraction(a)] if len(a.verdicts) > 1 else []),
@@ -183,3 +186,59 @@ def _baselines(a: Analysis) -> list[Text]:
         for c in compare(pairs)
         for text in [f"{words.against(c)} {words.times(c)}"]
     ]
+
+
+def _choice(a: Analysis) -> str:
+    """Say how the setting was chosen that the page speaks of, and what was tied with it."""
+    best, tied, *_ = a.main
+    if len([s for s in a.grid if s.label_fraction == best.label_fraction]) == 1:
+        return ""
+    run, number = best.first, best.first.val_images
+    if number is None:
+        return f"{best.name} was chosen by validation accuracy."
+    comma = "," if run.folds > 1 else ""
+    each = f"{comma} for each of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+    if not tied:
+        chosen = f"{best.name} was chosen by validation accuracy, on {run.held_out}{each}."
+        return f"{chosen} {_on_validation(a, best)}"
+    first = "which comes first by validation accuracy"
+    reason = "the setting of `params.yaml`" if a.is_asked(best) else first
+    total = number if same_validation(best.runs) else number * len(best.runs)
+    least = (
+        f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points) is never"
+        if total >= FEWEST
+        else "no difference is"
+    )
+    return (
+        f"Validation cannot tell {_names([best, *tied])} apart on {run.held_out}{each}, so this "
+        f"report focuses on {best.name}, {reason}. On {count(total)} images, {least} significant "
+        f"(exact McNemar test). {_on_validation(a, best)}"
+    )
+
+
+def _on_validation(a: Analysis, best: Setting) -> str:
+    """Give the validation accuracy of the setting, compared with the best other one."""
+    spread = best.mean("val_top1")
+    low, high = spread.low, spread.high
+    if len(best.runs) == 1:
+        number = best.first.val_images or 0
+        one = proportion(round(spread.mean * number), number)
+        low, high = one.low, one.high
+    text = f"{best.name} gets {percent(spread.mean)}% {limits(low, high)}".rstrip()
+    other = next(s for s in a.by_validation(a.grid, best.label_fraction) if s != best)
+    c = validation_by_image(best, other)
+    if c is None:
+        return f"{text} of them right."
+    return (
+        f"{text} of them right, {other.name} {percent(other.mean('val_top1').mean)}%: a difference "
+        f"of {points(c.mean)} points (95% bootstrap interval over images "
+        f"{limits(c.low, c.high, points)}, p {words.p_text(c.p)})."
+    )
+
+
+def _names(settings: Sequence[Setting]) -> str:
+    """List settings by their names; the rest of many by its number."""
+    found = [s.name for s in settings[:_LISTED]]
+    if len(settings) > _LISTED:
+        found.append(f"{len(settings) - _LISTED} more")
+    return f"{', '.join(found[:-1])} and {found[-1]}"

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 
 from pipeline.reporting.analysis import Analysis
-from pipeline.reporting.compare import Comparison, Setting, same_validation, validation_by_image
+from pipeline.reporting.compare import Comparison
 from pipeline.reporting.formats import count, duration, limits, p_value, percent, points, work
 from pipeline.reporting.runs import Run
-from pipeline.reporting.statistics import ALPHA, FEWEST, seeds_to_settle
-from semimae.evaluation.metrics import proportion
+from pipeline.reporting.statistics import ALPHA, seeds_to_settle
 from semimae.options.grid import PLAIN
-
-_LISTED = 4  # settings that are named one by one
 
 
 def labels(run: Run) -> str:
@@ -145,54 +142,6 @@ def frozen(runs: Sequence[Run]) -> str:
     )
 
 
-def choice(a: Analysis) -> str:
-    """Say how the setting was chosen that the page speaks of, and what was tied with it."""
-    best, tied, *_ = a.main
-    if len([s for s in a.grid if s.label_fraction == best.label_fraction]) == 1:
-        return ""
-    run, number = best.first, best.first.val_images
-    if number is None:
-        return f"{best.name} was chosen by validation accuracy."
-    comma = "," if run.folds > 1 else ""
-    each = f"{comma} for each of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
-    if not tied:
-        chosen = f"{best.name} was chosen by validation accuracy, on {run.held_out}{each}."
-        return f"{chosen} {_on_validation(a, best)}"
-    first = "which comes first by validation accuracy"
-    reason = "the setting of `params.yaml`" if a.is_asked(best) else first
-    total = number if same_validation(best.runs) else number * len(best.runs)
-    least = (
-        f"a difference of fewer than {FEWEST} images ({100 * FEWEST / total:.1f} points) is never"
-        if total >= FEWEST
-        else "no difference is"
-    )
-    return (
-        f"Validation cannot tell {_names([best, *tied])} apart on {run.held_out}{each}, so this "
-        f"report focuses on {best.name}, {reason}. On {count(total)} images, {least} significant "
-        f"(exact McNemar test). {_on_validation(a, best)}"
-    )
-
-
-def _on_validation(a: Analysis, best: Setting) -> str:
-    """Give the validation accuracy of the setting, compared with the best other one."""
-    spread = best.mean("val_top1")
-    low, high = spread.low, spread.high
-    if len(best.runs) == 1:
-        number = best.first.val_images or 0
-        one = proportion(round(spread.mean * number), number)
-        low, high = one.low, one.high
-    text = f"{best.name} gets {percent(spread.mean)}% {limits(low, high)}".rstrip()
-    other = next(s for s in a.by_validation(a.grid, best.label_fraction) if s != best)
-    c = validation_by_image(best, other)
-    if c is None:
-        return f"{text} of them right."
-    return (
-        f"{text} of them right, {other.name} {percent(other.mean('val_top1').mean)}%: a difference "
-        f"of {points(c.mean)} points (95% bootstrap interval over images "
-        f"{limits(c.low, c.high, points)}, p {p_text(c.p)})."
-    )
-
-
 def _on_images(c: Comparison) -> str:
     found = c.images
     if found is None:
@@ -210,14 +159,6 @@ def _on_images(c: Comparison) -> str:
         f"two trained models {differ}differ significantly (exact McNemar test, p {p_text(c.p)}, "
         "Holm-corrected). That does not cover the randomness of training."
     )
-
-
-def _names(settings: Sequence[Setting]) -> str:
-    """List settings by their names; the rest of many by its number."""
-    found = [s.name for s in settings[:_LISTED]]
-    if len(settings) > _LISTED:
-        found.append(f"{len(settings) - _LISTED} more")
-    return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
 def times(c: Comparison) -> str:

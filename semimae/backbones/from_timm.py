@@ -161,7 +161,7 @@ def _check(config: TimmConfig, family: Family) -> None:
         raise UserError(
             "backbone.pool=norm_avg: only backbone.name: vit has it; set backbone.pool: avg."
         )
-    if config.pool == "token" and family.backbone in (ConvNet, Swin):
+    if config.pool == "token" and (family.is_convolutional or family.has_stages):
         raise UserError(
             f"backbone.pool=token: {config.model} has no class token; set backbone.pool: avg."
         )

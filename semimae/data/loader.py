@@ -136,17 +136,17 @@ class TrainViews:
         fields = [{name: next(flat) for name in own} for own in numbers]
         labeled = self._labeled(rows, steps)
         own, none = self.own_unlabeled, labeled[0][0][:0]
-        missing = [[none] * len(steps)] * 2
         made = self._views(others, places(own), self.purposes, steps) if self.num_unlabeled else []
-        pairs = list(zip(*[*made, *missing][:2], strict=True))
+        nothing = [none] * len(steps)
+        weak, strong = [*made, nothing, nothing][:2]
         result = []
         for index, step in enumerate(steps):
             hidden = fields[index].pop("hidden")
-            (images, targets), (weak, strong) = labeled[index], pairs[index]
+            images, targets = labeled[index]
             batch = Batch(
                 labeled=images,
-                weak=weak,
-                strong=strong,
+                weak=weak[index],
+                strong=strong[index],
                 progress=step / self.num_steps,
                 first_labeled=self.own_labeled.start,
                 first_unlabeled=own.start,

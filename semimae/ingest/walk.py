@@ -27,9 +27,22 @@ _BY_SUFFIX = {suffix: reason for reason, all_ in _REASONS.items() for suffix in 
 _TIFF = "contains TIFF data under another name; rename it to .tif if it is an image"
 _SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", ".localized"}
 _SYSTEM_FOLDERS = {
-    *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin"),
-    *("system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints"),
-    *(".spotlight-v100", ".fseventsd", ".trashes", ".appledouble", ".thumbnails", ".@__thumb"),
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".spotlight-v100",
+    ".fseventsd",
+    ".trashes",
+    ".appledouble",
+    ".thumbnails",
+    ".@__thumb",
 }
 
 
