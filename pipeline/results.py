@@ -133,30 +133,38 @@ def _summary(folder: Path) -> "list[Block]":
 
 
 def _tables(a: "Analysis") -> "list[Block]":
-    """Return the best setting of each method, with what the headline's method has over it."""
+    """Return the best setting of each method and the baselines, and the headline's lead over each.
+
+    P-values are corrected for the comparisons between methods, and for those with baselines.
+    """
     from pipeline.reporting import tables, words
     from pipeline.reporting.analysis import fractions
     from pipeline.reporting.blocks import Table
-    from pipeline.reporting.compare import against
+    from pipeline.reporting.compare import Comparison, Setting, against, compare
     from pipeline.reporting.runs import method_name
 
     right = tables.mean("Pseudo labels in use that are right", "pseudo_accuracy_final", "percent")
     lead = f"Lead of {method_name(a.asked.method)}"
     found: list[Block] = []
-    for budget, grid, comparisons in (
-        ("steps", a.grid, a.between_methods),
-        ("time", a.timed, a.between_timed),
+    for budget, grid, baselines, comparisons in (
+        ("steps", a.grid, a.baselines, a.between_methods),
+        ("time", a.timed, [], a.between_timed),
     ):
         for fraction in fractions(grid):
             own, ranked = a.own(grid, fraction), a.ranked(grid, fraction)
-            leads = {c.b: c for c in against(own, comparisons)} if own else {}
+            beside = [s for s in baselines if s.label_fraction == fraction]
+            leads: dict[Setting, Comparison] = {}
+            if own:
+                pairs = [*against(own, comparisons), *compare((own, s) for s in beside)]
+                leads = {c.b: c for c in pairs}
             columns = [
                 *(tables.SETTING, tables.ACCURACY, right),
                 *tables.lead_columns(lead, leads),
                 tables.STEPS,
             ]
-            caption = f"{words.labels(ranked[0].first)}, equal {budget}:"
-            found.append(Table(caption, columns, tables.by_accuracy(ranked)))
+            length = f"equal {budget}{', but for the baselines' * bool(beside)}"
+            caption = f"{words.labels(ranked[0].first)}, {length}:"
+            found.append(Table(caption, columns, tables.by_accuracy([*ranked, *beside])))
     return found
 
 

@@ -16,6 +16,7 @@ import pipeline.report as stage
 from semimae.evaluation.metrics import score
 from semimae.options.backbone import CNNConfig
 from semimae.options.cell import Cell
+from semimae.options.grid import BaselineConfig
 from semimae.options.params import Params
 
 REPO = Path(__file__).parents[2]
@@ -44,6 +45,16 @@ def ablation(**lists: Any) -> Params:
     grid = PARAMS.ablation.model_copy(update=base | lists)
     fields = {"method": "semi_mae", "mask_ratio": 0.75, "label_fraction": 0.1, "seed": 0}
     return PARAMS.model_copy(update={"ablation": grid, "num_labels": None, **fields})
+
+
+def with_small_cnn(width: int) -> Params:
+    """The same, with a convolutional network as a baseline."""
+    backbone = {"name": "cnn", "width": width, "depth": 4, "weights": None}
+    return ablation(
+        mask_ratio=[0.75],
+        changes={"small_cnn": {"backbone": backbone}},
+        baseline=BaselineConfig(method=["supervised"], variant=["small_cnn"]),
+    )
 
 
 def accuracy_of(cell: Cell) -> float:

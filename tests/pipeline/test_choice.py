@@ -13,6 +13,8 @@ import pytest
 from report_helpers import Workspace, ablation, read, report, write_run
 
 from pipeline.progress import Describe
+from pipeline.reporting.compare import Setting, differ
+from pipeline.reporting.runs import Run
 from pipeline.reporting.statistics import FEWEST, by_image, mcnemar
 from semimae.options.params import Params
 
@@ -72,6 +74,18 @@ def grid(workspace: Workspace, params: Params, right: Right) -> tuple[str, dict[
     page, _, summary = report()
     text = read(page).text
     return " ".join(text[: text.index("Means over seeds in %")].split()), summary
+
+
+@pytest.mark.parametrize(("theirs", "is_tie"), [((0.75, 0.75), True), ((0.75, 0.76), False)])
+def test_equal_accuracies_of_a_kept_table_are_a_tie(
+    theirs: tuple[float, float], is_tie: bool
+) -> None:
+    """It holds no images to tell by, and the order of equals is that of the grid."""
+    a, b = (
+        Setting(method, None, 0.1, runs=[Run.model_construct(val_top1=value) for value in values])
+        for method, values in (("fixmatch", (0.5, 1.0)), ("semi_mae", theirs))
+    )
+    assert differ(a, b) != is_tie
 
 
 ONE = {"mask_ratio": [0.75], "seed": [0]}

@@ -18,6 +18,7 @@ from report_helpers import (
     read,
     report,
     scores,
+    with_small_cnn,
     write_run,
 )
 from scipy.stats import t as student
@@ -34,7 +35,6 @@ from pipeline.reporting.statistics import (
 )
 from pipeline.time_factors import time_factors
 from semimae.options.cell import Cell, cell_id
-from semimae.options.grid import BaselineConfig
 from semimae.options.params import Params
 from semimae.types import UserError
 
@@ -427,15 +427,6 @@ def test_one_variant_has_no_section(workspace: Workspace) -> None:
     page, rows, _ = report()
     assert "A variant changes values" not in page
     assert {row["variant"] for row in rows} == {"plain"}
-
-
-def with_small_cnn(width: int) -> Params:
-    backbone = {"name": "cnn", "width": width, "depth": 4, "weights": None}
-    return ablation(
-        mask_ratio=[0.75],
-        changes={"small_cnn": {"backbone": backbone}},
-        baseline=BaselineConfig(method=["supervised"], variant=["small_cnn"]),
-    )
 
 
 @pytest.mark.parametrize("width", [2, 24])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_helpers import REPO, Reader, Workspace, ablation, read, report
+from report_helpers import REPO, Reader, Workspace, ablation, read, report, with_small_cnn
 
 import pipeline.results
 import pipeline.study as study_command
@@ -57,6 +57,23 @@ def test_results_are_small_files_and_a_part_of_their_page(finished: Path) -> Non
     assert "| 64.0 " in row
     assert "| +11.0 " in row
     assert shown_in(finished, page) == page
+
+
+def test_baselines_stand_in_the_table_with_what_the_headline_has_over_them(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invented: the CNN has 2 points more than the ViT, and Semi-MAE 10, 11 and 12 more."""
+    workspace(with_small_cnn(2))
+    report()
+    monkeypatch.setattr(pipeline.results, "changed_stages", lambda root: STALE)
+    Path("docs").mkdir()
+    Path("docs/results.md").write_text(f"{BEGIN}\n{END}\n")
+    keep_results("fake", title="Invented runs")
+    page = Path("docs/results.md").read_text()
+    assert "equal steps, but for the baselines:" in page
+    (row,) = [line for line in page.splitlines() if "Small CNN, labels alone" in line]
+    assert "| 66.0 " in row
+    assert "| +9.0 " in row
 
 
 def test_an_unfinished_grid_is_not_kept(finished: Path) -> None:
