@@ -168,10 +168,13 @@ def _read(cell: Cell, identity: str, folders: tuple[Path, ...], split: dict[str,
     seconds, cpu_seconds = spent("seconds"), spent("cpu_seconds")
     counted = cpu_seconds if origin.device == "cpu" else seconds
     earlier_images = sum(phase["images"] for phase in phases)
-    asked = ("method", "mask_ratio", "label_fraction", "num_labels", "seed")
     return Run(
-        **{name: getattr(cell, name) for name in asked},
+        method=cell.method,
+        mask_ratio=cell.mask_ratio,
+        label_fraction=cell.label_fraction,
+        num_labels=cell.num_labels,
         num_labeled=len(split["labeled"]),
+        seed=cell.seed,
         linear_probe=scores["linear_probe"].top1.value,
         knn=scores["knn"].top1.value,
         top1=scores["classifier"].top1.value,
